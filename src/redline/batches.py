@@ -32,6 +32,18 @@ def epoch_order(size: int, seed: int, epoch: int) -> list[int]:
     return torch.randperm(size, generator=generator).tolist()
 
 
+def minibatches(size: int, minibatch: int, seed: int, epoch: int) -> list[list[int]]:
+    """The minibatches of an epoch: each row in one of ``ceil(size / minibatch)``, at random, by the arguments alone.
+
+    No two rows whose numbers are equal modulo ``minibatch`` meet. So where processes share the rows out by stride, each has its
+    equal part of every minibatch, and the minibatches are the same however many processes there are.
+    """
+    generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
+    count = -(-size // minibatch)
+    orders = torch.rand(count, minibatch, generator=generator).argsort(0)  # a permutation of the minibatches for each remainder
+    return [[row for row in rows if row < size] for rows in (orders * minibatch + torch.arange(minibatch)).tolist()]
+
+
 def draw_rows(size: int, batch: int, step: int, seed: int) -> list[int]:
     """Rows of batch number ``step`` when epochs of ``size`` rows follow each other without end, each in its own order."""
     orders: dict[int, list[int]] = {}

@@ -1,5 +1,6 @@
 """What people see while they wait: one console on stderr, and progress bars with a rate and an estimate."""
 
+import os
 import time
 from collections.abc import Iterable, Iterator, Sized
 from contextlib import contextmanager
@@ -18,7 +19,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
-console = Console(stderr=True)
+console = Console(stderr=True, quiet=os.environ.get("RANK", "0") != "0")  # of several processes, one speaks
 T = TypeVar("T")
 
 

@@ -17,6 +17,7 @@ from torch import nn
 from redline.console import console
 from redline.data.files import read_json, write_json
 from redline.errors import UserError
+from redline.processes import this_process
 from redline.recipe import Adapt, Model
 
 if TYPE_CHECKING:
@@ -148,9 +149,7 @@ def for_training(model: Model, lora_rank: int) -> Model:
 
 def device() -> torch.device:
     """Where models go: this process's accelerator, as Accelerate sees it, or the CPU."""
-    from accelerate import PartialState
-
-    found: torch.device = PartialState().device
+    found: torch.device = this_process().device
     return found
 
 

@@ -16,6 +16,7 @@ from redline.data.files import read_json, read_jsonl, whole_file, write_json, wr
 from redline.data.read import read
 from redline.data.records import Edit, Labels, Pair, Prompt, as_text
 from redline.errors import UserError
+from redline.processes import this_process, wait_for_everyone
 from redline.recipe import Model, Recipe, Source
 from redline.recipe_file import load_recipe
 
@@ -54,8 +55,11 @@ class Run:
                             + ("Add an `sft:` section." if only == "sft" else ""))
         state = self._state()
         self._check(state)
-        with whole_file(self.folder / "recipe.yaml") as out:
-            yaml.safe_dump(self.recipe.model_dump(exclude_unset=True), out, sort_keys=False, allow_unicode=True)
+        wait_for_everyone()  # the main process writes the state as it goes: all have to begin with the same one
+        main = this_process().is_main_process
+        if main:
+            with whole_file(self.folder / "recipe.yaml") as out:
+                yaml.safe_dump(self.recipe.model_dump(exclude_unset=True), out, sort_keys=False, allow_unicode=True)
         for number, (name, stage) in enumerate(self.stages.items(), 1):
             if name in state:
                 if name == only:
@@ -68,9 +72,11 @@ class Run:
                 break
             console.print(f"[bold]{number}/{len(self.stages)} {name}[/bold]", highlight=False)
             start = time.monotonic()
-            stage()
+            if main or name in TRAINING:
+                stage()
+            wait_for_everyone()
             state[name] = {"settings": self._settings(name), "seconds": round(time.monotonic() - start, 1)}
-            if _is_main():
+            if main:
                 write_json(self.folder / "state.json", state)
                 self._drop_checkpoints(name)
             if name == only:
@@ -258,9 +264,3 @@ def _usable(edits: Iterator[Edit], rejects: Rejects, name: str) -> Iterator[Edit
             rejects.add(reason, name, None, edit)
         else:
             yield edit
-
-
-def _is_main() -> bool:
-    from accelerate import PartialState
-
-    return PartialState().is_main_process

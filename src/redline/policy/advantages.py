@@ -48,10 +48,16 @@ def whiten(values: Tensor, mask: Tensor, total: Callable[[Tensor], Tensor] = lam
     return ((kept - mean) / (variance + 1e-8).sqrt() * mask).to(values.dtype)
 
 
-def explained_variance(values: Tensor, returns: Tensor) -> float:
-    """1 - Var(returns - values) / Var(returns) over valid entries ``[N]``: 1 is a perfect critic, 0 no better than the mean."""
-    variance = returns.double().var(correction=0)
-    return float("nan") if variance == 0 else (1 - (returns - values).double().var(correction=0) / variance).item()
+def explained_variance(values: Tensor, returns: Tensor, total: Callable[[Tensor], Tensor] = lambda part: part) -> float:
+    """1 - Var(returns - values) / Var(returns) over valid entries ``[N]``: 1 is a perfect critic, 0 no better than the mean.
+
+    ``total`` adds a tensor up over processes, as in ``whiten``.
+    """
+    parts = torch.stack([returns - values, returns]).double()
+    count = total(torch.tensor(float(parts.shape[1]), dtype=torch.float64))
+    means = total(parts.sum(1)) / count
+    error, variance = (total((parts - means[:, None]).square().sum(1)) / count).tolist()
+    return float("nan") if variance == 0 else 1 - error / variance
 
 
 class AdaptiveKl:

@@ -21,11 +21,12 @@ if TYPE_CHECKING:
 
 @torch.no_grad()
 def sample(lm: "PreTrainedModel", prompts: Sequence[Sequence[int]], sampling: Sampling, eos: Sequence[int], seed: int,
-           cuts: set[int] | None = None, texts: Sequence[Text] | None = None) -> Rollout:
+           cuts: set[int] | None = None, texts: Sequence[Text] | None = None, places: Sequence[int] | None = None) -> Rollout:
     """One response for each prompt (token ids; ``texts`` are the prompts as given, for rewards that read them).
 
     Row ``i`` draws from random numbers that depend on ``seed`` and ``i`` alone, so two policies with the same seed are compared
-    on the same draws, and dropping finished rows changes nothing. ``cuts`` names the layers whose incoming states are kept.
+    on the same draws, and dropping finished rows changes nothing. Where several processes share a batch, ``places`` are the rows'
+    places in the whole of it, and take the place of ``i``. ``cuts`` names the layers whose incoming states are kept.
     Raises ValueError for an empty prompt.
     """
     from transformers import DynamicCache
@@ -38,7 +39,9 @@ def sample(lm: "PreTrainedModel", prompts: Sequence[Sequence[int]], sampling: Sa
     for row, prompt in enumerate(prompts):
         ids[row, width - len(prompt):], mask[row, width - len(prompt):] = torch.tensor(prompt), 1
     ids, mask = ids.to(device), mask.to(device)
-    uniforms = torch.rand(len(prompts), sampling.max_new_tokens, generator=torch.Generator().manual_seed(seed)).to(device)
+    places = list(places if places is not None else range(len(prompts)))
+    draws = torch.rand(max(places) + 1, sampling.max_new_tokens, generator=torch.Generator().manual_seed(seed))
+    uniforms = draws[places].to(device)
     stop = torch.tensor(list(eos), dtype=torch.long, device=device)
     warpers: Any = _warpers(sampling)
 

@@ -1,0 +1,37 @@
+"""The processes that ``accelerate launch`` starts: which one this is, and how the others wait while the main one works alone."""
+
+import functools
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from accelerate import PartialState
+
+
+def this_process() -> "PartialState":
+    """This process's index, the number of processes and its device, as Accelerate sees them.
+
+    Without an accelerator the processes are CPU processes; left to itself, Accelerate would take each of them for a run of its own.
+    """
+    import os
+
+    import torch
+    from accelerate import PartialState
+
+    on_cpu = not torch.accelerator.is_available() or os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes")
+    return PartialState(cpu=on_cpu)
+
+
+def wait_for_everyone() -> None:
+    """Return when every process has come here, however long one of them works alone (a collective's own patience is minutes)."""
+    if this_process().num_processes > 1:
+        import torch.distributed
+
+        torch.distributed.barrier(group=_patient())
+
+
+@functools.cache
+def _patient() -> Any:
+    import torch.distributed
+
+    return torch.distributed.new_group(backend="gloo", timeout=timedelta(days=30))
