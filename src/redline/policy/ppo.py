@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from redline.batches import draw_rows, epoch_order, pack, pad
+from redline.batches import draw_rows, minibatches, pack, pad
 from redline.checkpoint import Checkpoints
 from redline.console import console, progress_bar
 from redline.data.files import write_jsonl
@@ -71,10 +71,9 @@ class Ppo:
         self.recipe, self.base, self.out, self.seed, self.accelerator = recipe, model.name, out, seed, accelerator
         if not prompts:
             raise UserError("policy: there are no prompts to sample from. Give data.prompts, or edits with prompts.")
-        for key in ("batch_size", "minibatch_size"):
-            if getattr(recipe, key) % accelerator.num_processes:
-                raise UserError(f"policy.{key} is {getattr(recipe, key)}: it must be a multiple of the "
-                                f"{accelerator.num_processes} processes.")
+        if recipe.batch_size < accelerator.num_processes:
+            raise UserError(f"policy.batch_size is {recipe.batch_size}: each of the {accelerator.num_processes} processes needs a "
+                            "response of its own. Raise it, or use fewer processes.")
         self.tokenizer = load_tokenizer(model.name, model.trust_remote_code, model.revision)
         self.prompts = list(prompts)
         self.prompt_ids = [encode_prompt(self.tokenizer, prompt.prompt) for prompt in self.prompts]
@@ -154,11 +153,12 @@ class Ppo:
                          "advantages": [row[:size] for row, size in zip(advantages, rollout.sizes, strict=True)]}
 
     def _sample_and_score(self, rows: list[int], step: int) -> tuple[Rollout, list[Tensor]]:
-        mine = rows[self.accelerator.process_index::self.accelerator.num_processes]
+        places = range(self.accelerator.process_index, len(rows), self.accelerator.num_processes)
+        mine = [rows[place] for place in places]
         with self._timed("sample"):
             rollout = sample(self.actor.lm, [self.prompt_ids[row] for row in mine], self.recipe.sampling, self.eos,
-                             seed=(self.seed * 1_000_003 + step) * 1009 + self.accelerator.process_index, cuts=self.cuts,
-                             texts=[self.prompts[row].prompt for row in mine])
+                             seed=(self.seed * 1_000_003 + step) * 1009, cuts=self.cuts,
+                             texts=[self.prompts[row].prompt for row in mine], places=places)
         with self._timed("score"):
             rewards = self.reward(rollout)
         return rollout, rewards
@@ -201,32 +201,35 @@ class Ppo:
         kept = dict.fromkeys(("policy_loss", "value_loss", "clip_fraction", "value_clip_fraction", "grad_norm"), 0.0)
         ratio_error, seen, steps = 0.0, 0.0, 0
         lengths = [len(ids) for ids in rollout.sequences]
-        size = max(1, recipe.minibatch_size // accelerator.num_processes)
+        own, count = accelerator.process_index, accelerator.num_processes
         for epoch in range(recipe.epochs):
-            order = epoch_order(len(rollout), self.seed + 7919 * step, epoch)
-            for start in range(0, len(order), size):
-                chosen = [row for row in order[start:start + size] if rollout.sizes[row]]
-                tokens = self._total(torch.tensor(float(sum(rollout.sizes[row] for row in chosen)), device=device)).item()
+            for number, rows in enumerate(minibatches(recipe.batch_size, recipe.minibatch_size, self.seed + 7919 * step, epoch)):
+                chosen = [row // count for row in rows if row % count == own and rollout.sizes[row // count]]
                 groups = [[chosen[index] for index in group]
                           for group in pack([lengths[row] for row in chosen], recipe.microbatch_tokens)]
-                for place, members in enumerate(groups):
+                share = torch.tensor([[float(sum(rollout.sizes[row] for row in chosen)), len(groups)]], device=device)
+                shares = accelerator.gather(share)
+                tokens, passes = shares[:, 0].sum().item(), int(shares[:, 1].max())
+                # every process makes as many passes, since sharded layers are gathered together: idle ones count for nothing
+                for place, members in enumerate(groups + [[0]] * (passes - len(groups))):
+                    counts = float(place < len(groups))
                     old, old_values = (torch.cat([part[row] for row in members]).to(device) for part in (logprobs, values))
                     advantage, wanted = (torch.cat([part[row, : rollout.sizes[row]] for row in members]).to(device)
                                          for part in (advantages, returns))
-                    last = place == len(groups) - 1
+                    last = place == passes - 1
                     with nullcontext() if last else accelerator.no_sync(self.model):
                         new, value, _ = self.model(*predicted(rollout, members, self.actor.split.cut, device),
                                                    recipe.sampling.temperature)
                         parts = ppo_loss(new, value, old, old_values, advantage, wanted, recipe.clip, recipe.value_clip)
-                        loss = (parts.policy + recipe.value_coefficient * parts.value) / tokens
+                        loss = counts * (parts.policy + recipe.value_coefficient * parts.value) / tokens
                         if not bool(loss.isfinite()):
                             self._stop_on(rollout, step)
                         accelerator.backward(loss * accelerator.num_processes)
-                    if epoch == 0 and start == 0:
+                    if epoch == 0 and number == 0:
                         ratio_error = max(ratio_error, (new.detach() - old).abs().max().item())
                     for name, part in (("policy_loss", parts.policy), ("value_loss", parts.value),
                                        ("clip_fraction", parts.clipped), ("value_clip_fraction", parts.value_clipped)):
-                        kept[name] += part.item()
+                        kept[name] += counts * part.item()
                 seen, steps = seen + tokens, steps + 1
                 norm = float(accelerator.clip_grad_norm_(self.model.parameters(), recipe.optimizer.max_grad_norm))
                 if not math.isfinite(norm):
@@ -237,6 +240,7 @@ class Ppo:
                 self.optimizer.zero_grad()
         sums = self._total(torch.tensor([kept[name] for name in kept if name != "grad_norm"], device=device)) / max(seen, 1)
         means = dict(zip([name for name in kept if name != "grad_norm"], sums.tolist(), strict=True))
+        ratio_error = accelerator.gather(torch.tensor([ratio_error], device=device)).max().item()
         return means | {"grad_norm": kept["grad_norm"] / max(steps, 1), "first_ratio_error": ratio_error,
                         "learning_rate": self.schedule.get_last_lr()[0]}
 
@@ -253,7 +257,7 @@ class Ppo:
         return {
             "reward": scaled / count, "raw_reward": raw / count, "kl": divergence / count, "kl_coefficient": self.kl.coefficient,
             "entropy": entropy / tokens, "length": tokens / count, "ended": ended / count, "sampler_drift": drift / tokens,
-            "explained_variance": explained_variance(torch.cat(values), returns[mask]), "peak_gb": peak_gb(),
+            "explained_variance": explained_variance(torch.cat(values), returns[mask], self._total), "peak_gb": peak_gb(),
         }
 
     def _stop_on(self, rollout: Rollout, step: int) -> None:
