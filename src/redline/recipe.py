@@ -1,6 +1,6 @@
 """A run, typed: everything that a YAML recipe may say. Each key has its help below it; unknown keys are refused by name."""
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -283,6 +283,27 @@ class Policy(Section):
     """Updates between sampled responses written to samples.jsonl."""
 
 
+class Direct(Section):
+    """In place of PPO: the controls without RL, which a claim about PPO needs. They train what `policy.adapt` says."""
+
+    method: Literal["sft", "dpo", "figa", "best_of_n"]
+    """sft: imitate the edited responses. dpo: prefer them over the rejected ones (TRL's trainer). figa: imitate what edits put in,
+    penalise what they removed (Guo et al. 2023). best_of_n: no training; of `n` samples of the model, the one that `policy.reward`
+    likes best."""
+    epochs: float = Field(3, gt=0)
+    """Passes over the edits."""
+    batch_size: int = Field(16, ge=1)
+    """Edits a step."""
+    lr: float = Field(2e-4, gt=0)
+    """Peak learning rate; it falls along a cosine."""
+    beta: float = Field(0.1, gt=0)
+    """Of DPO: how dear the distance from the reference is."""
+    penalty: float = Field(0.5, ge=0)
+    """Of FIGA: weight of the removed tokens against that of the inserted ones."""
+    n: int = Field(16, ge=2)
+    """Of best_of_n: responses sampled for each prompt."""
+
+
 class Compare(Section):
     """The comparison of the policy with the model it started from."""
 
@@ -294,6 +315,20 @@ class Compare(Section):
     """Use at most so many prompts."""
     sampling: Sampling | None = None
     """Without it, that of the policy."""
+
+
+class Watch(Section):
+    """Watching the policy while it learns: a judge's gold score on held-out prompts, beside the reward that PPO climbs."""
+
+    judge: str | None = None
+    """As `compare.judge`. None: compare's judge, unless an endpoint answers for it or people do: what costs is watched only
+    when it is named here."""
+    base_url: str | None = None
+    """Endpoint of an LLM judge named here. None: `compare.base_url`, where compare has the same judge."""
+    every: int = Field(10, ge=0)
+    """Updates between two measurements; the last update is always measured. 0: never watch."""
+    prompts: int = Field(64, ge=2)
+    """At most so many of the comparison's prompts, the first ones."""
 
 
 class Recipe(Section):
@@ -317,6 +352,8 @@ class Recipe(Section):
     """The reward model."""
     policy: Policy = Field(default_factory=Policy)
     """PPO."""
+    watch: Watch = Field(default_factory=Watch)
+    """Is the policy gaming its reward? A judge looks on."""
     compare: Compare = Field(default_factory=Compare)
     """The win rate."""
     trackers: list[Literal["tensorboard", "wandb", "trackio"]] = Field(default_factory=list)
@@ -328,4 +365,44 @@ class Recipe(Section):
             raise ValueError("data needs `edits`, or `pairs` and an `edit` section")
         if self.data.edits is None and self.edit is None:
             raise ValueError("`data.pairs` without `data.edits` needs an `edit` section that says who edits")
+        return self
+
+
+class JudgedBy(Section):
+    """A judge of an experiment."""
+
+    judge: str
+    """As in `compare`."""
+    base_url: str | None = None
+    """OpenAI-compatible endpoint of an LLM judge."""
+
+
+class Experiment(Section):
+    """Arms by seeds: runs that differ in a few keys, with everything else equal (`redline experiment`)."""
+
+    name: str = "experiment"
+    """The experiment's folder is runs/<name> unless --out says otherwise."""
+    base: str | dict[str, Any]
+    """What every arm begins from: a recipe's file, or its sections here."""
+    arms: dict[str, dict[str, Any]] = Field(min_length=1)
+    """Name -> the keys that the arm changes, as in `redline run RECIPE key=value`: `{reward.kind: sequence, reward.pairs: chosen}`.
+    `seeds: [0, 1]` gives an arm seeds of its own; `model: "@ARM"` in a reward term is the reward model that another arm trained
+    with the same seed."""
+    seeds: list[int] = Field(default_factory=lambda: [0, 1, 2], min_length=1)
+    """Each arm is run with each."""
+    judges: list[JudgedBy] = Field(default_factory=list)
+    """Who judges the finished policies; the first is the gold of the curves. None: the judge of the base's `compare`."""
+    baseline: str | None = None
+    """The arm that the others are compared with first; None: the first one."""
+    kl_levels: list[float] = Field(default_factory=lambda: [1.0, 2.0, 4.0, 6.0])
+    """Nats a response at which the arms' gold scores are compared, read off each run's curve."""
+    gold_levels: list[float] = Field(default_factory=lambda: [0.6, 0.7, 0.8])
+    """Gold scores whose price in samples and seconds is reported."""
+    reuse: list[str] = Field(default_factory=list)
+    """Folders of other experiments: what their runs did with the same settings is taken over."""
+
+    @model_validator(mode="after")
+    def _baseline_is_an_arm(self) -> "Experiment":
+        if self.baseline is not None and self.baseline not in self.arms:
+            raise ValueError(f"`baseline` is {self.baseline}, which is no arm (there are {', '.join(self.arms)})")
         return self

@@ -4,7 +4,7 @@ import difflib
 import os
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import ValidationError
@@ -12,12 +12,19 @@ from pydantic import ValidationError
 from redline.errors import UserError
 from redline.recipe import Recipe, Section
 
+S = TypeVar("S", bound=Section)
+
 
 def load_recipe(path: str | Path, overrides: list[str] | None = None) -> Recipe:
     """Read a recipe, apply `key=value` overrides (dotted keys, YAML values), fill in `${VARIABLES}` of the environment.
 
     Relative paths of data files and edit templates are relative to the recipe's folder. Raises UserError with the file and the key.
     """
+    return check_recipe(read_plain(path, overrides), str(path))
+
+
+def read_plain(path: str | Path, overrides: list[str] | None = None) -> dict[str, Any]:
+    """What a YAML file says, as `load_recipe` reads it, before it is checked."""
     path = Path(path)
     try:
         plain = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -28,20 +35,26 @@ def load_recipe(path: str | Path, overrides: list[str] | None = None) -> Recipe:
     if not isinstance(plain, dict):
         raise UserError(f"{path}: a recipe is a mapping of sections, such as `data:`; this is {type(plain).__name__}.")
     for override in overrides or []:
-        _override(plain, override)
-    plain = _expand(plain, path)
-    return check_recipe(plain, str(path))
+        key, value = _parsed(override)
+        set_key(plain, key, value, override)
+    expanded: dict[str, Any] = _expand(plain, path)
+    return expanded
 
 
 def check_recipe(plain: dict[str, Any], where: str) -> Recipe:
     """A Recipe from plain data; raises UserError naming `where` and the key."""
+    return check(plain, Recipe, where)
+
+
+def check(plain: dict[str, Any], kind: type[S], where: str) -> S:
+    """A section from plain data; raises UserError naming `where` and the key."""
     try:
-        return Recipe.model_validate(plain)
+        return kind.model_validate(plain)
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
         if first["type"] == "extra_forbidden":
-            known = _keys_beside(first["loc"])
+            known = _keys_beside(kind, first["loc"])
             close = difflib.get_close_matches(str(first["loc"][-1]), known, 1)
             hint = f"Did you mean `{close[0]}`?" if close else f"Known here: {', '.join(known)}."
             raise UserError(f"{where}: unknown key `{key}`. {hint}") from error
@@ -57,8 +70,8 @@ def assignments(options: list[str] | None, name: str) -> dict[str, str]:
     return {key.strip(): value.strip().replace("\\n", "\n") for key, _, value in pairs}
 
 
-def _keys_beside(loc: tuple[int | str, ...]) -> list[str]:
-    section: Any = Recipe
+def _keys_beside(kind: type[Section], loc: tuple[int | str, ...]) -> list[str]:
+    section: Any = kind
     for part in loc[:-1]:
         if isinstance(part, int):
             continue
@@ -68,10 +81,18 @@ def _keys_beside(loc: tuple[int | str, ...]) -> list[str]:
     return list(section.model_fields)
 
 
-def _override(plain: dict[str, Any], override: str) -> None:
+def _parsed(override: str) -> tuple[str, Any]:
     key, equals, value = override.partition("=")
     if not equals or not key:
         raise UserError(f"`{override}`: an override is key=value, for example policy.updates=20.")
+    try:
+        return key, yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise UserError(f"`{override}`: the value is not valid YAML.") from error
+
+
+def set_key(plain: dict[str, Any], key: str, value: Any, override: str) -> None:
+    """Set a dotted key of plain data; ``override`` is what the user wrote. Raises UserError where the key leads through a value."""
     *parents, last = key.split(".")
     here: Any = plain
     for parent in parents:
@@ -83,14 +104,10 @@ def _override(plain: dict[str, Any], override: str) -> None:
             here = here[parent]
         if not isinstance(here, dict | list):
             raise UserError(f"`{override}`: `{parent}` is a value, not a section.")
-    try:
-        parsed = yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        raise UserError(f"`{override}`: the value is not valid YAML.") from error
     if isinstance(here, list):
-        here[_place(last, here, override)] = parsed
+        here[_place(last, here, override)] = value
     else:
-        here[last] = parsed
+        here[last] = value
 
 
 def _place(key: str, here: list[Any], override: str) -> int:
@@ -114,6 +131,7 @@ def _expand(value: Any, recipe: Path, key: str = "") -> Any:
         return os.environ.get(name) or default or ""
 
     value = re.sub(r"\$\{(?P<name>\w+)(?::-(?P<default>[^}]*))?\}", variable, value)
-    if key in ("path", "template") and (recipe.parent / value).exists() and not Path(value).exists():
-        return str(recipe.parent / value)
+    file, colon, function = value.partition(":") if key in ("judge", "function") else (value, "", "")
+    if key in ("path", "template", "judge", "function") and file and (recipe.parent / file).exists() and not Path(file).exists():
+        return str(recipe.parent / file) + colon + function
     return value
