@@ -7,6 +7,7 @@ from pathlib import Path
 from redline.data.records import Edit, Text
 from redline.errors import UserError
 from redline.models import for_training, load_causal_lm, load_tokenizer
+from redline.processes import this_process
 from redline.recipe import Model, Sft
 
 
@@ -16,7 +17,6 @@ def train_sft(recipe: Sft, model: Model, edits: Sequence[Edit], out: Path, *, ma
 
     Continues from TRL's own last checkpoint when started again. Raises UserError when an edit lacks the response to imitate.
     """
-    from accelerate import PartialState
     from datasets import Dataset
     from peft import LoraConfig
     from transformers.trainer_utils import get_last_checkpoint
@@ -31,7 +31,7 @@ def train_sft(recipe: Sft, model: Model, edits: Sequence[Edit], out: Path, *, ma
     lm = load_causal_lm(for_training(model, recipe.lora_rank))
     tokenizer = load_tokenizer(model.name, model.trust_remote_code, model.revision)
     work = out.with_name(out.name + ".work")
-    share = max(1, recipe.batch_size // PartialState().num_processes)
+    share = max(1, recipe.batch_size // this_process().num_processes)
     at_once = next(size for size in range(min(8, share), 0, -1) if share % size == 0)
     trainer = SFTTrainer(
         model=lm.requires_grad_(True), processing_class=tokenizer, train_dataset=Dataset.from_list(rows),
@@ -41,7 +41,8 @@ def train_sft(recipe: Sft, model: Model, edits: Sequence[Edit], out: Path, *, ma
                        per_device_train_batch_size=at_once, gradient_accumulation_steps=share // at_once,
                        completion_only_loss=True, seed=seed,
                        lr_scheduler_type="cosine", warmup_steps=0.03, save_strategy="epoch", save_total_limit=1,
-                       report_to=list(trackers) or "none", logging_steps=5, bf16=False, gradient_checkpointing=False),
+                       report_to=list(trackers) or "none", logging_steps=5, bf16=False, gradient_checkpointing=False,
+                       accelerator_config={"use_configured_state": True}),  # else Trainer asks anew, and CPU processes stand alone
     )
     trainer.train(resume_from_checkpoint=get_last_checkpoint(str(work)) if work.exists() else None)
     if trainer.accelerator.is_main_process:
