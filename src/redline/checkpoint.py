@@ -7,6 +7,8 @@ weights are left out: they are the backbone's, and never change.
 import json
 import shutil
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,38 +40,31 @@ class Checkpoints:
         aside, final = self.folder / f".{step:06d}.part", self.folder / f"{step:06d}"
         main = self.accelerator.is_main_process
         try:
+            with writing(final):
+                if main:
+                    shutil.rmtree(aside, ignore_errors=True)
+                    aside.mkdir(parents=True)
+                self.accelerator.wait_for_everyone()
+                self.accelerator.save_state(str(aside))
+                self.accelerator.wait_for_everyone()
+                if main:
+                    seal(aside, {"step": step, "settings": self.settings, "extra": extra})
+                    shutil.rmtree(final, ignore_errors=True)
+                    aside.rename(final)
+                    for old in self._folders()[self.keep:]:
+                        shutil.rmtree(old)
+        finally:
             if main:
-                shutil.rmtree(aside, ignore_errors=True)
-                aside.mkdir(parents=True)
-            self.accelerator.wait_for_everyone()
-            self.accelerator.save_state(str(aside))
-            self.accelerator.wait_for_everyone()
-            if main:
-                files = {str(file.relative_to(aside)): zlib.crc32(file.read_bytes()) for file in aside.rglob("*") if file.is_file()}
-                manifest = {"step": step, "files": files, "settings": self.settings, "extra": extra}
-                (aside / MANIFEST).write_text(json.dumps(manifest), encoding="utf-8")
-                shutil.rmtree(final, ignore_errors=True)
-                aside.rename(final)
-                for old in self._folders()[self.keep:]:
-                    shutil.rmtree(old)
-        except (OSError, SafetensorError, RuntimeError) as error:
-            shutil.rmtree(aside, ignore_errors=True)
-            if isinstance(error, RuntimeError) and "write" not in str(error):  # torch reports a full disk as RuntimeError
-                raise
-            raise UserError(f"{final}: the checkpoint cannot be written ({error}). Free space, then run the same command again: "
-                            "it continues from the last checkpoint.") from error
+                shutil.rmtree(aside, ignore_errors=True)  # half of one, on a full disk
         self.accelerator.wait_for_everyone()
 
     def load(self) -> tuple[int, dict[str, Any]]:
         """Restore the newest intact checkpoint; returns its step and extra data, or (0, {}) when there is none."""
         for folder in self._folders():
-            manifest = _intact(folder)
+            manifest = intact(folder)
             if manifest is None:
-                console.print(f"{folder}: damaged checkpoint, passed over", highlight=False)
                 continue
-            if manifest["settings"] != self.settings:
-                changed = _differing(manifest["settings"], self.settings)
-                raise UserError(f"{folder}: was written with other settings ({changed}). Put them back, or choose another --out.")
+            same_settings(folder, manifest["settings"], self.settings)
             self.accelerator.load_state(str(folder))
             return manifest["step"], manifest["extra"]
         return 0, {}
@@ -78,13 +73,48 @@ class Checkpoints:
         return sorted((path for path in self.folder.glob("[0-9]*") if path.is_dir()), reverse=True)
 
 
-def _intact(folder: Path) -> dict[str, Any] | None:
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """What keeps a checkpoint or a model from being written, as one line."""
+    try:
+        yield
+    except (OSError, SafetensorError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "write" not in str(error):  # torch reports a full disk as RuntimeError
+            raise
+        raise UserError(f"{path}: cannot be written ({error}). Free space, then run the same command again: it continues from the "
+                        "last checkpoint.") from error
+
+
+def seal(folder: Path, noted: dict[str, Any]) -> None:
+    """Write a folder's manifest: the checksum of each of its files, and ``noted`` (plain data)."""
+    files = {str(file.relative_to(folder)): zlib.crc32(file.read_bytes())
+             for file in folder.rglob("*") if file.is_file() and file.name != MANIFEST}
+    manifest = {"files": files, **noted}
+    (folder / MANIFEST).write_text(json.dumps(manifest | {"crc": _crc(manifest)}), encoding="utf-8")
+
+
+def intact(folder: Path) -> dict[str, Any] | None:
+    """What was noted when a folder was sealed; None, and a warning, when the folder is no longer whole."""
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        whole = all(zlib.crc32((folder / name).read_bytes()) == crc for name, crc in manifest["files"].items())
-    except (OSError, ValueError, KeyError):
-        return None
-    return manifest if whole else None
+        if manifest.pop("crc") == _crc(manifest) and all(
+                zlib.crc32((folder / name).read_bytes()) == crc for name, crc in manifest["files"].items()):
+            return dict(manifest)
+    except (OSError, ValueError, KeyError, AttributeError, TypeError):  # not there, not JSON, or JSON of another form
+        pass
+    console.print(f"{folder}: damaged checkpoint, passed over", highlight=False)
+    return None
+
+
+def same_settings(folder: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
+    """Raise UserError when a checkpoint was written with other settings."""
+    if before != now:
+        raise UserError(f"{folder}: was written with other settings ({_differing(before, now)}). Put them back, or choose another "
+                        "--out.")
+
+
+def _crc(manifest: dict[str, Any]) -> int:
+    return zlib.crc32(json.dumps(manifest, sort_keys=True).encode())
 
 
 def _differing(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> str:

@@ -23,7 +23,7 @@ def gae(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float, lam: float)
     """
     rewards, values = rewards.where(mask, 0), values.where(mask, 0)
     advantages = torch.zeros_like(values)
-    next_value, running = torch.zeros_like(values[:, 0]), torch.zeros_like(values[:, 0])
+    next_value, running = values.new_zeros(len(values)), values.new_zeros(len(values))
     for step in reversed(range(values.shape[1])):
         valid = mask[:, step]
         delta = rewards[:, step] + gamma * next_value - values[:, step]

@@ -26,7 +26,6 @@ class RunLog:
     def __init__(self, folder: Path, start: int, write: bool = True):
         self.folder, self.write = folder, write
         if write:
-            folder.mkdir(parents=True, exist_ok=True)
             for name in ("log.jsonl", "samples.jsonl"):
                 write_jsonl(folder / name, [line for line in _lines(folder / name) if line["update"] <= start])
 
@@ -64,10 +63,10 @@ def sample_records(rollout: Rollout, tokenizer: "PreTrainedTokenizerBase", updat
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:
-    """The lines of a log; a torn last line, left by a kill, is dropped."""
+    """The lines of a log; a torn last line, left by a kill (in the middle of a character, even), is dropped."""
     found = []
     if path.exists():
-        for line in path.read_text(encoding="utf-8").splitlines():
+        for line in path.read_bytes().split(b"\n"):  # not splitlines: a response may hold a line separator of Unicode's
             try:
                 found.append(json.loads(line))
             except ValueError:

@@ -3,7 +3,9 @@
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+from redline.checkpoint import intact, same_settings, seal, writing
 from redline.data.records import Edit, Text
 from redline.errors import UserError
 from redline.models import for_training, load_causal_lm, load_tokenizer
@@ -15,11 +17,11 @@ def train_sft(recipe: Sft, model: Model, edits: Sequence[Edit], out: Path, *, ma
               trackers: Sequence[str] = ()) -> None:
     """Imitate the edited (or chosen) responses, prompts masked, and write a plain model folder (adapters merged) to ``out``.
 
-    Continues from TRL's own last checkpoint when started again. Raises UserError when an edit lacks the response to imitate.
+    Continues from TRL's own last checkpoint that is whole when started again. Raises UserError when an edit lacks the response to
+    imitate, and for a checkpoint of other settings.
     """
     from datasets import Dataset
     from peft import LoraConfig
-    from transformers.trainer_utils import get_last_checkpoint
     from trl import SFTConfig, SFTTrainer
 
     rows = []
@@ -40,22 +42,47 @@ def train_sft(recipe: Sft, model: Model, edits: Sequence[Edit], out: Path, *, ma
         args=SFTConfig(output_dir=str(work), num_train_epochs=recipe.epochs, learning_rate=recipe.lr, max_length=max_tokens,
                        per_device_train_batch_size=at_once, gradient_accumulation_steps=share // at_once,
                        completion_only_loss=True, seed=seed,
-                       lr_scheduler_type="cosine", warmup_steps=0.03, save_strategy="epoch", save_total_limit=1,
+                       lr_scheduler_type="cosine", warmup_steps=0.03, save_steps=0.1, save_total_limit=2, save_strategy="steps",
                        report_to=list(trackers) or "none", logging_steps=5, bf16=False, gradient_checkpointing=False,
                        accelerator_config={"use_configured_state": True}),  # else Trainer asks anew, and CPU processes stand alone
     )
-    trainer.train(resume_from_checkpoint=get_last_checkpoint(str(work)) if work.exists() else None)
+    settings = {"sft": recipe.model_dump(), "model": model.name, "edits": len(rows), "max_tokens": max_tokens, "seed": seed}
+    trainer.add_callback(_sealing(settings))
+    with writing(work):
+        trainer.train(resume_from_checkpoint=_newest_whole(work, settings))
     if trainer.accelerator.is_main_process:
         final = trainer.accelerator.unwrap_model(trainer.model)
         if recipe.lora_rank:
             final = final.merge_and_unload()
         aside = out.with_name(out.name + ".part")
-        final.save_pretrained(aside)
-        tokenizer.save_pretrained(aside)
+        with writing(out):
+            final.save_pretrained(aside)
+            tokenizer.save_pretrained(aside)
         shutil.rmtree(out, ignore_errors=True)
         aside.rename(out)
         shutil.rmtree(work, ignore_errors=True)
     trainer.accelerator.wait_for_everyone()
+
+
+def _sealing(settings: dict[str, Any]) -> Any:
+    """A callback that seals each of TRL's checkpoints once it is written. TRL writes them in place: a kill leaves half of one."""
+    from transformers import TrainerCallback
+
+    class Sealing(TrainerCallback):
+        def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            if state.is_world_process_zero:
+                seal(Path(args.output_dir) / f"checkpoint-{state.global_step}", {"settings": settings})
+
+    return Sealing()
+
+
+def _newest_whole(work: Path, settings: dict[str, Any]) -> str | None:
+    """The newest of TRL's checkpoints in a folder that is whole; None where there is none."""
+    for folder in sorted(work.glob("checkpoint-*"), key=lambda path: -int(path.name.rpartition("-")[2])):
+        if (manifest := intact(folder)) is not None:
+            same_settings(folder, manifest["settings"], settings)
+            return str(folder)
+    return None
 
 
 def _completion(prompt: Text, response: Text) -> Text:

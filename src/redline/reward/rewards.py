@@ -146,11 +146,12 @@ def build_reward(terms: Sequence[RewardTerm], own: Path | None, tokenizer: "PreT
             model = load_reward_model(name, share, share_cut)
             cuts |= {model.split.cut} if model.shares and model.split.cut else set()
             reward = model_reward(model, tokenizer)
+        reward = checked(reward)  # before a form or a sum hides what is wrong
         if term.form == "discrete":
             reward = discrete(reward, term.threshold)
         spread = {"token": lambda same: same, "last": last, "uniform": uniform, "shuffled": shuffled}[term.spread]
         built.append((term.weight, spread(reward)))
-    return checked(weighted_sum(built)), cuts
+    return weighted_sum(built), cuts
 
 
 def _map(reward: Reward, change: Callable[[Tensor], Tensor]) -> Reward:
