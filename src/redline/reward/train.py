@@ -132,8 +132,9 @@ class _Trainer:
     def train(self, train: list[Example], validation: list[Example]) -> dict[str, Any]:
         recipe, accelerator = self.recipe, self.accelerator
         batch = min(recipe.batch_size, len(train))
-        if batch % accelerator.num_processes:
-            raise UserError(f"reward.batch_size is {batch}: it must be a multiple of the {accelerator.num_processes} processes.")
+        if batch < accelerator.num_processes:
+            raise UserError(f"reward training: a step takes {batch} edits, and each of the {accelerator.num_processes} processes needs "
+                            "one. Raise reward.batch_size, add edits, or use fewer processes.")
         steps = math.ceil(len(train) * recipe.epochs / batch)
         every = max(1, round(len(train) * recipe.eval_every / batch))
         schedule = scheduler(self.optimizer, recipe.optimizer, steps)
@@ -168,12 +169,14 @@ class _Trainer:
         """One optimizer step on a batch of edits, in micro-batches whose gradients add up to the batch's exactly."""
         mine = batch[self.accelerator.process_index::self.accelerator.num_processes]
         groups = pack([2 * max(len(side.ids) for side in example.sides) for example in mine], MICROBATCH_TOKENS)
+        passes = int(self.accelerator.gather(torch.tensor([len(groups)], device=self.accelerator.device)).max())
         total = self._weight(batch)
         loss_sum = 0.0
-        for group in groups:
-            with nullcontext() if group is groups[-1] else self.accelerator.no_sync(self.model):
+        # every process makes as many passes, since sharded layers are gathered together: idle ones count for nothing
+        for place, group in enumerate(groups + [[0]] * (passes - len(groups))):
+            with nullcontext() if place == passes - 1 else self.accelerator.no_sync(self.model):
                 with self.accelerator.autocast():
-                    loss = self._loss([mine[index] for index in group]) / total
+                    loss = float(place < len(groups)) * self._loss([mine[index] for index in group]) / total
                 self.accelerator.backward(loss * self.accelerator.num_processes)
             loss_sum += loss.item()
         norm = float(self.accelerator.clip_grad_norm_(self.model.parameters(), self.recipe.optimizer.max_grad_norm))
