@@ -37,15 +37,58 @@ class Split:
             self._lower, self._upper = _lower(self.base, cut), _upper(self.base, cut)
 
     @torch.no_grad()
-    def lower(self, ids: Tensor) -> Tensor:
-        """The states entering layer ``cut``, without gradients."""
-        return self._lower(ids) if self.cut else ids
+    def lower(self, ids: Tensor, forks: Tensor | None = None) -> Tensor:
+        """The states entering layer ``cut``, without gradients. For ``forks`` see ``forked``."""
+        return self._lower(ids, **self._how(ids, forks)) if self.cut else ids
 
-    def upper(self, states: Tensor) -> Tensor:
+    def upper(self, states: Tensor, forks: Tensor | None = None) -> Tensor:
         """The last hidden states, after the final norm, with gradients for whatever is trained above the cut."""
         if self.cut:
-            return self._upper(states)
-        return self.base(input_ids=states, use_cache=False).last_hidden_state
+            return self._upper(states, **self._how(states, forks))
+        return self.base(input_ids=states, use_cache=False, **self._how(states, forks)).last_hidden_state
+
+    def _how(self, states: Tensor, forks: Tensor | None) -> dict[str, Tensor]:
+        return {} if forks is None else forked(forks, states.shape[1], self.model.dtype)
+
+    @torch.no_grad()
+    def can_fork(self, longest: int) -> bool:
+        """Whether rows that fork, of branches of at most ``longest`` tokens, give what the branches give alone.
+
+        Asked of a few random tokens: an architecture may not take such a mask, or mix tokens by other means than attention. Local
+        attention would need masks of its own, so a window shorter than ``longest`` says no.
+        """
+        config: Any = self.model.config.get_text_config()
+        windows = [getattr(config, name, None) for name in ("sliding_window", "attention_chunk_size")]
+        if any(window is not None and window < longest for window in windows):
+            return False
+        device, size = next(self.base.parameters()).device, min(longest, 12)
+        fork = size // 2
+        ids = torch.randint(0, config.vocab_size, (2, size), generator=torch.Generator().manual_seed(0)).to(device)
+        ids[1, :fork] = ids[0, :fork]
+        row, forks = torch.cat([ids[0], ids[1, fork:]])[None], torch.tensor([[fork, size]], device=device)
+        plain = self.upper(self.lower(ids)).float()
+        try:
+            joint = self.upper(self.lower(row, forks), forks)[0].float()
+        except (TypeError, AttributeError, IndexError, ValueError, RuntimeError):
+            return False
+        both = torch.stack([joint[:size], torch.cat([joint[:fork], joint[size:]])])
+        tolerance = 5e-2 if torch.finfo(self.model.dtype).bits == 16 else 1e-3  # the same sums in another order
+        return bool((both - plain).norm() <= tolerance * plain.norm())
+
+
+def forked(forks: Tensor, length: int, dtype: torch.dtype) -> dict[str, Tensor]:
+    """The position ids ``[B, T]`` and the additive attention mask ``[B, 1, T, T]`` of rows that fork, T = ``length``.
+
+    ``forks`` ``[B, 2]`` holds (fork, second): the tokens from place ``second`` on continue the first ``fork`` tokens. They take
+    positions from ``fork`` on, and do not see what lies between. Padding on the right is seen by no other token.
+    """
+    fork, second = forks[:, :1], forks[:, 1:]
+    place = torch.arange(length, device=forks.device)
+    positions = torch.where(place < second, place, place - second + fork)
+    between, after = (place >= fork) & (place < second), place >= second
+    hidden = (place > place[:, None]) | (after[:, :, None] & between[:, None, :])  # [B, query, key]
+    mask = torch.zeros(hidden.shape, dtype=dtype, device=forks.device).masked_fill_(hidden, torch.finfo(dtype).min)
+    return {"position_ids": positions, "attention_mask": mask[:, None]}
 
 
 class Tap:
@@ -146,8 +189,8 @@ def _lower(base: nn.Module, cut: int) -> Any:
     end = _End(layers[cut])
     view = view_of(base, [*list(layers)[:cut], end])
 
-    def run(ids: Tensor) -> Tensor:
-        view(input_ids=ids, use_cache=False)
+    def run(ids: Tensor, **how: Tensor) -> Tensor:
+        view(input_ids=ids, use_cache=False, **how)
         return end.kept
 
     return run
@@ -158,10 +201,10 @@ def _upper(base: nn.Module, cut: int) -> Any:
     feed = _Feed(layers[cut])
     view = view_of(base, [feed, *list(layers)[cut + 1:]], start=cut)
 
-    def run(states: Tensor) -> Tensor:
+    def run(states: Tensor, **how: Tensor) -> Tensor:
         feed.fed = states
         try:
-            return view(inputs_embeds=states, use_cache=False).last_hidden_state
+            return view(inputs_embeds=states, use_cache=False, **how).last_hidden_state
         finally:
             del feed.fed
 

@@ -40,18 +40,18 @@ class RewardModel(nn.Module):
         self.head = heads[-1]
         self.head.register_forward_pre_hook(lambda head, inputs: (inputs[0].to(head.weight.dtype),))  # trained in float32
 
-    def lower(self, ids: Tensor) -> Tensor:
+    def lower(self, ids: Tensor, forks: Tensor | None = None) -> Tensor:
         """Token ids ``[B, T]``, padded on the right -> the states that ``forward`` takes (computed without gradients)."""
-        return self.split.lower(ids)
+        return self.split.lower(ids, forks)
 
-    def forward(self, states: Tensor, lengths: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    def forward(self, states: Tensor, lengths: Tensor, rows: Tensor, columns: Tensor, forks: Tensor | None = None) -> Tensor:
         """Logits ``[N, C]`` at the positions ``(rows[n], columns[n])`` of sequences of ``lengths`` ``[B]`` tokens.
 
         A token's score is read at the token itself, so it has seen the prompt and the response up to and including it. For a
-        sequence model the positions are the responses' last tokens.
+        sequence model the positions are the responses' last tokens. Rows of a causal model may fork (``redline.trunk.forked``).
         """
         if self.causal:
-            hidden = self.split.upper(states)[rows, columns]
+            hidden = self.split.upper(states, forks)[rows, columns]
             return self.head(hidden).float()
         mask = (torch.arange(states.shape[1], device=states.device) < lengths[:, None]).long()
         logits = self.model(input_ids=states, attention_mask=mask).logits

@@ -4,9 +4,8 @@ import math
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,41 +17,16 @@ from redline.data.files import write_json, write_jsonl
 from redline.data.records import Labels
 from redline.errors import UserError
 from redline.recipe import Model, Reward
+from redline.reward.examples import Example, Row, examples
 from redline.reward.losses import classification_loss, pairwise_loss, token_rewards
 from redline.reward.metrics import auc, calibration, f1, pairwise_accuracy
-from redline.reward.model import RewardModel, new_reward_model, positions, save_reward_model
+from redline.reward.model import RewardModel, new_reward_model, save_reward_model
 from redline.reward.offsets import token_offsets
 from redline.scheduling import scheduler
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 MICROBATCH_TOKENS = 8192
 CACHE_BYTES = 4 * 2**30  # lower states are kept in memory up to this size; beyond it they are computed again
 SHOWN = 500  # held-out edits of each set whose rewards are written to scores.jsonl
-
-
-@dataclass
-class Side:
-    """One response after its prompt: token ids ``[P + R]``, the prompt's size P, and labels ``[R]``."""
-
-    ids: Tensor
-    prompt_size: int
-    labels: Tensor
-    states: Tensor | None = field(default=None, repr=False)
-
-
-@dataclass
-class Example:
-    """An edit: the better response (edited, or chosen) and the worse (rejected)."""
-
-    id: str
-    better: Side
-    worse: Side
-
-    @property
-    def sides(self) -> tuple[Side, Side]:
-        return self.better, self.worse
 
 
 def train_reward(recipe: Reward, backbone: Model, train: Iterable[Labels], validation: Iterable[Labels], out: Path, *,
@@ -76,6 +50,7 @@ def train_reward(recipe: Reward, backbone: Model, train: Iterable[Labels], valid
         raise UserError(f"reward training: {len(sets[0])} edits to train on and {len(sets[1])} to validate on; it needs some of "
                         "both. Add edits, or change data.validation_share.")
     trainer = _Trainer(recipe, reward, accelerator, out, seed)
+    trainer.lay_out([example for edits in sets for example in edits])
     result = trainer.train(sets[0], sets[1])
     result["test"] = trainer.evaluate(sets[2]) if sets[2] else None
     result |= {"kind": recipe.kind, "loss": recipe.loss, "train": len(sets[0]), "validation_edits": len(sets[1]),
@@ -91,29 +66,6 @@ def train_reward(recipe: Reward, backbone: Model, train: Iterable[Labels], valid
     return result
 
 
-def examples(records: Iterable[Labels], tokenizer: "PreTrainedTokenizerBase", recipe: Reward, max_response: int) -> list[Example]:
-    """Labelled edits as token ids. An edit that changes nothing teaches a sequence model nothing and is left out there."""
-    from redline.label.tokenize import encode_prompt, encode_response, token_ids
-
-    found = []
-    for record in records:
-        prompt = encode_prompt(tokenizer, record.prompt)
-        rejected, edited = token_ids(record, tokenizer)
-        labels = record.edited_labels
-        if recipe.kind == "sequence" and recipe.pairs == "chosen":
-            chosen = (record.model_extra or {}).get("chosen")
-            if chosen is None:
-                raise UserError(f"edit {record.id}: has no `chosen` response, which reward.pairs=chosen needs. Use pairs=edited.")
-            edited = list(encode_response(tokenizer, record.prompt, chosen)[1])
-            labels = [0] * len(edited)
-        if not rejected or not edited or (recipe.kind == "sequence" and rejected == edited):
-            continue
-        sides = [Side(torch.tensor(prompt + list(ids)[:max_response]), len(prompt), torch.tensor(marks[:max_response]))
-                 for ids, marks in ((edited, labels), (rejected, record.rejected_labels))]
-        found.append(Example(record.id, *sides))
-    return found
-
-
 class _Trainer:
     """The state of one training: model, optimizer, schedule, place in the data, best weights so far."""
 
@@ -127,7 +79,17 @@ class _Trainer:
                                       eps=how.eps, weight_decay=how.weight_decay)
         self.reward = reward
         self.model, self.optimizer = accelerator.prepare(reward, optimizer)
-        self.cached = 0
+        self.cached, self.joint = 0, False
+
+    def lay_out(self, edits: list[Example]) -> None:
+        """Decide how the model reads edits: both sides in one row, what they begin with computed once, where the model can."""
+        longest = max(len(side.ids) for example in edits for side in example.sides)
+        self.joint = self.reward.causal and self.reward.split.can_fork(longest)
+        if not self.joint:
+            console.print(f"{type(self.reward.model).__name__} reads the two sides of an edit apart: what they share is computed "
+                          "twice, which takes longer.", highlight=False)
+        for example in edits:
+            example.lay_out(self.joint)
 
     def train(self, train: list[Example], validation: list[Example]) -> dict[str, Any]:
         recipe, accelerator = self.recipe, self.accelerator
@@ -168,7 +130,7 @@ class _Trainer:
     def _step(self, batch: list[Example]) -> float:
         """One optimizer step on a batch of edits, in micro-batches whose gradients add up to the batch's exactly."""
         mine = batch[self.accelerator.process_index::self.accelerator.num_processes]
-        groups = pack([2 * max(len(side.ids) for side in example.sides) for example in mine], MICROBATCH_TOKENS)
+        groups = pack([example.cost for example in mine], MICROBATCH_TOKENS)
         passes = int(self.accelerator.gather(torch.tensor([len(groups)], device=self.accelerator.device)).max())
         total = self._weight(batch)
         loss_sum = 0.0
@@ -195,64 +157,79 @@ class _Trainer:
 
     def _loss(self, batch: list[Example]) -> Tensor:
         """The summed loss of some edits."""
-        sides = [side for example in batch for side in example.sides]  # better, worse, better, worse, ...
-        logits, rows = self._logits(self.model, sides)
-        labels = torch.cat([side.labels for side in sides]).to(logits.device)
+        logits, sides = self._logits(self.model, batch)
+        labels = torch.cat([side.labels for example in batch for side in example.sides]).to(logits.device)
         if self.recipe.kind == "sequence":
             return pairwise_loss(logits[0::2, 0], logits[1::2, 0])
         if self.recipe.loss == "pairwise":
-            sums = torch.zeros(len(sides), device=logits.device).index_add(0, rows, logits[:, 0] * (labels != 0))
+            sums = torch.zeros(2 * len(batch), device=logits.device).index_add(0, sides, logits[:, 0] * (labels != 0))
             return pairwise_loss(sums[0::2], sums[1::2])
         return classification_loss(logits, labels, self.recipe.changed_weight)[0]
 
-    def _logits(self, model: Any, sides: list[Side]) -> tuple[Tensor, Tensor]:
-        """Logits ``[N, C]`` of all response tokens (the last ones for sequence models) of some sides, and their rows ``[N]``."""
+    def _logits(self, model: Any, batch: list[Example]) -> tuple[Tensor, Tensor]:
+        """Logits ``[N, C]`` of all response tokens (for sequence models of the last ones) of some edits, and for each the side it
+        belongs to ``[N]``: 0 the first edit's better, 1 its worse, 2 the second's better, and so on. A token that stands for
+        both sides gives its logits twice.
+        """
         device = self.accelerator.device
-        rows, columns = positions([side.prompt_size for side in sides], [len(side.labels) for side in sides], self.recipe.kind)
-        lengths = torch.tensor([len(side.ids) for side in sides], device=device)
-        states = pad(self._states(sides)).to(device)
-        return model(states, lengths, rows.to(device), columns.to(device)), rows.to(device)
+        rows = [row for example in batch for row in example.rows]
+        start, index, columns, sizes = 0, [], [], []
+        for example in batch:
+            for place, span in example.places:
+                kept = span[-1:] if self.recipe.kind == "sequence" else span
+                index.append(torch.full_like(kept, start + place))
+                columns.append(kept)
+                sizes.append(len(kept))
+            start += len(example.rows)
+        states, lengths = pad(self._states(rows)).to(device), torch.tensor([len(row.ids) for row in rows], device=device)
+        logits = model(states, lengths, torch.cat(index).to(device), torch.cat(columns).to(device), self._forks(rows))
+        return logits, torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes)).to(device)
 
-    def _states(self, sides: list[Side]) -> list[Tensor]:
-        """The lower states of some sides: computed on first use, then kept while they fit in memory."""
+    def _forks(self, rows: list[Row]) -> Tensor | None:
+        """(fork, second) ``[B, 2]`` of some rows, which stands for a mask; None where the model reads sides apart."""
+        return torch.tensor([[row.fork, row.second] for row in rows], device=self.accelerator.device) if self.joint else None
+
+    def _states(self, rows: list[Row]) -> list[Tensor]:
+        """The lower states of some rows: computed on first use, then kept while they fit in memory."""
         if not self.reward.split.cut:
-            return [side.ids for side in sides]
-        missing = [side for side in sides if side.states is None]
+            return [row.ids for row in rows]
+        missing = [row for row in rows if row.states is None]
         computed = {}
-        for group in pack([len(side.ids) for side in missing], MICROBATCH_TOKENS):
+        for group in pack([len(row.ids) for row in missing], MICROBATCH_TOKENS):
             members = [missing[index] for index in group]
-            states = self.reward.lower(pad([side.ids for side in members]).to(self.accelerator.device)).cpu()
-            for side, row in zip(members, states, strict=True):
-                computed[id(side)] = row[: len(side.ids)].clone()
-                size = computed[id(side)].nbytes
+            ids = pad([row.ids for row in members]).to(self.accelerator.device)
+            states = self.reward.lower(ids, self._forks(members)).cpu()
+            for row, found in zip(members, states, strict=True):
+                computed[id(row)] = found[: len(row.ids)].clone()
+                size = computed[id(row)].nbytes
                 if self.cached + size <= CACHE_BYTES:
-                    side.states, self.cached = computed[id(side)], self.cached + size
-        return [computed[id(side)] if side.states is None else side.states for side in sides]
+                    row.states, self.cached = computed[id(row)], self.cached + size
+        return [computed[id(row)] if row.states is None else row.states for row in rows]
 
     @torch.no_grad()
+    def rewards(self, edits: list[Example]) -> list[tuple[Tensor, Tensor]]:
+        """The rewards of (better, worse) of some edits: of every token ``[R]``, or of the whole ``[1]`` for sequence models."""
+        found: list[tuple[Tensor, Tensor]] = [(torch.zeros(0), torch.zeros(0))] * len(edits)
+        for group in pack([example.cost for example in edits], MICROBATCH_TOKENS):
+            logits, sides = self._logits(self.reward, [edits[index] for index in group])
+            values = (logits[:, 0] if self.recipe.kind == "sequence" else token_rewards(logits)).cpu()
+            parts = values.split(sides.bincount().tolist())
+            for index, better, worse in zip(group, parts[0::2], parts[1::2], strict=True):
+                found[index] = better, worse
+        return found
+
     def evaluate(self, edits: list[Example]) -> dict[str, Any]:
         """The metrics of some edits (see ``measure``)."""
-        rewards: dict[int, Tensor] = {}
-        sides = [side for example in edits for side in example.sides]
-        for group in pack([len(side.ids) for side in sides], MICROBATCH_TOKENS):
-            members = [sides[index] for index in group]
-            logits, rows = self._logits(self.reward, members)
-            values = (logits[:, 0] if self.recipe.kind == "sequence" else token_rewards(logits)).cpu()
-            for place, side in enumerate(members):
-                rewards[id(side)] = values[rows.cpu() == place]
-        pairs = [(rewards[id(example.better)], rewards[id(example.worse)]) for example in edits]
         labels = [(example.better.labels, example.worse.labels) for example in edits]
         differ = [not torch.equal(example.better.ids, example.worse.ids) for example in edits]
-        return measure(pairs, labels, differ, self.recipe.kind, probabilities=self.recipe.loss != "pairwise")
+        return measure(self.rewards(edits), labels, differ, self.recipe.kind, probabilities=self.recipe.loss != "pairwise")
 
     def scores(self, **sets: list[Example]) -> Iterator[dict[str, Any]]:
         """Rewards and labels of every token of held-out edits, for people to look at: at most ``SHOWN`` edits of each set."""
         for name, edits in sets.items():
-            for example in edits[:SHOWN]:
-                sides = list(example.sides)
-                rewards = self.reward.rewards([side.ids for side in sides], [side.prompt_size for side in sides],
-                                              self._states(sides))
-                for which, side, values in zip(("edited", "rejected"), sides, rewards, strict=True):
+            shown = edits[:SHOWN]
+            for example, rewards in zip(shown, self.rewards(shown), strict=True):
+                for which, side, values in zip(("edited", "rejected"), example.sides, rewards, strict=True):
                     text, offsets = token_offsets(self.reward.tokenizer, side.ids[side.prompt_size:].tolist())
                     yield {"id": example.id, "set": name, "side": which, "text": text, "offsets": offsets,
                            "rewards": [round(value, 4) for value in values.tolist()], "labels": side.labels.tolist()}

@@ -1,0 +1,104 @@
+"""Labelled edits as token ids, and the rows in which a model reads them: two sides apart, or in one row that forks."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from redline.data.records import Labels
+from redline.errors import UserError
+from redline.recipe import Reward
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+@dataclass
+class Side:
+    """One response after its prompt: token ids ``[P + R]``, the prompt's size P, and labels ``[R]``."""
+
+    ids: Tensor
+    prompt_size: int
+    labels: Tensor
+
+
+@dataclass
+class Row:
+    """What a model reads at once: token ids ``[T]``, of which those from ``second`` on continue the first ``fork`` tokens.
+
+    A row that does not fork has ``fork == second == T``. ``states`` are its lower states, once they are known.
+    """
+
+    ids: Tensor
+    fork: int
+    second: int
+    states: Tensor | None = field(default=None, repr=False)
+
+
+@dataclass
+class Example:
+    """An edit: the better response (edited, or chosen) and the worse (rejected).
+
+    ``rows`` are what a model reads of it, one or two; ``places`` where each side's response lies: the row, and the columns ``[R]``.
+    """
+
+    id: str
+    better: Side
+    worse: Side
+    rows: list[Row] = field(init=False, repr=False)
+    places: list[tuple[int, Tensor]] = field(init=False, repr=False)
+
+    @property
+    def sides(self) -> tuple[Side, Side]:
+        return self.better, self.worse
+
+    @property
+    def cost(self) -> int:
+        """Tokens that a pass computes for it, padding between its rows included."""
+        return len(self.rows) * max(len(row.ids) for row in self.rows)
+
+    def lay_out(self, joint: bool) -> None:
+        """Arrange the two sides in rows: one each, or ``joint`` in one, where what they begin with stands once.
+
+        A causal model has the same states for the same beginning, so both ways have equal losses and gradients.
+        """
+        spans = [torch.arange(side.prompt_size, len(side.ids)) for side in self.sides]
+        if not joint:
+            self.rows = [Row(side.ids, len(side.ids), len(side.ids)) for side in self.sides]
+            self.places = list(enumerate(spans))
+            return
+        fork, second = common_prefix(self.better.ids, self.worse.ids), len(self.better.ids)
+        self.rows = [Row(torch.cat([self.better.ids, self.worse.ids[fork:]]), fork, second)]
+        self.places = [(0, spans[0]), (0, torch.where(spans[1] < fork, spans[1], spans[1] - fork + second))]
+
+
+def common_prefix(first: Tensor, second: Tensor) -> int:
+    """How many tokens two sequences have in common before they first differ."""
+    size = min(len(first), len(second))
+    differ = (first[:size] != second[:size]).nonzero()
+    return int(differ[0]) if len(differ) else size
+
+
+def examples(records: Iterable[Labels], tokenizer: "PreTrainedTokenizerBase", recipe: Reward, max_response: int) -> list[Example]:
+    """Labelled edits as token ids. An edit that changes nothing teaches a sequence model nothing and is left out there."""
+    from redline.label.tokenize import encode_prompt, encode_response, token_ids
+
+    found = []
+    for record in records:
+        prompt = encode_prompt(tokenizer, record.prompt)
+        rejected, edited = token_ids(record, tokenizer)
+        labels = record.edited_labels
+        if recipe.kind == "sequence" and recipe.pairs == "chosen":
+            chosen = (record.model_extra or {}).get("chosen")
+            if chosen is None:
+                raise UserError(f"edit {record.id}: has no `chosen` response, which reward.pairs=chosen needs. Use pairs=edited.")
+            edited = list(encode_response(tokenizer, record.prompt, chosen)[1])
+            labels = [0] * len(edited)
+        if not rejected or not edited or (recipe.kind == "sequence" and rejected == edited):
+            continue
+        sides = [Side(torch.tensor(prompt + list(ids)[:max_response]), len(prompt), torch.tensor(marks[:max_response]))
+                 for ids, marks in ((edited, labels), (rejected, record.rejected_labels))]
+        found.append(Example(record.id, *sides))
+    return found
