@@ -95,8 +95,8 @@ class _Trainer:
         recipe, accelerator = self.recipe, self.accelerator
         batch = min(recipe.batch_size, len(train))
         if batch < accelerator.num_processes:
-            raise UserError(f"reward training: a step takes {batch} edits, and each of the {accelerator.num_processes} processes needs "
-                            "one. Raise reward.batch_size, add edits, or use fewer processes.")
+            raise UserError(f"reward training: a step takes {batch} edits, and each of the {accelerator.num_processes} processes "
+                            "needs one. Raise reward.batch_size, add edits, or use fewer processes.")
         steps = math.ceil(len(train) * recipe.epochs / batch)
         every = max(1, round(len(train) * recipe.eval_every / batch))
         schedule = scheduler(self.optimizer, recipe.optimizer, steps)
