@@ -35,11 +35,12 @@ def side_by_side(policy: Model, reference: Model, prompts: Sequence[Prompt], sam
     kl = torch.stack(log_ratio).double()
     return responses_a, responses_b, {
         "kl": kl.mean().item(), "kl_error": (kl.std() / len(kl) ** 0.5).item() if len(kl) > 1 else None,
-        "perplexity_a": _perplexity(base, rollouts_a), "perplexity_b": _perplexity(base, rollouts_b),
+        "perplexity_a": perplexity(base, rollouts_a), "perplexity_b": perplexity(base, rollouts_b),
     }
 
 
-def _perplexity(lm: "PreTrainedModel", rollouts: list[Rollout]) -> float:
+def perplexity(lm: "PreTrainedModel", rollouts: list[Rollout]) -> float:
+    """Of all response tokens of some rollouts under a model, at temperature 1."""
     parts = torch.cat([part for rollout in rollouts for part in _logprobs(lm, rollout, 1.0)])
     return (-parts.double().mean()).exp().item()
 

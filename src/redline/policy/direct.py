@@ -1,0 +1,162 @@
+"""Policies without RL, from the same labelled edits: SFT on the edited side, FIGA, and DPO with TRL's trainer.
+
+They are the controls of a claim about PPO, so they train the same layers on the same tokens as PPO does, and are watched by the
+same judge on the same prompts.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers import Trainer, TrainerCallback, TrainingArguments
+
+from redline.batches import pad
+from redline.data.records import Labels
+from redline.errors import UserError
+from redline.label.tokenize import encode_prompt, token_ids
+from redline.models import eos_ids, load_tokenizer, save
+from redline.policy.actor import ActorCritic
+from redline.policy.log import RunLog
+from redline.policy.watch import Gold, Watch
+from redline.recipe import Direct, Model, Policy
+
+POINTS = 6  # measurements of the gold score in a training
+SURE, UNSURE = 0.6, 1.0  # nats: FIGA's code penalises a removed token only where its loss lies between the two
+AT_ONCE = 4  # edits (two rows each) in a pass
+
+
+def weighted_loss(logits: Tensor, ids: Tensor, weights: Tensor) -> Tensor:
+    """The mean of ``weight * -log p`` over the tokens whose weight is not 0: SFT, and FIGA's loss (Guo et al. 2023).
+
+    ``logits`` ``[B, T, V]``, ``ids`` and ``weights`` ``[B, T]``; a token is predicted at the position before it, so the first one's
+    weight counts for nothing. Tokens of negative weight are pushed away; as in the authors' code, only where their ``-log p`` lies
+    within ``SURE`` and ``UNSURE``: below, they belong to the language; above, they are unlikely already, and the loss has no floor.
+    """
+    losses = F.cross_entropy(logits[:, :-1].float().transpose(1, 2), ids[:, 1:], reduction="none")
+    given = weights[:, 1:]
+    given = given.where((given > 0) | ((losses > SURE) & (losses < UNSURE)), 0.0)
+    return (given * losses).sum() / (given != 0).sum().clamp(min=1)
+
+
+def train_direct(recipe: Direct, policy: Policy, model: Model, labels: Sequence[Labels], out: Path, *, seed: int = 0,
+                 trackers: Sequence[str] = (), gold: Gold | None = None) -> None:
+    """Train ``model`` on labelled edits without RL and write the policy to ``out``, as PPO would.
+
+    ``policy`` says which weights are trained and how responses are sampled. ``gold`` measures ``POINTS`` times on the way, into
+    out/log.jsonl and out/watch/. Stopped, it begins again. Raises UserError when no edit is left to learn from.
+    """
+    from transformers import set_seed
+
+    set_seed(seed)
+    tokenizer = load_tokenizer(model.name, model.trust_remote_code, model.revision)
+    actor = ActorCritic(model, policy.adapt)
+    rows = [row for record in labels if (row := _row(record, tokenizer))]
+    if not rows:
+        raise UserError("direct: no edit is left whose two sides differ. Give more edits, or a larger data.max_response_tokens.")
+    at_once = next(size for size in range(min(AT_ONCE, recipe.batch_size), 0, -1) if recipe.batch_size % size == 0)
+    settings: dict[str, Any] = {
+        "output_dir": str(out / "checkpoints"), "num_train_epochs": recipe.epochs, "learning_rate": recipe.lr,
+        "per_device_train_batch_size": at_once, "gradient_accumulation_steps": recipe.batch_size // at_once, "seed": seed,
+        "lr_scheduler_type": "cosine", "warmup_steps": 0.05, "save_strategy": "no", "report_to": list(trackers) or "none",
+        "logging_steps": 5, "bf16": False, "remove_unused_columns": False,
+    }
+    trainer = (_dpo if recipe.method == "dpo" else _weighted)(recipe, actor, rows, tokenizer, settings)
+    if gold is not None:
+        watched = SimpleNamespace(  # what Watch asks of a PPO training
+            actor=actor, tokenizer=tokenizer, recipe=policy, out=out, seed=seed, accelerator=trainer.accelerator,
+            cuts={actor.split.cut} if actor.split.cut else set(), eos=eos_ids(actor.lm, tokenizer),
+            reward=lambda rollout: [torch.zeros(size) for size in rollout.sizes], _shape=lambda reward, ended: reward)
+        trainer.add_callback(_Watched(gold, watched))
+    trainer.train()
+    if trainer.accelerator.is_main_process:
+        if actor.peft is not None and "ref" in actor.peft.peft_config:
+            actor.peft.delete_adapter("ref")  # TRL's copy of the untrained adapter
+        save(actor.lm, actor.peft, tokenizer, out, model.name)
+    trainer.accelerator.wait_for_everyone()
+
+
+def _row(record: Labels, tokenizer: Any) -> dict[str, list[int]] | None:
+    """An edit as token ids and labels; None when its two sides are the same."""
+    rejected, edited = token_ids(record, tokenizer)
+    if rejected == edited:
+        return None
+    return {"prompt_ids": encode_prompt(tokenizer, record.prompt), "chosen_ids": edited, "rejected_ids": rejected,
+            "inserted": record.edited_labels, "removed": record.rejected_labels}
+
+
+def _weighted(recipe: Direct, actor: ActorCritic, rows: list[dict[str, list[int]]], tokenizer: Any,
+              settings: dict[str, Any]) -> Trainer:
+    """SFT gives every token of the edited side weight 1. FIGA gives it to what was put in alone, and ``-penalty`` to what was
+    removed from the rejected side."""
+    figa = recipe.method == "figa"
+
+    def collate(batch: list[dict[str, list[int]]]) -> dict[str, Tensor]:
+        ids, weights = [], []
+        for row in batch:
+            before = [0.0] * len(row["prompt_ids"])
+            ids.append(torch.tensor(row["prompt_ids"] + row["chosen_ids"]))
+            weights.append(torch.tensor(before + [float(label > 0) if figa else 1.0 for label in row["inserted"]]))
+            if figa:
+                ids.append(torch.tensor(row["prompt_ids"] + row["rejected_ids"]))
+                weights.append(torch.tensor(before + [recipe.penalty * min(label, 0) for label in row["removed"]]))
+        return {"input_ids": pad(ids), "weights": pad(weights)}
+
+    trainer = _Weighted(model=actor.peft or actor.lm, args=TrainingArguments(**settings), train_dataset=cast(Any, rows),
+                        data_collator=cast(Any, collate))
+    trainer.model_accepts_loss_kwargs = False  # the loss is a mean: Trainer has to divide by the accumulated steps
+    return trainer
+
+
+class _Weighted(Trainer):
+    def compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
+        logits = model(input_ids=inputs["input_ids"]).logits  # padded on the right: causal attention needs no mask
+        loss = weighted_loss(logits, inputs["input_ids"], inputs["weights"])
+        return (loss, logits) if return_outputs else loss
+
+
+def _dpo(recipe: Direct, actor: ActorCritic, rows: list[dict[str, list[int]]], tokenizer: Any, settings: dict[str, Any]) -> Trainer:
+    from datasets import Dataset
+    from trl import DPOConfig, DPOTrainer
+
+    class Tokenized(DPOTrainer):
+        def _prepare_dataset(self, dataset: Any, *_: Any) -> Any:
+            return dataset  # our ids: TRL's own would put end-of-text behind responses that are cropped
+
+    ids = [{name: row[name] for name in ("prompt_ids", "chosen_ids", "rejected_ids")} for row in rows]
+    trainer: Trainer = Tokenized(
+        model=actor.peft or actor.lm, ref_model=None if actor.peft else actor._reference[0].model,
+        args=DPOConfig(**settings, beta=recipe.beta, max_length=None, gradient_checkpointing=False),
+        train_dataset=Dataset.from_list(ids), processing_class=tokenizer)
+    return trainer
+
+
+class _Watched(TrainerCallback):
+    """The gold score on the way, in the files that a PPO training writes."""
+
+    def __init__(self, gold: Gold, watched: SimpleNamespace):
+        self.gold, self.watched, self.seconds = gold, watched, 0.0
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.watched.recipe = self.watched.recipe.model_copy(update={"updates": state.max_steps})
+        self.watch = Watch(replace(self.gold, every=max(1, -(-state.max_steps // POINTS))), cast(Any, self.watched))
+        self.log = RunLog(self.watched.out, 0, state.is_world_process_zero)
+        self.watch.begin(0)
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.begun = time.perf_counter()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
+        self.seconds += time.perf_counter() - self.begun
+        model.eval()
+        found = self.watch.after(state.global_step)
+        model.train()
+        if found:
+            self.log.metrics({"update": state.global_step, "seconds": self.seconds, **found})
+            self.seconds = 0.0
+

@@ -1,0 +1,71 @@
+"""Policies without RL: FIGA's loss by hand, and all three trainings on a tiny model."""
+
+import json
+import math
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from redline.data.records import Edit, Prompt
+from redline.errors import UserError
+from redline.label.stage import label_edits
+from redline.policy.direct import SURE, UNSURE, train_direct, weighted_loss
+from redline.policy.watch import Gold
+from redline.recipe import Adapt, Direct, Model, Policy, Sampling
+
+
+def test_the_loss_by_hand():
+    """One token wanted, one unwanted within the window, one unwanted but unlikely already, one without weight."""
+    wanted, unwanted, unlikely, plain = 0.3, (SURE + UNSURE) / 2, 2.5, 1.1
+    logits = torch.zeros(1, 5, 3)
+    for place, loss in enumerate((wanted, unwanted, unlikely, plain)):
+        probability = math.exp(-loss)
+        logits[0, place] = torch.log(torch.tensor([probability, (1 - probability) / 2, (1 - probability) / 2]))
+    ids, weights = torch.zeros(1, 5, dtype=torch.long), torch.tensor([[9.0, 1.0, -0.5, -0.5, 0.0]])
+    assert weighted_loss(logits, ids, weights).item() == pytest.approx((wanted - 0.5 * unwanted) / 2, rel=1e-5)
+    ones = torch.ones(1, 5)
+    assert weighted_loss(logits, ids, ones).item() == pytest.approx((wanted + unwanted + unlikely + plain) / 4, rel=1e-5)
+
+
+@pytest.fixture
+def labels(tiny_model, edits_file):
+    edits = [Edit.model_validate_json(line) for line in edits_file.read_text().splitlines()]
+    return list(label_edits(edits, AutoTokenizer.from_pretrained(tiny_model), "token", 40))
+
+
+def probability(folder: str, prompt: str, word: str) -> float:
+    lm, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    ids = torch.tensor([tokenizer(prompt)["input_ids"]])
+    with torch.no_grad():
+        return lm(ids).logits[0, -1].log_softmax(-1)[tokenizer(word, add_special_tokens=False)["input_ids"][0]].item()
+
+
+@pytest.mark.parametrize("method", ["sft", "figa", "dpo"])
+def test_what_edits_put_in_becomes_likelier(tiny_model, labels, tmp_path, method):
+    policy = Policy(adapt=Adapt(lora_rank=4, train_layers=2), sampling=Sampling(max_new_tokens=6), batch_size=8)
+    prompts = [Prompt(id=str(number), prompt=f"the play {number} was") for number in range(4)]
+    gold = Gold("length", lambda a, b: [float(len(x.response) > len(y.response)) for x, y in zip(a, b, strict=True)], prompts)
+    model = Model(name=tiny_model, dtype="float32")
+    direct = Direct(method=method, epochs=4, batch_size=8, lr=0.01)
+    train_direct(direct, policy, model, labels, tmp_path / "policy", gold=gold)
+
+    gap = [probability(name, "the film 7 was", " good") - probability(name, "the film 7 was", " bad")
+           for name in (tiny_model, str(tmp_path / "policy"))]
+    assert gap[1] > gap[0] + 0.5
+    adapter = json.loads((tmp_path / "policy/adapter/adapter_config.json").read_text())
+    assert adapter["layers_to_transform"] == [2, 3]
+    assert sorted(path.name for path in (tmp_path / "policy/adapter").iterdir()) == [
+        "adapter_config.json", "adapter_model.safetensors"]
+    log = [json.loads(line) for line in (tmp_path / "policy/log.jsonl").read_text().splitlines()]
+    steps = 4 * math.ceil(len(labels) / 8)
+    assert log[-1]["update"] == steps
+    assert len(log) >= 4
+    assert all({"gold", "gold_kl", "gold_error", "seconds"} <= line.keys() for line in log)
+    assert log[-1]["gold_kl"] != 0
+
+
+def test_edits_that_change_nothing_are_said(tiny_model, labels, tmp_path):
+    same = [record.model_copy(update={"edited_tokens": record.rejected_tokens}) for record in labels]
+    with pytest.raises(UserError, match="no edit is left"):
+        train_direct(Direct(method="sft"), Policy(), Model(name=tiny_model), same, tmp_path / "policy")
