@@ -352,6 +352,8 @@ class Recipe(Section):
     """The reward model."""
     policy: Policy = Field(default_factory=Policy)
     """PPO."""
+    direct: Direct | None = None
+    """A policy without RL, in its place."""
     watch: Watch = Field(default_factory=Watch)
     """Is the policy gaming its reward? A judge looks on."""
     compare: Compare = Field(default_factory=Compare)

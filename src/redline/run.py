@@ -4,9 +4,10 @@ import hashlib
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
@@ -14,13 +15,18 @@ from redline.console import console
 from redline.data.check import Rejects, problem
 from redline.data.files import read_json, read_jsonl, whole_file, write_json, write_jsonl
 from redline.data.read import read
-from redline.data.records import Edit, Labels, Pair, Prompt, as_text
+from redline.data.records import Edit, Labels, Pair, Prompt, Response, as_text
 from redline.errors import UserError
 from redline.processes import this_process, wait_for_everyone
-from redline.recipe import Model, Recipe, Source
+from redline.recipe import Model, Recipe, Sampling, Source
 from redline.recipe_file import load_recipe
 
+if TYPE_CHECKING:
+    from redline.judge.judges import Judge
+    from redline.policy.watch import Gold
+
 TRAINING = ("sft", "reward", "policy")
+SHARED = {"data": "data", "edit": "data", "label": "labels", "sft": "sft", "reward": "reward"}  # what runs may have in common
 
 
 def run_recipe(path: Path, overrides: list[str], out: Path | None = None, only: str | None = None) -> Path:
@@ -47,6 +53,9 @@ class Run:
             del self.stages["sft"]
         if not any(term.model is None and term.function is None for term in recipe.policy.reward):
             del self.stages["reward"]
+        if recipe.direct is not None:
+            unused = "policy" if recipe.direct.method == "best_of_n" else "reward"
+            self.stages.pop(unused, None)
 
     def go(self, only: str | None = None) -> None:
         """Run what is not done. Raises UserError when a finished stage was done with other settings."""
@@ -82,6 +91,24 @@ class Run:
             if name == only:
                 break
 
+    def missing(self) -> set[tuple[str, str]]:
+        """The stages that runs may have in common and that are not done here, each with its settings."""
+        state = self._state()
+        return {(name, self._settings(name)) for name in self.stages if name in SHARED and name not in state}
+
+    def take_over(self, others: Iterable[Path]) -> None:
+        """Take over from other runs' folders the stages they did with the same settings, as hard links."""
+        missing, state = self.missing(), self._state()
+        done = [(other, read_json(other / "state.json")) for other in others if (other / "state.json").exists()]
+        for name, settings in missing:
+            if name == "data" and "edit" in self.stages:  # the edits under way lie there too, and are appended to
+                continue
+            found = next(((other, entry[name]) for other, entry in done if entry.get(name, {}).get("settings") == settings), None)
+            if found:
+                _link(found[0] / SHARED[name], self.folder / SHARED[name])
+                state[name] = {"from": str(found[0]), **found[1]}
+        write_json(self.folder / "state.json", {name: state[name] for name in self.stages if name in state})
+
     def _state(self) -> dict[str, Any]:
         path = self.folder / "state.json"
         return read_json(path) if path.exists() else {}
@@ -94,8 +121,9 @@ class Run:
 
     def _settings(self, stage: str) -> str:
         """A hash of all that a stage's result depends on: its own section and those of the stages before it."""
+        direct = ["direct"] if self.recipe.direct else []
         sections = {"data": ["data"], "edit": ["edit"], "label": ["label"], "sft": ["sft"], "reward": ["reward"],
-                    "policy": ["policy"], "compare": ["compare"], "report": ["name"]}
+                    "policy": ["policy", *direct], "compare": ["policy", *direct, "compare"], "report": ["name"]}
         names = ["seed", "model"]
         for name in self.stages:
             names += sections[name]
@@ -205,12 +233,54 @@ class Run:
         say(result)
 
     def _policy(self) -> None:
+        if self.recipe.direct is not None:
+            from redline.policy.direct import train_direct
+
+            train_direct(self.recipe.direct, self.recipe.policy, self.model, self._labels("train"), self.folder / "policy",
+                         seed=self.recipe.seed, trackers=self.recipe.trackers, gold=self._gold())
+            return
         from redline.policy.ppo import train_policy
 
         reward = self.folder / "reward"
         prompts = self._prompts("prompts", "train")
         train_policy(self.recipe.policy, self.model, prompts, self.folder / "policy", reward=reward if reward.exists() else None,
-                     seed=self.recipe.seed, trackers=self.recipe.trackers)
+                     seed=self.recipe.seed, trackers=self.recipe.trackers, gold=self._gold())
+
+    def _gold(self) -> "Gold | None":
+        """The judge that watches the policy while it learns; None, and the console says why, where none can or may."""
+        from redline.judge.cache import VerdictCache
+        from redline.judge.judges import Judge, load_judge
+        from redline.judge.verdicts import judge_pairs
+        from redline.policy.watch import Gold
+
+        how, compare, prompts = self.recipe.watch, self.recipe.compare, self._held_out()
+        if not how.every:
+            return None
+        name = how.judge or compare.judge
+        why = ("there are not two prompts that training has not seen" if len(prompts) < 2
+               else "people cannot be asked while it learns" if name.startswith("human")
+               else f"{name} at {compare.base_url} may cost money; name it in watch.judge if it shall"
+               if how.judge is None and compare.base_url
+               else "vaderSentiment is not installed" if how.judge is None and name == "vader" and not find_spec("vaderSentiment")
+               else "")
+        if why:
+            console.print(f"no judge watches this training: {why}", highlight=False, markup=False)
+            return None
+        base_url = how.base_url or (compare.base_url if how.judge == compare.judge else None)
+        judge: Judge | None = load_judge(name, base_url) if this_process().is_main_process else None
+
+        def prefer(policy: Sequence[Response], reference: Sequence[Response]) -> list[float | None]:
+            assert judge is not None  # only the main process judges
+            pairs = [(a.prompt, a.response, b.response) for a, b in zip(policy, reference, strict=True)]
+            with VerdictCache(self.folder / "policy/watch/verdicts.sqlite") as cache:
+                return [verdict.preference for verdict in judge_pairs(judge, pairs, cache, show=False)]
+
+        return Gold(name, prefer, prompts[:how.prompts], how.every)
+
+    def _held_out(self) -> list[Prompt]:
+        """The comparison's prompts: those that training has not seen."""
+        trained = {json.dumps(prompt.prompt) for prompt in self._prompts("prompts", "train")}
+        return [prompt for prompt in self._prompts("eval_prompts", "validation") if json.dumps(prompt.prompt) not in trained]
 
     def _prompts(self, name: str, labels: str) -> list[Prompt]:
         """The prompts of a source, or those of some labelled edits, each once."""
@@ -228,13 +298,15 @@ class Run:
 
         how, folder = self.recipe.compare, self.folder / "compare"
         judge = load_judge(how.judge, how.base_url)
-        trained = {json.dumps(prompt.prompt) for prompt in self._prompts("prompts", "train")}
-        prompts = [prompt for prompt in self._prompts("eval_prompts", "validation") if json.dumps(prompt.prompt) not in trained]
+        prompts = self._held_out()
         if not prompts:
             raise UserError("compare: no prompts that training has not seen. Give data.eval_prompts.")
-        policy = self.model.model_copy(update={"name": str(self.folder / "policy"), "revision": None})
-        a, b, guard = side_by_side(policy, self.model, prompts[:how.limit], how.sampling or self.recipe.policy.sampling,
-                                   self.recipe.seed + 1)
+        sampling, seed = how.sampling or self.recipe.policy.sampling, self.recipe.seed + 1
+        if self.recipe.direct is not None and self.recipe.direct.method == "best_of_n":
+            a, b, guard = self._best_of_n(prompts[:how.limit], sampling, seed, judge)
+        else:
+            policy = self.model.model_copy(update={"name": str(self.folder / "policy"), "revision": None})
+            a, b, guard = side_by_side(policy, self.model, prompts[:how.limit], sampling, seed)
         write_jsonl(folder / "policy.jsonl", a)
         write_jsonl(folder / "reference.jsonl", b)
         if (self.folder / "reward").exists():  # for the report: what the reward model makes of both
@@ -243,6 +315,24 @@ class Run:
         result = compare(a, b, judge, folder / "verdicts.sqlite", self.recipe.seed, folder / "verdicts.jsonl",
                          ("policy", "reference"))
         write_json(self.folder / "winrate.json", result | guard)
+
+    def _best_of_n(self, prompts: list[Prompt], sampling: Sampling, seed: int, judge: "Judge",
+                   ) -> tuple[list[Response], list[Response], dict[str, Any]]:
+        """The best of n and the reference, judged also for smaller n: compare/curve.jsonl."""
+        from redline.judge.compare import compare
+        from redline.policy.best import best_of_n, kl_of
+
+        assert self.recipe.direct is not None  # it names the method
+        own, folder = self.folder / "reward", self.folder / "compare"
+        best, reference, guard = best_of_n(self.model, self.recipe.policy.reward, own if own.exists() else None, prompts, sampling,
+                                           self.recipe.direct.n, seed)
+        points = []
+        for n, responses in best.items():
+            found = compare(responses, reference, judge, folder / "verdicts.sqlite", seed, folder / f"best_of_{n}.verdicts.jsonl",
+                            (f"best of {n}", "reference"))
+            points.append({"n": n, "gold": found["win_rate"], "gold_error": found["standard_error"], "gold_kl": kl_of(n)})
+        write_jsonl(folder / "curve.jsonl", points)
+        return best[self.recipe.direct.n], reference, guard
 
     def _report(self) -> None:
         from redline.report.page import write_report
@@ -255,6 +345,16 @@ class Run:
         """A finished stage needs its checkpoints no more."""
         shutil.rmtree(self.folder / stage / "checkpoints", ignore_errors=True)
         (self.folder / stage / "best.safetensors").unlink(missing_ok=True)
+
+
+def _link(source: Path, to: Path) -> None:
+    """Hard links of a folder's files in another folder, in place of what is there."""
+    for file in source.rglob("*"):
+        if file.is_file():
+            here = to / file.relative_to(source)
+            here.parent.mkdir(parents=True, exist_ok=True)
+            here.unlink(missing_ok=True)
+            here.hardlink_to(file)
 
 
 def _usable(edits: Iterator[Edit], rejects: Rejects, name: str) -> Iterator[Edit]:

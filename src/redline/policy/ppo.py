@@ -8,7 +8,6 @@
 """
 
 import math
-import resource
 import time
 from collections.abc import Sequence
 from contextlib import contextmanager, nullcontext
@@ -29,7 +28,9 @@ from redline.policy.actor import ActorCritic, predicted, rescore
 from redline.policy.advantages import AdaptiveKl, explained_variance, gae, token_kl, whiten
 from redline.policy.log import RunLog, sample_records
 from redline.policy.loss import ppo_loss
+from redline.policy.monitors import advantage_monitors, peak_gb, phase_gb, reward_monitors, start_phase
 from redline.policy.sample import check_logits, sample
+from redline.policy.watch import Gold, Watch
 from redline.recipe import Model, Policy
 from redline.reward.rewards import build_reward
 from redline.rollout import Rollout
@@ -42,11 +43,12 @@ CALIBRATION = 4  # batches of the reference's responses that the reward scale is
 
 
 def train_policy(recipe: Policy, model: Model, prompts: Sequence[Prompt], out: Path, *, reward: Path | None = None, seed: int = 0,
-                 trackers: Sequence[str] = ()) -> dict[str, Any]:
+                 trackers: Sequence[str] = (), gold: Gold | None = None) -> dict[str, Any]:
     """Train ``model`` with PPO on ``prompts`` and write the policy to ``out``; returns a summary.
 
-    ``reward`` is the folder of the reward model for terms that name none. Stopped and started again, it continues from its last
-    checkpoint and ends as if it had not been stopped. Raises UserError when a reward or the loss is not finite.
+    ``reward`` is the folder of the reward model for terms that name none; ``gold`` the judge that watches. Stopped and started
+    again, it continues from its last checkpoint and ends as if it had not been stopped. Raises UserError when a reward or the
+    loss is not finite.
     """
     from accelerate import Accelerator
     from accelerate.utils import set_seed
@@ -55,7 +57,7 @@ def train_policy(recipe: Policy, model: Model, prompts: Sequence[Prompt], out: P
     accelerator = Accelerator(log_with=list(trackers) or None, project_dir=str(out))
     accelerator.init_trackers("policy")
     trainer = Ppo(recipe, model, prompts, out, accelerator, reward, seed)
-    summary = trainer.run()
+    summary = trainer.run(gold)
     trainer.save()
     accelerator.end_training()
     return summary
@@ -94,9 +96,10 @@ class Ppo:
         self.kl = AdaptiveKl(recipe.kl.coefficient, recipe.kl.target, recipe.kl.horizon)
         self.scale, self.mean_length = recipe.reward_scale, 1.0
         self.timings: dict[str, float] = {}
+        self.memory: dict[str, float] = {}
 
-    def run(self) -> dict[str, Any]:
-        """All updates that are not done yet."""
+    def run(self, gold: Gold | None = None) -> dict[str, Any]:
+        """All updates that are not done yet, watched by a judge if there is one."""
         settings = self.recipe.model_dump(exclude={"checkpoint_every", "sample_every", "microbatch_tokens"})
         checkpoints = Checkpoints(self.out / "checkpoints", self.accelerator,
                                   settings | {"seed": self.seed, "prompts": len(self.prompts)})
@@ -107,10 +110,14 @@ class Ppo:
             self.scale, self.mean_length = state["scale"], state["mean_length"]
         else:
             self._calibrate()
-        metrics: dict[str, float] = {}
+        watch = Watch(gold, self) if gold else None
+        if watch and start < self.recipe.updates:
+            watch.begin(start)
+        metrics: dict[str, Any] = {}
         with progress_bar("policy", self.recipe.updates, start, self.accelerator.is_main_process) as bar:
             for step in range(start, self.recipe.updates):
                 metrics, columns = self.update(step)
+                metrics |= watch.after(step + 1) if watch else {}
                 log.metrics({"update": step + 1, **metrics})
                 if (step + 1) % self.recipe.sample_every == 0 or step in (0, self.recipe.updates - 1):
                     log.samples(sample_records(columns.pop("rollout"), self.tokenizer, step + 1, **columns))
@@ -130,7 +137,7 @@ class Ppo:
 
     def update(self, step: int) -> tuple[dict[str, float], dict[str, Any]]:
         """One update; returns its metrics, and its rollout with the tokens' rewards, values, KL and advantages ``[R_i]``."""
-        self.timings = {}
+        self.timings, self.memory = {}, {}
         rollout, rewards = self._sample_and_score(draw_rows(len(self.prompts), self.recipe.batch_size, step, self.seed), step)
         temperature = self.recipe.sampling.temperature
         with self._timed("rescore"):
@@ -145,10 +152,12 @@ class Ppo:
         with self._timed("optimise"):
             losses = self._optimise(rollout, logprobs, values, whitened, returns, step)
         metrics = self._metrics(rollout, rewards, shaped, kl, entropies, values, returns, mask, logprobs) | losses
+        metrics |= reward_monitors(rewards, shaped, rollout.ended, self._total) | advantage_monitors(advantages, mask, self._total)
         self.kl.update(metrics["kl"], self.recipe.batch_size)
         rollout.states.clear()  # the largest thing here, and done with
         metrics |= {f"seconds_{phase}": seconds for phase, seconds in self.timings.items()}
-        metrics["seconds"] = sum(self.timings.values())
+        metrics |= {"seconds": sum(self.timings.values())} | {f"gb_{phase}": size for phase, size in self.memory.items()}
+        metrics["peak_gb"] = max(peak_gb(), *self.memory.values())
         return metrics, {"rollout": rollout, "rewards": shaped, "values": values, "kl": kl,
                          "advantages": [row[:size] for row, size in zip(advantages, rollout.sizes, strict=True)]}
 
@@ -257,7 +266,7 @@ class Ppo:
         return {
             "reward": scaled / count, "raw_reward": raw / count, "kl": divergence / count, "kl_coefficient": self.kl.coefficient,
             "entropy": entropy / tokens, "length": tokens / count, "ended": ended / count, "sampler_drift": drift / tokens,
-            "explained_variance": explained_variance(torch.cat(values), returns[mask], self._total), "peak_gb": peak_gb(),
+            "explained_variance": explained_variance(torch.cat(values), returns[mask], self._total),
         }
 
     def _stop_on(self, rollout: Rollout, step: int) -> None:
@@ -274,13 +283,8 @@ class Ppo:
 
     @contextmanager
     def _timed(self, phase: str) -> "Iterator[None]":
+        start_phase()
         start = time.perf_counter()
         yield
         self.timings[phase] = self.timings.get(phase, 0.0) + time.perf_counter() - start
-
-
-def peak_gb() -> float:
-    """Peak memory in gigabytes: of the accelerator where there is one, else of this process."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated() / 1e9
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+        self.memory[phase] = phase_gb()

@@ -1,0 +1,217 @@
+"""Watching for reward hacking: a held-out gold score beside the reward that PPO climbs, and a warning when the two part ways.
+
+A policy that learns what its reward overvalues earns more and more of it while an independent judge likes it less (Gao, Schulman
+and Hilton 2023, figure 1). Neither the reward nor the KL shows that; a judge that training never sees does.
+"""
+
+import random
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from redline.console import console
+from redline.data.files import read_jsonl, write_jsonl
+from redline.data.records import Prompt, Response
+from redline.errors import UserError
+from redline.policy.actor import ActorCritic, rescore
+from redline.policy.sample import sample
+
+if TYPE_CHECKING:
+    from redline.policy.ppo import Ppo
+
+ERRORS = 3.0  # standard errors that gold must have fallen by
+BATCH = 32  # responses sampled at once, at most
+
+
+@dataclass(frozen=True)
+class Gold:
+    """Who watches, on which prompts, and how often.
+
+    ``prefer`` takes the policy's and the reference's responses to the same prompts and returns for each the preference for the
+    policy's: 1, 0, 0.5 for a tie, between them how sure, None without a verdict. ``judge`` is its name. ``every``: updates
+    between two measurements; the last update is always measured.
+    """
+
+    judge: str
+    prefer: Callable[[Sequence[Response], Sequence[Response]], list[float | None]]
+    prompts: Sequence[Prompt]
+    every: int = 10
+
+
+@dataclass(frozen=True)
+class Point:
+    """One measurement: preferences by prompt (None: no verdict), and the mean scaled reward of the same responses."""
+
+    update: int
+    preferences: list[float | None]
+    proxy: float
+
+    @property
+    def gold(self) -> float:
+        """The win rate over the reference, ties as half."""
+        return float(np.mean([preference for preference in self.preferences if preference is not None]))
+
+
+def standard_error(values: Sequence[float]) -> float:
+    """Of the mean of some values, sample deviation (n - 1) over the root of n; 0 for fewer than two."""
+    return float(np.std(values, ddof=1) / len(values) ** 0.5) if len(values) > 1 else 0.0
+
+
+def parted(history: Sequence[Point]) -> str | None:
+    """What to warn of, if gold and proxy have parted ways at the last of some measurements (in order, the reference first).
+
+    The rule [ours]: gold is below its best by more than ``ERRORS`` standard errors, paired over the prompts judged both times,
+    while the proxy is above what it was at that best. The reference counts as a measurement with a gold of 0.5, so that a policy
+    which only ever lost is seen. Three errors, not two: the best of many measurements is partly luck, and with 64 prompts and ten
+    independent measurements of an unchanging policy two would warn in 44 % of runs, three in 6 %.
+    """
+    *before, now = history
+    if not before:
+        return None
+    best = max(before, key=lambda point: point.gold)
+    changes = [new - old for new, old in zip(now.preferences, best.preferences, strict=True)
+               if new is not None and old is not None]
+    fall = -float(np.mean(changes)) if changes else 0.0
+    if len(changes) < 2 or now.proxy <= best.proxy or fall <= ERRORS * standard_error(changes):
+        return None
+    when = f"update {best.update}" if best.update else "the start"
+    return (f"reward and judge part ways: since {when} the reward rose from {best.proxy:.2f} to {now.proxy:.2f} on held-out "
+            f"prompts while the win rate fell from {best.gold:.2f} to {now.gold:.2f}")
+
+
+class Watch:
+    """The measurements of one training. Its files are in the policy's folder under watch/: the reference's responses in
+    reference.jsonl, the policy's at each measured update in 000010.jsonl and so on, with reward, KL and preference.
+
+    Nothing here changes the training: all random states are put back. Every process samples the same responses (so that
+    models which are spread over processes can be run at all); the main process judges and writes.
+    """
+
+    def __init__(self, gold: Gold, trainer: "Ppo"):
+        if len(gold.prompts) < 2:
+            raise ValueError("a gold score needs at least two prompts")
+        self.gold, self.trainer, self.folder = gold, trainer, trainer.out / "watch"
+        self.reference: list[Response] = []
+        self.history: list[Point] = []
+
+    def begin(self, start: int) -> None:
+        """Sample the reference, or read what an earlier start sampled; measurements after update ``start`` will come again."""
+        from accelerate.utils import broadcast_object_list
+
+        accelerator, path = self.trainer.accelerator, self.folder / "reference.jsonl"
+        found: list[Any] = [self._read(path) if start and accelerator.is_main_process else None]
+        with _random_states_kept():
+            self.reference = broadcast_object_list(found)[0] or self._respond(0)
+        if not accelerator.is_main_process:
+            return
+        if found[0] is None:
+            write_jsonl(path, self.reference)
+        self.history = [Point(0, [0.5] * len(self.reference), _mean(self.reference, "reward"))]
+        for file in sorted(self.folder.glob("[0-9]*.jsonl")):
+            if int(file.stem) > start:
+                file.unlink()
+            elif records := self._read(file, self.gold.judge):
+                self.history.append(Point(int(file.stem), _column(records, "preference"), _mean(records, "reward")))
+
+    def after(self, update: int) -> dict[str, Any]:
+        """The gold score after an update, for its line in the log; empty where it is not this update's turn.
+
+        A judge that fails does not stop the training: that is the line's warning.
+        """
+        if update % self.gold.every and update != self.trainer.recipe.updates:
+            return {}
+        start = time.perf_counter()
+        with _random_states_kept():
+            responses = self._respond(update)
+            found = self._judge(update, responses) if self.trainer.accelerator.is_main_process else {}
+        if "warning" in found:
+            console.print(f"update {update}: {found['warning']}", style="yellow", highlight=False, markup=False)
+        return found | {"seconds_watch": time.perf_counter() - start}
+
+    def _judge(self, update: int, responses: list[Response]) -> dict[str, Any]:
+        found: dict[str, Any] = {"gold_proxy": _mean(responses, "reward"), "gold_kl": _mean(responses, "kl")}
+        try:
+            preferences = self.gold.prefer(responses, self.reference)
+        except UserError as error:
+            return found | {"warning": f"no gold score: {error}"}
+        given = [preference for preference in preferences if preference is not None]
+        if not given:
+            return found | {"warning": f"no gold score: judge {self.gold.judge} gave no verdict"}
+        write_jsonl(self.folder / f"{update:06d}.jsonl", [
+            response.model_copy(update={"preference": preference, "judge": self.gold.judge})
+            for response, preference in zip(responses, preferences, strict=True)])
+        self.history.append(Point(update, preferences, found["gold_proxy"]))
+        found = {"gold": self.history[-1].gold, "gold_error": standard_error(given)} | found
+        if warning := parted(self.history):
+            found["warning"] = (f"{warning} (judge: {self.gold.judge}). Read {self.folder / f'{update:06d}.jsonl'}; then lower "
+                                "policy.kl.target or policy.updates, or mend the reward.")
+        return found
+
+    def _respond(self, update: int) -> list[Response]:
+        """Responses to the held-out prompts, from the same random numbers at every update; at 0 the reference's.
+
+        Beside each its scaled reward with the terms that training adds, and the estimate of its KL (log ratio, in nats).
+        """
+        from redline.label.tokenize import encode_prompt
+
+        trainer, recipe, records = self.trainer, self.trainer.recipe, []
+        size = min(BATCH, recipe.batch_size)
+        for start in range(0, len(self.gold.prompts), size):
+            part = list(self.gold.prompts[start:start + size])
+            with _reference(trainer.actor) if update == 0 else nullcontext(trainer.actor.lm) as lm:
+                rollout = sample(lm, [encode_prompt(trainer.tokenizer, prompt.prompt) for prompt in part], recipe.sampling,
+                                 trainer.eos, trainer.seed + 1 + start, cuts=trainer.cuts, texts=[prompt.prompt for prompt in part])
+            shaped = [trainer._shape(*both) for both in zip(trainer.reward(rollout), rollout.ended, strict=True)]
+            kl = [0.0] * len(rollout)
+            if update:
+                own, base = (rescore(trainer.actor, rollout, recipe.sampling.temperature, recipe.microbatch_tokens,
+                                     reference=reference)[0] for reference in (False, True))
+                kl = [float((new - old).sum()) for new, old in zip(own, base, strict=True)]
+            records += [
+                Response.model_validate({"id": prompt.id, "prompt": prompt.prompt, "reward": float(row.sum()), "kl": nats,
+                                         "response": trainer.tokenizer.decode(ids, skip_special_tokens=True)})
+                for prompt, ids, row, nats in zip(part, rollout.response_ids, shaped, kl, strict=True)]
+        return records
+
+    def _read(self, path: Path, judge: str | None = None) -> list[Response] | None:
+        """A file of responses, if it is there and answers these prompts (and was judged by this judge)."""
+        records = list(read_jsonl(path, Response)) if path.exists() else []
+        same = [(record.id, record.prompt) for record in records] == [(prompt.id, prompt.prompt) for prompt in self.gold.prompts]
+        judged = judge is None or set(_column(records, "judge")) == {judge}
+        return records if same and judged else None
+
+
+def _column(records: Sequence[Response], key: str) -> list[Any]:
+    return [(record.model_extra or {}).get(key) for record in records]
+
+
+def _mean(records: Sequence[Response], key: str) -> float:
+    return float(np.mean(_column(records, key)))
+
+
+@contextmanager
+def _reference(actor: ActorCritic) -> Iterator[Any]:
+    """The language model that training began with."""
+    if actor.peft is None:
+        yield actor._reference[0].model
+    else:
+        with actor.peft.disable_adapter():
+            yield actor.lm
+
+
+@contextmanager
+def _random_states_kept() -> Iterator[None]:
+    """Whatever is drawn inside (by a judge or a reward function, say), the random states outside do not notice."""
+    plain, array = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng():
+            yield
+    finally:
+        random.setstate(plain)
+        np.random.set_state(array)
