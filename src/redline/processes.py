@@ -1,11 +1,13 @@
 """The processes that ``accelerate launch`` starts: which one this is, and how the others wait while the main one works alone."""
 
 import functools
+from collections.abc import Sequence
 from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from accelerate import PartialState
+    from accelerate import Accelerator, PartialState
 
 
 def this_process() -> "PartialState":
@@ -20,6 +22,14 @@ def this_process() -> "PartialState":
 
     on_cpu = not torch.accelerator.is_available() or os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes")
     return PartialState(cpu=on_cpu)
+
+
+def new_accelerator(trackers: Sequence[str], folder: Path) -> "Accelerator":
+    """What a training runs with; its metrics also go to ``trackers``, in ``folder``."""
+    from accelerate import Accelerator
+
+    this_process()
+    return Accelerator(log_with=list(trackers) or None, project_dir=str(folder))
 
 
 def wait_for_everyone() -> None:

@@ -31,6 +31,7 @@ from redline.policy.loss import ppo_loss
 from redline.policy.monitors import advantage_monitors, peak_gb, phase_gb, reward_monitors, start_phase
 from redline.policy.sample import check_logits, sample
 from redline.policy.watch import Gold, Watch
+from redline.processes import new_accelerator
 from redline.recipe import Model, Policy
 from redline.reward.rewards import build_reward
 from redline.rollout import Rollout
@@ -50,11 +51,10 @@ def train_policy(recipe: Policy, model: Model, prompts: Sequence[Prompt], out: P
     again, it continues from its last checkpoint and ends as if it had not been stopped. Raises UserError when a reward or the
     loss is not finite.
     """
-    from accelerate import Accelerator
     from accelerate.utils import set_seed
 
     set_seed(seed)
-    accelerator = Accelerator(log_with=list(trackers) or None, project_dir=str(out))
+    accelerator = new_accelerator(trackers, out)
     accelerator.init_trackers("policy")
     trainer = Ppo(recipe, model, prompts, out, accelerator, reward, seed)
     summary = trainer.run(gold)

@@ -16,6 +16,7 @@ from redline.console import console, progress_bar
 from redline.data.files import write_json, write_jsonl
 from redline.data.records import Labels
 from redline.errors import UserError
+from redline.processes import new_accelerator
 from redline.recipe import Model, Reward
 from redline.reward.examples import Example, Row, examples
 from redline.reward.losses import classification_loss, pairwise_loss, token_rewards
@@ -38,11 +39,10 @@ def train_reward(recipe: Reward, backbone: Model, train: Iterable[Labels], valid
     ``test`` edits are measured once, at the end, by that checkpoint. Stopped and started again, it continues. Beside the metrics,
     ``out/scores.jsonl`` has the rewards of a token model on the held-out edits.
     """
-    from accelerate import Accelerator
     from accelerate.utils import set_seed
 
     set_seed(seed)
-    accelerator = Accelerator(log_with=list(trackers) or None, project_dir=str(out))
+    accelerator = new_accelerator(trackers, out)
     accelerator.init_trackers("reward")
     reward, wrapped = new_reward_model(recipe, recipe.model or backbone)
     sets = [examples(records, reward.tokenizer, recipe, max_response) for records in (train, validation, test)]
