@@ -52,6 +52,24 @@ def train(stage: Annotated[Stage, typer.Argument(show_default=False)], recipe: R
     run_recipe(recipe, overrides or [], out, only=stage.value)
 
 
+@app.command(epilog="Example: `redline plan recipes/alpacafarm-7b.yaml --gpus 8 --gpu-memory 80GB --price-per-hour 2.5`")
+def plan(recipe: RecipeFile, overrides: Overrides = None,
+         gpus: Annotated[int | None, typer.Option(help="How many; default: this machine's CPU")] = None,
+         gpu_memory: Annotated[str, typer.Option(help="Of each GPU")] = "80GB",
+         price_per_hour: Annotated[float | None, typer.Option(help="Of one GPU, or of this machine")] = None,
+         prompt_tokens: Annotated[int | None, typer.Option(help="Longest prompt; default: data.max_prompt_tokens")] = None,
+         edits: Annotated[int | None, typer.Option(help="How many there are; default: counted, where they are a file")] = None,
+         tflops: Annotated[float | None, typer.Option(help="Operations that one GPU reaches, in 10^12 a second; default: by its "
+                                                           "memory, measured on a CPU")] = None,
+         bandwidth: Annotated[float | None, typer.Option(help="Of its memory, in GB a second; default: likewise")] = None,
+         bf16: Annotated[bool, typer.Option("--bf16", help="Launched with accelerate launch --mixed_precision bf16")] = False,
+         json: Annotated[bool, typer.Option("--json", help="Print JSON")] = False) -> None:
+    """Memory, time and cost of each training stage, before it is run, from the model's configuration alone."""
+    from redline.plan.command import plan_command
+
+    plan_command(recipe, overrides or [], gpus, gpu_memory, tflops, bandwidth, bf16, price_per_hour, prompt_tokens, edits, json)
+
+
 @app.command(epilog="Example: `redline score edits.jsonl --reward runs/demo/reward --out scores.jsonl`")
 def score(file: Annotated[Path, typer.Argument(metavar="EDITS_OR_RESPONSES", show_default=False)],
           reward: Annotated[str, typer.Option(help="A reward model's folder or name")],

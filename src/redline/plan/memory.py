@@ -1,0 +1,277 @@
+"""Memory of each training stage, part by part, on one process: what the engine holds, and when.
+
+A part is either held all the time (weights, optimizer) or only in some phases (KV cache while sampling, activations while
+optimising). A stage's total is its highest phase, not the sum of all parts.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from redline.models import dtype_of, load_config, train_layers
+from redline.plan.trace import Batch, Task, build, forward_bytes, logits_bytes, training_bytes
+from redline.recipe import Adapt, Model, Recipe
+from redline.reward.model import LABELS
+from redline.reward.train import CACHE_BYTES, MICROBATCH_TOKENS
+from redline.trunk import layers_of
+
+LIBRARIES = 0.62e9  # a CPU process after its imports and with a tokenizer (benchmarks/plan_memory.py measures it)
+CUDA_CONTEXT = 0.6e9  # what CUDA, its libraries' workspaces and NCCL take on a GPU: an assumption, not measured here
+SCORING_TOKENS = 8192  # tokens that a reward model scores at once (RewardModel.rewards)
+SFT_ROWS = 8  # most responses of SFT computed at once
+TRL_TOKENS, TRL_VOCABULARY = 4096, 32768  # size of the logits' tile in TRL's fused head
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where it is to run: ``gpus`` of ``memory`` bytes each (0: the CPU), all weights on each or ``sharded`` over them (FSDP2).
+    ``mixed``: launched with ``accelerate launch --mixed_precision bf16``. Speeds are of one of them: floating-point operations and
+    bytes of memory a second."""
+
+    gpus: int
+    memory: float
+    flops: float
+    bandwidth: float
+    sharded: bool = False
+    mixed: bool = False
+
+    @property
+    def processes(self) -> int:
+        return max(self.gpus, 1)
+
+
+@dataclass
+class Stage:
+    """What a training stage takes on one process. ``parts`` and ``phases`` in bytes; ``seconds`` are of a step (PPO: of an update),
+    ``steps`` None where the number of edits is not known."""
+
+    name: str
+    parts: dict[str, float]
+    phases: dict[str, float]
+    step: str = "a step"
+    seconds: float = 0.0
+    steps: int | None = None
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def total(self) -> float:
+        """Bytes at the highest phase."""
+        return max(self.phases.values())
+
+    @property
+    def hours(self) -> float | None:
+        return None if self.steps is None else self.steps * self.seconds / 3600
+
+
+@dataclass(frozen=True)
+class Held:
+    """Bytes of a model on the meta device: its ``frozen`` and ``trained`` weights, the trained ones' ``count`` and the ``largest``
+    of them; one ``layer``, and what lies ``outside`` the layers."""
+
+    frozen: float
+    trained: float
+    count: int
+    largest: float
+    layer: float
+    outside: float
+
+    @property
+    def all(self) -> float:
+        return self.frozen + self.trained
+
+
+def held(model: Any) -> Held:
+    """Count a model's weights; tied ones once."""
+    def size(parameters: Any) -> float:
+        return float(sum(parameter.nbytes for parameter in parameters))
+
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    layers = layers_of(model.base_model)[1]
+    whole, inside = size(model.parameters()), size(layers.parameters())
+    return Held(frozen=whole - size(trained), trained=size(trained), count=sum(parameter.numel() for parameter in trained),
+                largest=max((float(parameter.nbytes) for parameter in trained), default=0.0),
+                layer=max(size(layer.parameters()) for layer in layers), outside=whole - inside)
+
+
+def training_task(auto: Any, config: Any, model: Model, how: Adapt, machine: Machine) -> Task:
+    """A model as ``models.for_training`` holds it: full fine-tuning in float32."""
+    plain = model_dtype(model, machine)
+    return Task(auto, config, plain if how.lora_rank else torch.float32, how, machine.mixed)
+
+
+def model_dtype(model: Model, machine: Machine) -> torch.dtype:
+    """The recipe's dtype; on GPUs, auto is bfloat16."""
+    if model.dtype == "auto" and machine.gpus:
+        return torch.bfloat16
+    return dtype_of(model)
+
+
+def weights_and_optimizer(found: Held, machine: Machine) -> dict[str, float]:
+    """What training holds all the time, whatever it trains. AdamW keeps two float32 moments of each trained weight."""
+    share = machine.processes if machine.sharded else 1
+    parts = {"libraries": CUDA_CONTEXT if machine.gpus else LIBRARIES, "weights": found.all / share,
+             "gradients": 4.0 * found.count / share, "optimizer": 8.0 * found.count / share}
+    if machine.sharded:
+        parts["gathered layers"] = 2 * found.layer + found.outside  # the one in use, the next one, and the root's
+    elif machine.processes > 1:
+        parts["DDP buckets"] = 4.0 * found.count
+    return parts
+
+
+def step_bytes(found: Held, machine: Machine) -> float:
+    """What AdamW makes on the way: on a CPU two tensors like the largest weight, on a GPU one like all of them."""
+    share = machine.processes if machine.sharded else 1
+    return 4.0 * found.count / share if machine.gpus else 2 * found.largest
+
+
+def sft_stage(recipe: Recipe, machine: Machine, prompt: int) -> Stage:
+    """TRL's trainer: whole model, adapters on all linear layers of all layers, a tile of logits at a time."""
+    from transformers import AutoModelForCausalLM
+
+    assert recipe.sft is not None
+    how = Adapt(lora_rank=recipe.sft.lora_rank)
+    task = training_task(AutoModelForCausalLM, load_config(recipe.model), recipe.model, how, machine)
+    share = max(1, recipe.sft.batch_size // machine.processes)
+    rows = next(size for size in range(min(SFT_ROWS, share), 0, -1) if share % size == 0)
+    length = prompt + recipe.data.max_response_tokens
+    found = held(build(task))
+    parts = weights_and_optimizer(found, machine)
+    fixed = sum(parts.values())
+    batch = Batch(rows, length, recipe.data.max_response_tokens)
+    one_chunk = logits_bytes(task, batch)
+    parts["activations"] = training_bytes(task, batch, masked=True) - one_chunk
+    vocabulary = min(TRL_VOCABULARY, int(task.config.get_text_config().vocab_size))
+    parts["logits"] = min(rows * length, TRL_TOKENS) * vocabulary * (task.dtype.itemsize + 8.0)
+    return Stage("sft", parts, {"train": fixed + parts["activations"] + parts["logits"],
+                                "step": fixed + step_bytes(found, machine)})
+
+
+def reward_task(recipe: Recipe, machine: Machine) -> Task:
+    """The reward model in training: a classifier with as many layers as ``reward.depth`` says."""
+    from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification
+
+    how, model = recipe.reward, recipe.reward.model or recipe.model
+    config = load_config(model)
+    if how.depth is not None:
+        config.num_hidden_layers = min(how.depth, config.num_hidden_layers)
+        if getattr(config, "layer_types", None):
+            config.layer_types = config.layer_types[:config.num_hidden_layers]
+    names = LABELS[how.loss] if how.kind == "token" else ["reward"]
+    config.id2label = dict(enumerate(names))
+    train_layers(how.adapt, config.num_hidden_layers)
+    auto = AutoModelForTokenClassification if how.kind == "token" else AutoModelForSequenceClassification
+    return training_task(auto, config, model, how.adapt, machine)
+
+
+def reward_stage(recipe: Recipe, machine: Machine, prompt: int, edits: int | None) -> Stage:
+    """Both sides of an edit in a row that forks after the prompt; lower states kept in the host's memory."""
+    how, task = recipe.reward, reward_task(recipe, machine)
+    response = recipe.data.max_response_tokens
+    length = prompt + 2 * response
+    share = max(1, min(how.batch_size, edits or how.batch_size) // machine.processes)
+    rows = min(share, max(1, MICROBATCH_TOKENS // length))
+    found = held(build(task))
+    parts = weights_and_optimizer(found, machine)
+    fixed = sum(parts.values())
+    cut = task.trained < task.depth
+    width = task.config.get_text_config().hidden_size * task.dtype.itemsize
+    if cut and not machine.gpus:
+        parts["lower states"] = min(float(CACHE_BYTES), (edits or 10**9) * length * width)
+        fixed += parts["lower states"]
+    parts["activations"] = training_bytes(task, Batch(rows, length, 2 * response), masked=True)
+    scored = forward_bytes(task, Batch(max(1, MICROBATCH_TOKENS // length), length, 2 * response))
+    return Stage("reward", parts, {"train": fixed + parts["activations"], "validate": fixed - parts["gradients"] + scored,
+                                   "step": fixed + step_bytes(found, machine)})
+
+
+def policy_stage(recipe: Recipe, machine: Machine, prompt: int) -> Stage:
+    """PPO: sampling, scoring, and the epochs over a batch in micro-batches."""
+    from transformers import AutoModelForCausalLM
+
+    how = recipe.policy
+    config = load_config(recipe.model)
+    train_layers(how.adapt, config.num_hidden_layers)
+    task = training_task(AutoModelForCausalLM, config, recipe.model, how.adapt, machine)
+    found = held(build(task))
+    parts = weights_and_optimizer(found, machine)
+    notes: list[str] = []
+    parts["reference copy"] = 0.0 if how.adapt.lora_rank else found.trained
+    parts["reward model"] = float(sum(reward_weights(recipe, machine, found, notes)))
+    fixed = sum(parts.values())
+
+    response, length = how.sampling.max_new_tokens, prompt + how.sampling.max_new_tokens
+    share = max(1, how.batch_size // machine.processes)
+    states = sum(share * length * config.get_text_config().hidden_size * task.dtype.itemsize for _ in cuts(recipe, task))
+    parts["lower states"] = float(states)
+    parts["KV cache"] = kv_bytes(config, task.dtype, share, length)
+    rows = min(max(1, how.minibatch_size // machine.processes), max(1, how.microbatch_tokens // length))
+    batch = Batch(rows, length, response)
+    parts["logits"] = logits_bytes(task, batch)
+    parts["activations"] = training_bytes(task, batch) - parts["logits"]
+    drawing = share * config.get_text_config().vocab_size * (task.dtype.itemsize + 16.0)  # logits, scaled, softmax, its sums
+    prefill = forward_bytes(task, Batch(share, prompt, 1))
+    scored = forward_bytes(task, Batch(min(share, max(1, SCORING_TOKENS // length)), length, 1))
+    resting = fixed - parts["gradients"]
+    return Stage("policy", parts, {
+        "sample": resting + parts["KV cache"] * (1 + 1 / config.num_hidden_layers) + max(2 * states, states + prefill, drawing),
+        "score": resting + states + scored,
+        "optimise": fixed + states + parts["activations"] + parts["logits"],
+        "step": fixed + states + step_bytes(found, machine),
+    }, step="an update", steps=how.updates, notes=notes)
+
+
+def kv_bytes(config: Any, dtype: torch.dtype, rows: int, length: int) -> float:
+    """Keys and values of every layer: with grouped queries only of the groups' heads, in a local layer only of its window."""
+    text = config.get_text_config()
+    heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
+    size = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    kinds = getattr(text, "layer_types", None) or ["full_attention"] * text.num_hidden_layers
+    window = getattr(text, "sliding_window", None) or length
+    tokens = sum(min(length, window) if kind == "sliding_attention" else length for kind in kinds)
+    return float(2 * rows * tokens * heads * size * dtype.itemsize)
+
+
+def cuts(recipe: Recipe, task: Task) -> set[int]:
+    """The layers whose incoming states sampling keeps: the policy's cut, and that of a reward model that shares its backbone."""
+    found = {task.depth - task.trained}
+    if _shares(recipe):
+        depth = recipe.reward.depth or task.depth
+        found.add(min(depth - (recipe.reward.adapt.train_layers or depth), task.depth - task.trained))
+    return found - {0}
+
+
+def reward_weights(recipe: Recipe, machine: Machine, policy: Held, notes: list[str]) -> Iterator[float]:
+    """Bytes of the reward models that PPO loads beside the policy. One trained here with LoRA on the policy's backbone brings only
+    its adapters, and copies of those weights that the policy trains."""
+    for term in recipe.policy.reward:
+        if term.function is not None:
+            continue
+        if term.model is not None:
+            notes.append(f"the reward model {term.model} is counted as one with weights of its own, in the policy's dtype")
+            from transformers import AutoModelForTokenClassification
+
+            model = Model(name=term.model)
+            task = Task(AutoModelForTokenClassification, load_config(model), model_dtype(model, machine), Adapt())
+            yield held(build(task)).frozen
+            continue
+        task = reward_task(recipe, machine)
+        found = held(build(task))
+        if _shares(recipe):
+            yield found.trained + (0.0 if recipe.policy.adapt.lora_rank else copied(recipe, policy, found, task))
+        else:
+            yield found.all if recipe.reward.adapt.lora_rank == 0 else found.frozen
+
+
+def copied(recipe: Recipe, policy: Held, found: Held, task: Task) -> float:
+    """Bytes of the policy's weights in training that the reward model keeps as they were, in the policy's float32."""
+    if recipe.policy.adapt.train_layers is None:
+        return 4 * found.frozen / task.dtype.itemsize
+    cut = int(load_config(recipe.model).num_hidden_layers) - recipe.policy.adapt.train_layers
+    return policy.layer * max(0, task.depth - cut)
+
+
+def _shares(recipe: Recipe) -> bool:
+    own = any(term.model is None and term.function is None for term in recipe.policy.reward)
+    return own and recipe.reward.model is None and recipe.reward.adapt.lora_rank > 0

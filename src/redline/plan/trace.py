@@ -1,0 +1,215 @@
+"""Passes of the engine's own modules without weights or numbers: what PyTorch would allocate, counted byte by byte.
+
+Models are built on the meta device. A pass runs on fake tensors (shapes and types, no storage), so every operation, whatever the
+architecture or the adapters do, says what it would allocate and when that is freed. Two depths are traced, 1 and 2 layers; each
+further layer adds what the second added, so a model of 80 layers costs no more to plan than one of 8.
+"""
+
+import copy
+import weakref
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from transformers import DynamicCache
+
+from redline.models import adapt
+from redline.policy.loss import CHUNK, token_logprobs
+from redline.recipe import Adapt
+from redline.trunk import layers_of, view_of
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is trained, and in which pieces. ``auto`` is the Transformers class that builds the model (a causal language model, or a
+    classifier: then no vocabulary is predicted), ``config`` its configuration at full depth."""
+
+    auto: Any
+    config: Any
+    dtype: torch.dtype
+    how: Adapt
+    mixed: bool = False  # whether passes run under bfloat16 autocast, as `accelerate launch --mixed_precision bf16` has it
+
+    @property
+    def depth(self) -> int:
+        """Layers of the model."""
+        return int(self.config.num_hidden_layers)
+
+    @property
+    def trained(self) -> int:
+        """Layers that are trained, the uppermost ones."""
+        return self.how.train_layers or self.depth
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A micro-batch: ``rows`` sequences of ``length`` tokens, the last ``responses`` of which are predicted or labelled."""
+
+    rows: int
+    length: int
+    responses: int
+
+
+def build(task: Task) -> nn.Module:
+    """The model on the meta device as training holds it: frozen, adapters in place or the trained weights marked."""
+    with torch.device("meta"):
+        model = task.auto.from_config(task.config, dtype=task.dtype).requires_grad_(False).eval()
+        adapt(model, task.how, task.depth)
+        head = model.get_submodule("score") if hasattr(model, "score") else None
+        if head is not None:
+            head.float().requires_grad_(True)
+    return model  # type: ignore[no-any-return]
+
+
+def training_bytes(task: Task, batch: Batch, masked: bool = False) -> float:
+    """Bytes at the height of one forward and backward pass over a micro-batch, beyond weights and gradients: saved activations,
+    what is computed on the way, and for a language model the chunk of logits. ``masked``: with a padding mask, as TRL runs."""
+    return _deep(task, lambda model, cut: _training(task, model, cut, batch, masked), task.trained)
+
+
+def forward_bytes(task: Task, batch: Batch) -> float:
+    """Bytes at the height of a pass without gradients over all layers (they are freed layer by layer: depth does not matter)."""
+    whole = Task(task.auto, task.config, task.dtype, task.how.model_copy(update={"train_layers": None}), task.mixed)
+    return _traced(whole, 1, lambda model, cut: _forward(task, model, batch))
+
+
+def logits_bytes(task: Task, batch: Batch) -> float:
+    """Bytes that the logits of one chunk take at their height, forward and backward."""
+    if not hasattr(build(_shallow(task, 1)), "lm_head"):
+        return 0.0
+    rows = min(CHUNK, batch.rows * batch.responses)
+    return _traced(task, 1, lambda model, cut: _logits(task, model, rows)) + _hidden_logsumexp(task, rows)
+
+
+def _deep(task: Task, run: Any, layers: int) -> float:
+    one, two = (_traced(task, depth, run) for depth in (1, 2))
+    return one + (layers - 1) * (two - one)
+
+
+def _shallow(task: Task, layers: int) -> Task:
+    """The same task with only ``layers`` trained layers above at most one frozen one."""
+    cut = task.trained < task.depth
+    config = copy.deepcopy(task.config)
+    config.num_hidden_layers = layers + cut
+    if getattr(config, "layer_types", None):
+        config.layer_types = config.layer_types[-config.num_hidden_layers:]
+    return Task(task.auto, config, task.dtype, task.how.model_copy(update={"train_layers": layers if cut else None}), task.mixed)
+
+
+def _traced(task: Task, layers: int, run: Any) -> float:
+    shallow = _shallow(task, layers)
+    model = build(shallow)
+    with FakeTensorMode(), torch.autocast("cpu", torch.bfloat16) if task.mixed else nullcontext():
+        _materialise(model)
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.grad = torch.empty_like(parameter)
+        tally = Tally()
+        with tally:
+            run(model, shallow.depth - shallow.trained)
+        return float(tally.peak)
+
+
+def _training(task: Task, model: Any, cut: int, batch: Batch, masked: bool) -> None:
+    hidden = _upper(task, model, cut, batch, masked)
+    rows = torch.arange(batch.rows).repeat_interleave(batch.responses)
+    columns = (torch.arange(batch.responses) + batch.length - batch.responses - 1).clamp(min=0).repeat(batch.rows)
+    hidden = hidden[rows, columns]
+    if hasattr(model, "lm_head"):
+        logprobs, _ = token_logprobs(hidden, model.get_output_embeddings(), torch.zeros_like(rows), 1.0, _cap(task.config))
+        value = nn.Linear(hidden.shape[1], 1)(hidden.float())
+        (logprobs.sum() + value.sum()).backward()
+    else:
+        model.score(hidden.to(model.score.weight.dtype)).float().log_softmax(1).sum().backward()
+
+
+def _upper(task: Task, model: Any, cut: int, batch: Batch, masked: bool = False) -> Tensor:
+    """Last hidden states of the layers above the cut, from token ids where there is no cut."""
+    base = model.base_model
+    view, inputs = base, {"input_ids": torch.zeros(batch.rows, batch.length, dtype=torch.long)}
+    if cut:
+        view = view_of(base, list(layers_of(base)[1])[cut:], start=cut)
+        size = task.config.get_text_config().hidden_size
+        inputs = {"inputs_embeds": torch.empty(batch.rows, batch.length, size, dtype=task.dtype)}
+    if masked:
+        inputs["attention_mask"] = torch.ones(batch.rows, batch.length, dtype=torch.long)
+    hidden: Tensor = view(**inputs, past_key_values=_NoCache(), use_cache=False).last_hidden_state
+    return hidden
+
+
+@torch.no_grad()
+def _forward(task: Task, model: Any, batch: Batch) -> None:
+    _upper(task, model, 0, batch)
+
+
+def _logits(task: Task, model: Any, rows: int) -> None:
+    dtype = torch.bfloat16 if task.mixed else task.dtype
+    hidden = torch.empty(rows, task.config.get_text_config().hidden_size, dtype=dtype).requires_grad_(True)
+    logprobs, _ = token_logprobs(hidden, model.get_output_embeddings(), torch.zeros(rows, dtype=torch.long), 1.0, _cap(task.config))
+    logprobs.sum().backward()
+
+
+def _hidden_logsumexp(task: Task, rows: int) -> int:
+    """``logsumexp`` holds one copy of the float32 logits inside PyTorch, where a trace does not look."""
+    return rows * int(task.config.get_text_config().vocab_size) * 4
+
+
+def _cap(config: Any) -> float | None:
+    return getattr(config, "final_logit_softcapping", None)
+
+
+class _NoCache(DynamicCache):
+    """Keeps nothing. With a cache the models do not look into tensors for packed sequences, which fake ones cannot show."""
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        return key_states, value_states
+
+
+class Tally(TorchDispatchMode):
+    """Counts the bytes of all storages that operations make while it is on: ``now``, and at most so far ``peak``."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = self.peak = 0
+        self._known: dict[int, Any] = {}
+
+    def __torch_dispatch__(self, operation: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        given = {id(tensor.untyped_storage()) for tensor in tree_leaves((args, kwargs)) if isinstance(tensor, Tensor)}
+        made = operation(*args, **(kwargs or {}))
+        for tensor in tree_leaves(made):
+            if isinstance(tensor, Tensor):
+                self._add(tensor.untyped_storage(), given)
+        return made
+
+    def _add(self, storage: Any, given: set[int]) -> None:
+        key = id(storage)
+        if key in self._known or key in given:
+            return
+        size = storage.nbytes()
+        self._known[key] = weakref.finalize(storage, self._drop, key, size)
+        self.now += size
+        self.peak = max(self.peak, self.now)
+
+    def _drop(self, key: int, size: int) -> None:
+        self._known.pop(key, None)
+        self.now -= size
+
+
+def _materialise(model: nn.Module) -> None:
+    """Give a meta model fake tensors of the CPU in place of its parameters and buffers; tied ones stay tied."""
+    made: dict[int, Any] = {}
+    for module in model.modules():
+        for tensors in (module._parameters, module._buffers):
+            for name, tensor in tensors.items():
+                if tensor is None:
+                    continue
+                if id(tensor) not in made:
+                    fake = torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu")
+                    parameter = isinstance(tensor, nn.Parameter)
+                    made[id(tensor)] = nn.Parameter(fake, tensor.requires_grad) if parameter else fake
+                tensors[name] = made[id(tensor)]
