@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from redline.policy.ppo import Ppo
 
 ERRORS = 3.0  # standard errors that gold must have fallen by
+FEWEST = 8  # prompts that a warning can rest on: all of 8 lost by chance is one case in 256
 BATCH = 32  # responses sampled at once, at most
 
 
@@ -69,7 +70,8 @@ def parted(history: Sequence[Point]) -> str | None:
     The rule [ours]: gold is below its best by more than ``ERRORS`` standard errors, paired over the prompts judged both times,
     while the proxy is above what it was at that best. The reference counts as a measurement with a gold of 0.5, so that a policy
     which only ever lost is seen. Three errors, not two: the best of many measurements is partly luck, and with 64 prompts and ten
-    independent measurements of an unchanging policy two would warn in 44 % of runs, three in 6 %.
+    independent measurements of an unchanging policy (won: 60 %) two would warn in 44 % of runs, three in 6 %. With fewer than
+    ``FEWEST`` prompts nothing is said.
     """
     *before, now = history
     if not before:
@@ -78,7 +80,7 @@ def parted(history: Sequence[Point]) -> str | None:
     changes = [new - old for new, old in zip(now.preferences, best.preferences, strict=True)
                if new is not None and old is not None]
     fall = -float(np.mean(changes)) if changes else 0.0
-    if len(changes) < 2 or now.proxy <= best.proxy or fall <= ERRORS * standard_error(changes):
+    if len(changes) < FEWEST or now.proxy <= best.proxy or fall <= ERRORS * standard_error(changes):
         return None
     when = f"update {best.update}" if best.update else "the start"
     return (f"reward and judge part ways: since {when} the reward rose from {best.proxy:.2f} to {now.proxy:.2f} on held-out "
