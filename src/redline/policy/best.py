@@ -1,4 +1,4 @@
-"""Best of n: of several responses of an untrained model, the one that the reward likes best. A yardstick for what a reward knows."""
+"""Best of n: of several responses of an untrained model the one that the reward likes best, a yardstick for what it knows."""
 
 import math
 from collections.abc import Sequence
@@ -38,8 +38,8 @@ def best_of_n(model: Model, terms: Sequence[RewardTerm], reward: Path | None, pr
         best = [max(pair, key=lambda one: one[0]) for pair in zip(best, drawn, strict=True)] if best else drawn
         if draw == n or draw & (draw - 1) == 0:
             found[draw] = [response for _, response, _ in best]
-    chosen = Rollout([prompt.prompt for prompt in prompts], [first for *_, (first, _) in best], [second for *_, (_, second) in best],
-                     [], [])
+    chosen = Rollout([prompt.prompt for prompt in prompts], [first for *_, (first, _) in best],
+                     [second for *_, (_, second) in best], [], [])
     return found, reference, {"kl": kl_of(n), "kl_error": 0.0, "perplexity_a": perplexity(lm, [chosen]),
                               "perplexity_b": perplexity(lm, base)}
 
