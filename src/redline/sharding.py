@@ -1,0 +1,108 @@
+"""What a model needs when FSDP2 shards it over processes: whole weights for a while, and the trained ones in one piece.
+
+Everything here does the right, plain thing for a model that is not sharded. All processes must call these functions together.
+"""
+
+import functools
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from redline.errors import UserError
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+
+def prepare(accelerator: "Accelerator", model: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[Any, Any]:
+    """``accelerator.prepare``; under FSDP2 each decoder layer is sharded by itself, and what is around them together.
+
+    Raises UserError for a way of distributing the weights that Redline's trainings cannot run with.
+    """
+    plugin = getattr(accelerator.state, "fsdp_plugin", None)
+    if plugin is not None:
+        from torch.distributed.fsdp.wrap import transformer_auto_wrap_policy
+
+        if not accelerator.is_fsdp2:
+            raise UserError("FSDP version 1 is not supported. Set fsdp_version: 2 in Accelerate's configuration.")
+        if plugin.cpu_ram_efficient_loading:
+            raise UserError("Every process needs the model's weights before they are sharded. Set "
+                            "fsdp_cpu_ram_efficient_loading: false in Accelerate's configuration.")
+        names = {name for module in model.modules() for name in getattr(module, "_no_split_modules", None) or ()}
+        layers = {type(module) for module in model.modules() if type(module).__name__ in names}
+        plugin.auto_wrap_policy = functools.partial(transformer_auto_wrap_policy, transformer_layer_cls=layers)
+    if accelerator.distributed_type == "DEEPSPEED":
+        raise UserError("Reward models and PPO do not run under DeepSpeed. Use FSDP2 (recipes/accelerate/8-gpus-fsdp2.yaml), which "
+                        "shards the same; supervised fine-tuning does.")
+    prepared, optimizer = accelerator.prepare(model, optimizer)
+    return prepared, optimizer
+
+
+@contextmanager
+def gathered(model: nn.Module) -> Iterator[None]:
+    """Inside, every process has the whole weights, so any part of the model runs, any number of times, without the others."""
+    from torch.distributed.fsdp import FSDPModule
+
+    parts = [module for module in model.modules() if isinstance(module, FSDPModule)]
+    if parts:
+        parts[0]._get_fsdp_state()._lazy_init()  # else the first part that runs would take itself for the whole
+    for part in parts:
+        part.set_reshard_after_forward(False, recurse=False)
+        part.unshard()
+    try:
+        yield
+    finally:
+        for part in parts:
+            part.set_reshard_after_forward(part is not model, recurse=False)
+            part.reshard()
+
+
+def clip_gradients(accelerator: "Accelerator", model: nn.Module, limit: float) -> float:
+    """Clip the gradients of a model to a norm of ``limit``; returns the norm they had, over all processes."""
+    norm: Any = accelerator.clip_grad_norm_(model.parameters(), limit)
+    return float(whole(norm))
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """A tensor that may be sharded, in one piece."""
+    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+
+
+def trained_weights(model: nn.Module) -> dict[str, Tensor]:
+    """The weights that are trained, by name, in one piece each, on the CPU."""
+    return {name: whole(parameter.detach()).contiguous().cpu() for name, parameter in model.named_parameters()
+            if parameter.requires_grad}
+
+
+@torch.no_grad()
+def load_trained(model: nn.Module, weights: dict[str, Tensor]) -> None:
+    """Put back what ``trained_weights`` gave, whatever the number of processes was then. Raises KeyError for a missing one."""
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            parameter.copy_(_like(weights[name], parameter))
+
+
+def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """An optimizer's state with its tensors in one piece, on the CPU."""
+    state = optimizer.state_dict()
+    return state | {"state": {index: {name: whole(value).cpu() if isinstance(value, Tensor) else value
+                                      for name, value in values.items()} for index, values in state["state"].items()}}
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Put back what ``optimizer_state`` gave, whatever the number of processes was then."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    optimizer.load_state_dict(state | {"state": {
+        index: {name: _like(value, parameters[index]) if getattr(value, "shape", None) == parameters[index].shape else value
+                for name, value in values.items()} for index, values in state["state"].items()}})
+
+
+def _like(value: Tensor, parameter: Tensor) -> Tensor:
+    """A whole tensor, sharded as a parameter is."""
+    from torch.distributed.tensor import DTensor, distribute_tensor
+
+    value = value.to(parameter.device)
+    return distribute_tensor(value, parameter.device_mesh, parameter.placements) if isinstance(parameter, DTensor) else value
