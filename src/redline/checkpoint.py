@@ -1,7 +1,7 @@
 """Checkpoints: the whole state of a training, written aside and renamed, so that a run killed at any moment resumes.
 
-Accelerate's ``save_state`` writes the trained weights, optimizer, scheduler, registered objects and the random states. Frozen
-weights are left out: they are the backbone's, and never change.
+A checkpoint has the trained weights, optimizer, scheduler and each process's random states. Frozen weights are left out: they are
+the backbone's, and never change. Sharded tensors are written in one piece, so any number of processes can go on from it.
 """
 
 import json
@@ -16,8 +16,10 @@ from safetensors import SafetensorError
 
 from redline.console import console
 from redline.errors import UserError
+from redline.sharding import load_optimizer, load_trained, optimizer_state, trained_weights
 
 if TYPE_CHECKING:
+    import torch
     from accelerate import Accelerator
     from torch import nn
 
@@ -28,12 +30,13 @@ class Checkpoints:
     """The newest ``keep`` checkpoints of one training in ``folder``; a damaged one is recognised, named and passed over.
 
     ``settings`` is what must not change between start and resume (plain data); a checkpoint of other settings is refused.
+    ``model``, ``optimizer`` and ``schedule`` are what is kept of the training.
     """
 
-    def __init__(self, folder: Path, accelerator: "Accelerator", settings: dict[str, Any], keep: int = 2):
+    def __init__(self, folder: Path, accelerator: "Accelerator", settings: dict[str, Any], model: "nn.Module",
+                 optimizer: "torch.optim.Optimizer", schedule: Any, keep: int = 2):
         self.folder, self.accelerator, self.settings, self.keep = folder, accelerator, json.loads(json.dumps(settings)), keep
-        accelerator.register_save_state_pre_hook(_only_trained)
-        accelerator.register_load_state_pre_hook(_load_trained)
+        self.model, self.optimizer, self.schedule = accelerator.unwrap_model(model), optimizer, schedule
 
     def save(self, step: int, extra: dict[str, Any]) -> None:
         """Write the state after ``step`` steps; ``extra`` is plain data that comes back from ``load``."""
@@ -45,7 +48,7 @@ class Checkpoints:
                     shutil.rmtree(aside, ignore_errors=True)
                     aside.mkdir(parents=True)
                 self.accelerator.wait_for_everyone()
-                self.accelerator.save_state(str(aside))
+                self._write(aside)
                 self.accelerator.wait_for_everyone()
                 if main:
                     seal(aside, {"step": step, "settings": self.settings, "extra": extra})
@@ -65,9 +68,28 @@ class Checkpoints:
             if manifest is None:
                 continue
             same_settings(folder, manifest["settings"], self.settings)
-            self.accelerator.load_state(str(folder))
+            self._read(folder)
             return manifest["step"], manifest["extra"]
         return 0, {}
+
+    def _write(self, folder: Path) -> None:
+        import torch
+        from accelerate.checkpointing import save_accelerator_state
+
+        weights, state = trained_weights(self.model), optimizer_state(self.optimizer)
+        save_accelerator_state(str(folder), [weights], [], [self.schedule], [], self.accelerator.process_index, 0,
+                               self.accelerator.scaler)
+        if self.accelerator.is_main_process:
+            torch.save(state, folder / "optimizer.bin")
+
+    def _read(self, folder: Path) -> None:
+        import torch
+        from accelerate.checkpointing import load_accelerator_state
+        from safetensors.torch import load_file
+
+        load_trained(self.model, load_file(folder / "model.safetensors"))
+        load_optimizer(self.optimizer, torch.load(folder / "optimizer.bin", weights_only=True))
+        load_accelerator_state(str(folder), [], [], [self.schedule], [], self.accelerator.process_index, self.accelerator.scaler)
 
     def _folders(self) -> list[Path]:
         return sorted((path for path in self.folder.glob("[0-9]*") if path.is_dir()), reverse=True)
@@ -126,17 +148,3 @@ def _differing(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> st
                          else f"{prefix}{key}: {old.get(key)} before, {new.get(key)} now")
     return ", ".join(found)
 
-
-def _only_trained(models: list["nn.Module"], weights: list[dict[str, Any]], folder: str) -> None:
-    for model, state in zip(models, weights, strict=True):
-        trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
-        for name in [name for name in state if name not in trained]:
-            del state[name]
-
-
-def _load_trained(models: list["nn.Module"], folder: str) -> None:
-    from safetensors.torch import load_file
-
-    for index in reversed(range(len(models))):
-        name = "model.safetensors" if index == 0 else f"model_{index}.safetensors"
-        models.pop(index).load_state_dict(load_file(Path(folder) / name), strict=False)

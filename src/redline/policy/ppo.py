@@ -36,6 +36,7 @@ from redline.recipe import Model, Policy
 from redline.reward.rewards import build_reward
 from redline.rollout import Rollout
 from redline.scheduling import scheduler
+from redline.sharding import clip_gradients, gathered, prepare
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -89,10 +90,9 @@ class Ppo:
         how = recipe.optimizer
         optimizer = torch.optim.AdamW([{"params": trained, "lr": how.lr}, {"params": list(heads), "lr": how.head_lr}],
                                       eps=how.eps, weight_decay=how.weight_decay)
-        self.model, self.optimizer = accelerator.prepare(self.actor, optimizer)
+        self.model, self.optimizer = prepare(accelerator, self.actor, optimizer)
         minibatches = -(-recipe.batch_size // recipe.minibatch_size)
         self.schedule = scheduler(self.optimizer, how, recipe.updates * recipe.epochs * minibatches)
-        accelerator.register_for_checkpointing(self.schedule)
         self.kl = AdaptiveKl(recipe.kl.coefficient, recipe.kl.target, recipe.kl.horizon)
         self.scale, self.mean_length = recipe.reward_scale, 1.0
         self.timings: dict[str, float] = {}
@@ -102,7 +102,8 @@ class Ppo:
         """All updates that are not done yet, watched by a judge if there is one."""
         settings = self.recipe.model_dump(exclude={"checkpoint_every", "sample_every", "microbatch_tokens"})
         checkpoints = Checkpoints(self.out / "checkpoints", self.accelerator,
-                                  settings | {"seed": self.seed, "prompts": len(self.prompts)})
+                                  settings | {"seed": self.seed, "prompts": len(self.prompts)},
+                                  self.model, self.optimizer, self.schedule)
         start, state = checkpoints.load()
         log = RunLog(self.out, start, self.accelerator.is_main_process)
         if state:
@@ -130,9 +131,9 @@ class Ppo:
 
     def save(self) -> None:
         """Write the policy as a plain causal language model, with LoRA the adapter beside it."""
-        if self.accelerator.is_main_process:
-            actor = self.accelerator.unwrap_model(self.model)
-            save(actor.lm, actor.peft, self.tokenizer, self.out, self.base)
+        with gathered(self.model):
+            if self.accelerator.is_main_process:
+                save(self.actor.lm, self.actor.peft, self.tokenizer, self.out, self.base)
         self.accelerator.wait_for_everyone()
 
     def update(self, step: int) -> tuple[dict[str, float], dict[str, Any]]:
@@ -240,7 +241,7 @@ class Ppo:
                                        ("clip_fraction", parts.clipped), ("value_clip_fraction", parts.value_clipped)):
                         kept[name] += counts * part.item()
                 seen, steps = seen + tokens, steps + 1
-                norm = float(accelerator.clip_grad_norm_(self.model.parameters(), recipe.optimizer.max_grad_norm))
+                norm = clip_gradients(accelerator, self.model, recipe.optimizer.max_grad_norm)
                 if not math.isfinite(norm):
                     self._stop_on(rollout, step)
                 kept["grad_norm"] += norm

@@ -24,6 +24,7 @@ from redline.reward.metrics import auc, calibration, f1, pairwise_accuracy
 from redline.reward.model import RewardModel, new_reward_model, save_reward_model
 from redline.reward.offsets import token_offsets
 from redline.scheduling import scheduler
+from redline.sharding import clip_gradients, prepare
 
 MICROBATCH_TOKENS = 8192
 CACHE_BYTES = 4 * 2**30  # lower states are kept in memory up to this size; beyond it they are computed again
@@ -78,7 +79,7 @@ class _Trainer:
         optimizer = torch.optim.AdamW([{"params": others, "lr": how.lr}, {"params": heads, "lr": how.head_lr}],
                                       eps=how.eps, weight_decay=how.weight_decay)
         self.reward = reward
-        self.model, self.optimizer = accelerator.prepare(reward, optimizer)
+        self.model, self.optimizer = prepare(accelerator, reward, optimizer)
         self.cached, self.joint = 0, False
 
     def lay_out(self, edits: list[Example]) -> None:
@@ -100,9 +101,8 @@ class _Trainer:
         steps = math.ceil(len(train) * recipe.epochs / batch)
         every = max(1, round(len(train) * recipe.eval_every / batch))
         schedule = scheduler(self.optimizer, recipe.optimizer, steps)
-        accelerator.register_for_checkpointing(schedule)
         settings = recipe.model_dump() | {"seed": self.seed, "edits": len(train)}
-        checkpoints = Checkpoints(self.out / "checkpoints", accelerator, settings)
+        checkpoints = Checkpoints(self.out / "checkpoints", accelerator, settings, self.model, self.optimizer, schedule)
         start, state = checkpoints.load()
         state = state or {"best": -1.0, "best_step": 0, "seconds": 0.0, "history": []}
         clock = time.monotonic() - state["seconds"]
@@ -141,7 +141,7 @@ class _Trainer:
                     loss = float(place < len(groups)) * self._loss([mine[index] for index in group]) / total
                 self.accelerator.backward(loss * self.accelerator.num_processes)
             loss_sum += loss.item()
-        norm = float(self.accelerator.clip_grad_norm_(self.model.parameters(), self.recipe.optimizer.max_grad_norm))
+        norm = clip_gradients(self.accelerator, self.model, self.recipe.optimizer.max_grad_norm)
         if not math.isfinite(norm):
             raise UserError("reward training: the gradient is not finite. Lower reward.optimizer.lr, or use dtype float32.")
         self.optimizer.step()
