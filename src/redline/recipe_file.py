@@ -35,7 +35,7 @@ def read_plain(path: str | Path, overrides: list[str] | None = None) -> dict[str
     if not isinstance(plain, dict):
         raise UserError(f"{path}: a recipe is a mapping of sections, such as `data:`; this is {type(plain).__name__}.")
     for override in overrides or []:
-        key, value = _parsed(override)
+        key, value = parsed(override)
         set_key(plain, key, value, override)
     expanded: dict[str, Any] = _expand(plain, path)
     return expanded
@@ -81,7 +81,8 @@ def _keys_beside(kind: type[Section], loc: tuple[int | str, ...]) -> list[str]:
     return list(section.model_fields)
 
 
-def _parsed(override: str) -> tuple[str, Any]:
+def parsed(override: str) -> tuple[str, Any]:
+    """Key and value of a `key=value` override. Raises UserError when it is none."""
     key, equals, value = override.partition("=")
     if not equals or not key:
         raise UserError(f"`{override}`: an override is key=value, for example policy.updates=20.")

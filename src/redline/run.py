@@ -91,22 +91,22 @@ class Run:
             if name == only:
                 break
 
-    def missing(self) -> set[tuple[str, str]]:
-        """The stages that runs may have in common and that are not done here, each with its settings."""
-        state = self._state()
-        return {(name, self._settings(name)) for name in self.stages if name in SHARED and name not in state}
+    def missing(self, others: Iterable[Path] = ()) -> set[tuple[str, str]]:
+        """The stages that runs may have in common and that are done neither here nor in the folders of ``others``, each with the
+        hash of its settings."""
+        done = self._state()
+        wanted = {(name, self._settings(name)) for name in self.stages if name in SHARED and name not in done}
+        return wanted - {(name, settings) for _, name, settings, _ in _finished(others)}
 
     def take_over(self, others: Iterable[Path]) -> None:
-        """Take over from other runs' folders the stages they did with the same settings, as hard links."""
-        missing, state = self.missing(), self._state()
-        done = [(other, read_json(other / "state.json")) for other in others if (other / "state.json").exists()]
-        for name, settings in missing:
-            if name == "data" and "edit" in self.stages:  # the edits under way lie there too, and are appended to
-                continue
-            found = next(((other, entry[name]) for other, entry in done if entry.get(name, {}).get("settings") == settings), None)
-            if found:
-                _link(found[0] / SHARED[name], self.folder / SHARED[name])
-                state[name] = {"from": str(found[0]), **found[1]}
+        """Take over from the folders of other runs the stages that they did with the same settings, as hard links."""
+        state = self._state()
+        for other, name, settings, entry in _finished(others):
+            if name in self.stages and name not in state and settings == self._settings(name):
+                if name == "data" and "edit" in self.stages:  # edits under way lie there too, and are appended to
+                    continue
+                _link(other / SHARED[name], self.folder / SHARED[name])
+                state[name] = {"from": str(other), **entry}
         write_json(self.folder / "state.json", {name: state[name] for name in self.stages if name in state})
 
     def _state(self) -> dict[str, Any]:
@@ -345,6 +345,13 @@ class Run:
         """A finished stage needs its checkpoints no more."""
         shutil.rmtree(self.folder / stage / "checkpoints", ignore_errors=True)
         (self.folder / stage / "best.safetensors").unlink(missing_ok=True)
+
+
+def _finished(runs: Iterable[Path]) -> Iterator[tuple[Path, str, str, dict[str, Any]]]:
+    """The stages that some runs have done and that others may take over: the run's folder, the stage, its settings, its entry."""
+    for run in runs:
+        state = read_json(run / "state.json") if (run / "state.json").exists() else {}
+        yield from ((run, name, entry["settings"], entry) for name, entry in state.items() if name in SHARED)
 
 
 def _link(source: Path, to: Path) -> None:

@@ -1,0 +1,107 @@
+"""Doing what an experiment asks for and is not done: one run after another, or several at once; what they share is done once."""
+
+import gc
+import os
+import traceback
+from collections.abc import Iterable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+
+from redline.console import console
+from redline.errors import UserError
+from redline.experiment.arms import Cell
+from redline.run import Run
+
+LOOK_AGAIN = 5.0  # seconds after which runs that wait for another's reward model look for it
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A run that did not come to its end, and why."""
+
+    cell: Cell
+    reason: str
+
+
+def run_cells(cells: Sequence[Cell], others: Sequence[Path] = (), parallel: int = 1) -> list[Failure]:
+    """Do all runs that are not finished, ``parallel`` at once; returns those that failed, the others are done.
+
+    ``others`` are folders of further runs whose finished stages may be taken over, as those of the runs themselves are.
+    """
+    known = [*(cell.folder for cell in cells), *(need for cell in cells for need in cell.needs), *others]
+    if parallel > 1:
+        return _at_once(cells, known, parallel)
+    failures = []
+    for number, cell in enumerate(cells, 1):
+        console.rule(f"{number}/{len(cells)} {cell.name}")
+        reason = run_cell(cell, known)
+        if reason:
+            failures.append(_told(cell, reason))
+        gc.collect()
+    return failures
+
+
+def run_cell(cell: Cell, known: Iterable[Path]) -> str | None:
+    """Do one run, as far as it is not done; returns why it failed, or None. A failure of the program's is kept in error.txt."""
+    error_file = cell.folder / "error.txt"
+    try:
+        error_file.unlink(missing_ok=True)
+        run = Run(cell.recipe, cell.folder)
+        absent = [need for need in cell.needs if not _has_reward(need)]
+        if absent:
+            raise UserError(f"{absent[0] / 'reward'}: is not there; that arm has not come so far. Run it first.")
+        run.take_over(other for other in known if other != cell.folder)
+        run.go()
+    except UserError as error:
+        return str(error)
+    except Exception as error:  # one arm's failure must not cost the others: it is told, kept, and the status is not 0
+        error_file.parent.mkdir(parents=True, exist_ok=True)
+        error_file.write_text(traceback.format_exc(), encoding="utf-8")
+        return f"{type(error).__name__}: {' '.join(str(error).split())[:200]} (see {error_file})"
+    return None
+
+
+def _told(cell: Cell, reason: str) -> Failure:
+    console.print(f"{cell.name} failed: {reason}", style="red", highlight=False, markup=False)
+    return Failure(cell, reason)
+
+
+def _has_reward(run: Path) -> bool:
+    return (run / "reward/metrics.json").exists()
+
+
+def _at_once(cells: Sequence[Cell], known: Sequence[Path], parallel: int) -> list[Failure]:
+    """Several runs in processes of their own. One waits while another is doing a stage that it can take over."""
+    waiting, failures = list(cells), []
+    running: dict[Future[str | None], Cell] = {}
+    threads = max(1, (os.cpu_count() or 1) // parallel)
+    with ProcessPoolExecutor(parallel, get_context("spawn"), _use_threads, (threads,)) as pool:
+        while waiting or running:
+            for cell in list(waiting):
+                if len(running) < parallel and not _must_wait(cell, list(running.values()), waiting, known):
+                    waiting.remove(cell)
+                    console.print(f"{cell.name}: begins, {len(waiting)} wait", highlight=False)
+                    running[pool.submit(run_cell, cell, known)] = cell
+            for done in wait(running, LOOK_AGAIN, FIRST_COMPLETED).done:
+                cell, reason = running.pop(done), done.result()
+                console.print(f"{cell.name}: {'failed' if reason else 'done'}", highlight=False)
+                if reason:
+                    failures.append(_told(cell, reason))
+    return failures
+
+
+def _must_wait(cell: Cell, running: Sequence[Cell], waiting: Sequence[Cell], known: Sequence[Path]) -> bool:
+    """Whether a run under way is doing what this one can take over, or will make the reward model that it takes."""
+    coming = {other.folder for other in [*running, *waiting]}
+    if any(need in coming and not _has_reward(need) for need in cell.needs):
+        return True
+    under_way = set().union(*(Run(other.recipe, other.folder).missing() for other in running))
+    return bool(Run(cell.recipe, cell.folder).missing(known) & under_way)
+
+
+def _use_threads(count: int) -> None:
+    import torch
+
+    torch.set_num_threads(count)

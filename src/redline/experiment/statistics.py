@@ -1,0 +1,57 @@
+"""What several runs of several arms say together: pure functions on arrays."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Floats = NDArray[np.float64]
+
+
+def interval(values: ArrayLike, seed: int = 0, resamples: int = 10_000, level: float = 0.95) -> tuple[float, float]:
+    """Percentile interval of the mean of ``values`` (S seeds, P prompts), both drawn again with replacement.
+
+    The bootstrap for two crossed factors (Owen 2007, Annals of Applied Statistics 1, section 3): seeds and prompts are resampled
+    apart, since every seed was judged on the same prompts. With one seed only the prompts vary; the interval then says nothing
+    about other seeds. With few seeds it is rough.
+    """
+    table = np.asarray(values, dtype=np.float64)
+    if table.ndim != 2 or not table.size or not np.isfinite(table).all():
+        raise ValueError("expected finite values of seeds by prompts")
+    random = np.random.default_rng(seed)
+    seeds, prompts = table.shape
+    rows = random.multinomial(seeds, np.full(seeds, 1 / seeds), resamples)
+    columns = random.multinomial(prompts, np.full(prompts, 1 / prompts), resamples)
+    means = ((rows @ table) * columns).sum(axis=1) / (seeds * prompts)
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def level_weights(x: ArrayLike, level: float) -> Floats | None:
+    """How to read a curve at ``x = level``: a weight for each of its points (K,), which add up to 1; None outside its range.
+
+    The curve runs through its points in their order, straight in between, and may cross the level several times (a KL that a
+    controller steers does): all crossings count the same.
+    """
+    places = np.asarray(x, dtype=np.float64)
+    weights, crossings = np.zeros(len(places)), 0
+    for here in range(len(places) - 1):
+        first, second = places[here], places[here + 1]
+        if first == second or not min(first, second) <= level <= max(first, second):
+            continue
+        share = (level - first) / (second - first)
+        weights[here] += 1 - share
+        weights[here + 1] += share
+        crossings += 1
+    return weights / crossings if crossings else None
+
+
+def first_reach(values: Sequence[float], x: Sequence[float], level: float) -> float | None:
+    """The ``x`` at which a curve of ``values`` first comes to ``level``, straight between its points; None if it never does."""
+    for here, value in enumerate(values):
+        if value >= level:
+            if here == 0:
+                return x[0]
+            share = (level - values[here - 1]) / (value - values[here - 1])
+            return x[here - 1] + share * (x[here] - x[here - 1])
+    return None

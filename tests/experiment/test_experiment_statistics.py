@@ -1,0 +1,55 @@
+"""Statistics over seeds and prompts: against a plain loop, and curves worked by hand."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from redline.experiment.statistics import first_reach, interval, level_weights
+
+
+def test_interval_is_that_of_a_plain_loop():
+    values = np.random.default_rng(3).normal(0.1, 0.4, (4, 30)) + np.array([[0.2], [-0.1], [0.0], [0.1]])
+    random = np.random.default_rng(7)
+    means = [values[random.integers(4, size=4)][:, random.integers(30, size=30)].mean() for _ in range(8000)]
+    assert interval(values) == pytest.approx(np.quantile(means, [0.025, 0.975]), abs=0.012)
+
+
+def test_seeds_that_differ_widen_it_and_prompts_they_share_are_paired():
+    prompts = np.random.default_rng(0).normal(0, 1, 200)
+    same = np.tile(prompts, (5, 1))
+    apart = same + np.array([[-0.5], [-0.25], [0.0], [0.25], [0.5]])
+    width = [high - low for low, high in map(interval, (same, apart))]
+    assert width[0] == pytest.approx(2 * 1.96 * prompts.std() / 200**0.5, rel=0.1)
+    assert width[1] > 2 * width[0]
+    assert interval(apart - same)[0] == pytest.approx(-interval(apart - same)[1], abs=0.02)  # what prompts share is gone
+
+
+@pytest.mark.parametrize("values", [[], [[]], [1.0, 2.0], [[1.0, float("nan")]]])
+def test_what_is_no_table_is_refused(values):
+    with pytest.raises(ValueError, match="seeds by prompts"):
+        interval(values)
+
+
+def test_a_curve_at_a_level():
+    kl, gold = [0, 2, 6, 4, 5], np.array([0.5, 0.7, 0.9, 0.8, 0.95])
+    assert level_weights(kl, 1) @ gold == pytest.approx(0.6)
+    assert level_weights(kl, 5) @ gold == pytest.approx((0.85 + 0.85 + 0.95) / 3)  # up, down, and up again
+    assert level_weights(kl, 6.1) is None
+    assert level_weights(kl, -0.1) is None
+    assert level_weights([2.0], 2) is None
+
+
+@given(st.lists(st.floats(0, 10), min_size=2, max_size=9), st.floats(0, 10))
+def test_weights_read_the_level_itself(x, level):
+    weights = level_weights(x, level)
+    if weights is not None:
+        assert weights.sum() == pytest.approx(1)
+        assert (weights >= 0).all()
+        assert weights @ np.array(x) == pytest.approx(level, abs=1e-6)
+
+
+def test_first_reach():
+    assert first_reach([0.5, 0.6, 0.8, 0.7, 0.9], [0, 10, 20, 30, 40], 0.7) == pytest.approx(15)
+    assert first_reach([0.5, 0.6], [0, 10], 0.7) is None
+    assert first_reach([0.9, 0.6], [5, 10], 0.7) == 5
