@@ -110,15 +110,19 @@ class Ppo:
             self.kl.load_state_dict(state["kl"])
             self.scale, self.mean_length = state["scale"], state["mean_length"]
         else:
-            self._calibrate()
+            with gathered(self.model):
+                self._calibrate()
         watch = Watch(gold, self) if gold else None
         if watch and start < self.recipe.updates:
-            watch.begin(start)
+            with gathered(self.model):
+                watch.begin(start)
         metrics: dict[str, Any] = {}
         with progress_bar("policy", self.recipe.updates, start, self.accelerator.is_main_process) as bar:
             for step in range(start, self.recipe.updates):
                 metrics, columns = self.update(step)
-                metrics |= watch.after(step + 1) if watch else {}
+                if watch:
+                    with gathered(self.model):
+                        metrics |= watch.after(step + 1)
                 log.metrics({"update": step + 1, **metrics})
                 if (step + 1) % self.recipe.sample_every == 0 or step in (0, self.recipe.updates - 1):
                     log.samples(sample_records(columns.pop("rollout"), self.tokenizer, step + 1, **columns))
@@ -139,11 +143,12 @@ class Ppo:
     def update(self, step: int) -> tuple[dict[str, float], dict[str, Any]]:
         """One update; returns its metrics, and its rollout with the tokens' rewards, values, KL and advantages ``[R_i]``."""
         self.timings, self.memory = {}, {}
-        rollout, rewards = self._sample_and_score(draw_rows(len(self.prompts), self.recipe.batch_size, step, self.seed), step)
         temperature = self.recipe.sampling.temperature
-        with self._timed("rescore"):
-            logprobs, values, entropies = rescore(self.actor, rollout, temperature, self.recipe.microbatch_tokens, entropy=True)
-            reference, _, _ = rescore(self.actor, rollout, temperature, self.recipe.microbatch_tokens, reference=True)
+        with gathered(self.model):
+            rollout, rewards = self._sample_and_score(draw_rows(len(self.prompts), self.recipe.batch_size, step, self.seed), step)
+            with self._timed("rescore"):
+                logprobs, values, entropies = rescore(self.actor, rollout, temperature, self.recipe.microbatch_tokens, entropy=True)
+                reference, _, _ = rescore(self.actor, rollout, temperature, self.recipe.microbatch_tokens, reference=True)
         shaped = [self._shape(*parts) for parts in zip(rewards, rollout.ended, strict=True)]
         kl = [token_kl(policy, base, self.recipe.kl.estimator) for policy, base in zip(logprobs, reference, strict=True)]
         penalised = [reward - self.kl.coefficient * penalty for reward, penalty in zip(shaped, kl, strict=True)]

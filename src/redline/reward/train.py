@@ -24,7 +24,7 @@ from redline.reward.metrics import auc, calibration, f1, pairwise_accuracy
 from redline.reward.model import RewardModel, new_reward_model, save_reward_model
 from redline.reward.offsets import token_offsets
 from redline.scheduling import scheduler
-from redline.sharding import clip_gradients, prepare
+from redline.sharding import clip_gradients, gathered, load_trained, prepare, trained_weights
 
 MICROBATCH_TOKENS = 8192
 CACHE_BYTES = 4 * 2**30  # lower states are kept in memory up to this size; beyond it they are computed again
@@ -57,11 +57,12 @@ def train_reward(recipe: Reward, backbone: Model, train: Iterable[Labels], valid
     result |= {"kind": recipe.kind, "loss": recipe.loss, "train": len(sets[0]), "validation_edits": len(sets[1]),
                "test_edits": len(sets[2])}
     scores = list(trainer.scores(validation=sets[1], test=sets[2])) if recipe.kind == "token" else []
-    if accelerator.is_main_process:
-        if scores:
-            write_jsonl(out / "scores.jsonl", scores)
-        save_reward_model(reward, wrapped, out, (recipe.model or backbone).name)
-        write_json(out / "metrics.json", result)
+    with gathered(trainer.model):
+        if accelerator.is_main_process:
+            if scores:
+                write_jsonl(out / "scores.jsonl", scores)
+            save_reward_model(reward, wrapped, out, (recipe.model or backbone).name)
+            write_json(out / "metrics.json", result)
     accelerator.wait_for_everyone()
     accelerator.end_training()
     return result
@@ -85,7 +86,8 @@ class _Trainer:
     def lay_out(self, edits: list[Example]) -> None:
         """Decide how the model reads edits: both sides in one row, what they begin with computed once, where the model can."""
         longest = max(len(side.ids) for example in edits for side in example.sides)
-        self.joint = self.reward.causal and self.reward.split.can_fork(longest)
+        with gathered(self.model):
+            self.joint = self.reward.causal and self.reward.split.can_fork(longest)
         if not self.joint:
             console.print(f"{type(self.reward.model).__name__} reads the two sides of an edit apart: what they share is computed "
                           "twice, which takes longer.", highlight=False)
@@ -194,6 +196,12 @@ class _Trainer:
         if not self.reward.split.cut:
             return [row.ids for row in rows]
         missing = [row for row in rows if row.states is None]
+        with gathered(self.model):
+            computed = self._computed(missing)
+        return [computed[id(row)] if row.states is None else row.states for row in rows]
+
+    def _computed(self, missing: list[Row]) -> dict[int, Tensor]:
+        """The lower states of some rows, by the rows' ids; kept with the rows while they fit in memory."""
         computed = {}
         for group in pack([len(row.ids) for row in missing], MICROBATCH_TOKENS):
             members = [missing[index] for index in group]
@@ -204,7 +212,7 @@ class _Trainer:
                 size = computed[id(row)].nbytes
                 if self.cached + size <= CACHE_BYTES:
                     row.states, self.cached = computed[id(row)], self.cached + size
-        return [computed[id(row)] if row.states is None else row.states for row in rows]
+        return computed
 
     @torch.no_grad()
     def rewards(self, edits: list[Example]) -> list[tuple[Tensor, Tensor]]:
@@ -220,9 +228,12 @@ class _Trainer:
 
     def evaluate(self, edits: list[Example]) -> dict[str, Any]:
         """The metrics of some edits (see ``measure``)."""
+        from accelerate.utils import broadcast_object_list
+
         labels = [(example.better.labels, example.worse.labels) for example in edits]
         differ = [not torch.equal(example.better.ids, example.worse.ids) for example in edits]
-        return measure(self.rewards(edits), labels, differ, self.recipe.kind, probabilities=self.recipe.loss != "pairwise")
+        found = measure(self.rewards(edits), labels, differ, self.recipe.kind, probabilities=self.recipe.loss != "pairwise")
+        return broadcast_object_list([found])[0]  # rounding must not make processes disagree on which checkpoint is best
 
     def scores(self, **sets: list[Example]) -> Iterator[dict[str, Any]]:
         """Rewards and labels of every token of held-out edits, for people to look at: at most ``SHOWN`` edits of each set."""
@@ -237,18 +248,18 @@ class _Trainer:
     def _save_best(self) -> None:
         from safetensors.torch import save_file
 
+        weights = trained_weights(self.reward)
         if self.accelerator.is_main_process:
             self.out.mkdir(parents=True, exist_ok=True)
             aside = self.out / ".best.part"
-            save_file({name: parameter.detach().contiguous().cpu() for name, parameter in self.reward.named_parameters()
-                       if parameter.requires_grad}, aside)
+            save_file(weights, aside)
             aside.replace(self.out / "best.safetensors")
         self.accelerator.wait_for_everyone()
 
     def _load_best(self) -> None:
         from safetensors.torch import load_file
 
-        self.reward.load_state_dict(load_file(self.out / "best.safetensors"), strict=False)
+        load_trained(self.reward, load_file(self.out / "best.safetensors"))
 
 
 def measure(rewards: list[tuple[Tensor, Tensor]], labels: list[tuple[Tensor, Tensor]], differ: list[bool], kind: str,
