@@ -60,6 +60,21 @@ def gathered(model: nn.Module) -> Iterator[None]:
             part.reshard()
 
 
+def assemble(accelerator: "Accelerator", model: nn.Module) -> None:
+    """End a sharded training: in the main process the model has whole weights again, on the CPU, and can be merged and saved.
+
+    (While FSDP2 has gathered weights, a state dict still gives the sharded ones.)
+    """
+    found: dict[int, nn.Parameter] = {}  # by the sharded one, so that tied weights stay tied
+    for module in model.modules():
+        for name, parameter in module._parameters.items():
+            if parameter is not None and hasattr(parameter, "full_tensor"):
+                if id(parameter) not in found:
+                    found[id(parameter)] = nn.Parameter(whole(parameter.detach()).cpu(), requires_grad=parameter.requires_grad)
+                if accelerator.is_main_process:
+                    module._parameters[name] = found[id(parameter)]
+
+
 def clip_gradients(accelerator: "Accelerator", model: nn.Module, limit: float) -> float:
     """Clip the gradients of a model to a norm of ``limit``; returns the norm they had, over all processes."""
     norm: Any = accelerator.clip_grad_norm_(model.parameters(), limit)

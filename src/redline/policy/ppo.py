@@ -36,7 +36,7 @@ from redline.recipe import Model, Policy
 from redline.reward.rewards import build_reward
 from redline.rollout import Rollout
 from redline.scheduling import scheduler
-from redline.sharding import clip_gradients, gathered, prepare
+from redline.sharding import assemble, clip_gradients, gathered, prepare
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -135,9 +135,9 @@ class Ppo:
 
     def save(self) -> None:
         """Write the policy as a plain causal language model, with LoRA the adapter beside it."""
-        with gathered(self.model):
-            if self.accelerator.is_main_process:
-                save(self.actor.lm, self.actor.peft, self.tokenizer, self.out, self.base)
+        assemble(self.accelerator, self.model)
+        if self.accelerator.is_main_process:
+            save(self.actor.lm, self.actor.peft, self.tokenizer, self.out, self.base)
         self.accelerator.wait_for_everyone()
 
     def update(self, step: int) -> tuple[dict[str, float], dict[str, Any]]:

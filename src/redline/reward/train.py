@@ -24,7 +24,7 @@ from redline.reward.metrics import auc, calibration, f1, pairwise_accuracy
 from redline.reward.model import RewardModel, new_reward_model, save_reward_model
 from redline.reward.offsets import token_offsets
 from redline.scheduling import scheduler
-from redline.sharding import clip_gradients, gathered, load_trained, prepare, trained_weights
+from redline.sharding import assemble, clip_gradients, gathered, load_trained, prepare, trained_weights
 
 MICROBATCH_TOKENS = 8192
 CACHE_BYTES = 4 * 2**30  # lower states are kept in memory up to this size; beyond it they are computed again
@@ -57,12 +57,12 @@ def train_reward(recipe: Reward, backbone: Model, train: Iterable[Labels], valid
     result |= {"kind": recipe.kind, "loss": recipe.loss, "train": len(sets[0]), "validation_edits": len(sets[1]),
                "test_edits": len(sets[2])}
     scores = list(trainer.scores(validation=sets[1], test=sets[2])) if recipe.kind == "token" else []
-    with gathered(trainer.model):
-        if accelerator.is_main_process:
-            if scores:
-                write_jsonl(out / "scores.jsonl", scores)
-            save_reward_model(reward, wrapped, out, (recipe.model or backbone).name)
-            write_json(out / "metrics.json", result)
+    assemble(accelerator, trainer.model)
+    if accelerator.is_main_process:
+        if scores:
+            write_jsonl(out / "scores.jsonl", scores)
+        save_reward_model(reward, wrapped, out, (recipe.model or backbone).name)
+        write_json(out / "metrics.json", result)
     accelerator.wait_for_everyone()
     accelerator.end_training()
     return result
