@@ -1,6 +1,7 @@
 """What several runs of several arms say together: pure functions on arrays."""
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -18,13 +19,20 @@ def interval(values: ArrayLike, seed: int = 0, resamples: int = 10_000, level: f
     table = np.asarray(values, dtype=np.float64)
     if table.ndim != 2 or not table.size or not np.isfinite(table).all():
         raise ValueError("expected finite values of seeds by prompts")
-    random = np.random.default_rng(seed)
     seeds, prompts = table.shape
-    rows = random.multinomial(seeds, np.full(seeds, 1 / seeds), resamples)
-    columns = random.multinomial(prompts, np.full(prompts, 1 / prompts), resamples)
+    rows, columns = _draws(seeds, prompts, seed, resamples)
     means = ((rows @ table) * columns).sum(axis=1) / (seeds * prompts)
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
+
+
+@lru_cache(maxsize=8)
+def _draws(seeds: int, prompts: int, seed: int, resamples: int) -> tuple[Floats, Floats]:
+    """How often each seed and prompt is drawn in each resample, (R, S) and (R, P). Kept: an experiment asks hundreds of times."""
+    random = np.random.default_rng(seed)
+    rows = random.multinomial(seeds, np.full(seeds, 1 / seeds), resamples)
+    columns = random.multinomial(prompts, np.full(prompts, 1 / prompts), resamples)
+    return rows.astype(np.float64), columns.astype(np.float64)
 
 
 def level_weights(x: ArrayLike, level: float) -> Floats | None:

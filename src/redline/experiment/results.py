@@ -1,0 +1,141 @@
+"""What the finished runs of an experiment have to show: one line a run, with its learning curve and its verdicts."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from redline.console import track
+from redline.data.files import read_json, read_jsonl, write_json, write_jsonl
+from redline.data.records import Record
+from redline.experiment.arms import Cell
+from redline.judge.compare import compare
+from redline.judge.judges import Judge, load_judge
+from redline.judge.systems import read_responses
+from redline.recipe import Experiment
+
+Preferences = dict[str, float]  # by the prompt's id: 1 the policy's response is better, 0 the reference's, 0.5 a tie
+KEPT = ("win_rate", "ci95", "standard_error", "n", "wins", "ties", "losses", "length_controlled_win_rate")
+
+
+class Line(Record):
+    """What is read here of a line of the log, of best-of-n's curve, or of verdicts."""
+
+    id: str = ""
+    preference: float | None = None
+    update: int = 0
+    n: int | None = None
+    seconds: float = 0.0
+    peak_gb: float | None = None
+    gold: float | None = None
+    gold_error: float | None = None
+    gold_kl: float | None = None
+    gold_proxy: float | None = None
+
+
+@dataclass(frozen=True)
+class Point:
+    """A measurement on the way: nats a response from the reference, win rate over it, and the price so far.
+
+    ``samples`` are the responses (without RL: the edits) learned from, ``seconds`` those of learning, without the measuring itself.
+    Both are None for best of n, which learns nothing.
+    """
+
+    kl: float
+    gold: float
+    samples: int | None = None
+    seconds: float | None = None
+    error: float | None = None
+    proxy: float | None = None
+    n: int | None = None
+    preferences: Preferences = field(default_factory=dict, repr=False)
+
+
+@dataclass(frozen=True)
+class Result:
+    """A finished run: its figures, each judge's verdicts by prompt, and its curve in order of training."""
+
+    cell: Cell
+    figures: dict[str, Any]
+    preferences: dict[str, Preferences]
+    curve: list[Point]
+
+
+def collect(experiment: Experiment, cells: Sequence[Cell], out: Path) -> list[Result]:
+    """Read every finished run, let the experiment's further judges judge it, and write ``out``/results.jsonl: one line a run.
+
+    A judge's verdicts are kept in the run's folder, so that nothing is judged twice. Raises UserError for a judge that cannot be
+    had, or that gave no verdict.
+    """
+    finished = [cell for cell in cells if (cell.folder / "winrate.json").exists()]
+    judges = [load_judge(one.judge, one.base_url) for one in experiment.judges[1:]] if finished else []
+    results = [_result(cell, judges) for cell in track(finished, "results")]
+    write_jsonl(out / "results.jsonl", [
+        {"arm": one.cell.arm, "seed": one.cell.seed, **one.figures, "curve": [_plain(point) for point in one.curve]}
+        for one in results])
+    return results
+
+
+def _result(cell: Cell, judges: Sequence[Judge]) -> Result:
+    folder = cell.folder
+    first = read_json(folder / "winrate.json")
+    found = {first["judge"]: (first, folder / "compare/verdicts.jsonl")}
+    for number, judge in enumerate(judges, 2):
+        found[judge.name] = _judged(cell, judge, number)
+    state = read_json(folder / "state.json")
+    text = first["text"]
+    figures = {
+        "folder": str(folder), "judges": {name: {key: result[key] for key in KEPT} for name, (result, _) in found.items()},
+        "kl": first["kl"], "kl_error": first["kl_error"],
+        "perplexity": first["perplexity_a"], "perplexity_reference": first["perplexity_b"],
+        **{key: text["a"][key] for key in text["a"]}, **{f"{key}_reference": text["b"][key] for key in text["b"]},
+        "seconds": {stage: entry["seconds"] for stage, entry in state.items()},
+        "taken_over": {stage: entry["from"] for stage, entry in state.items() if "from" in entry},
+        "peak_gb": max((line.peak_gb for line in _lines(folder / "policy/log.jsonl") if line.peak_gb), default=None),
+    }
+    return Result(cell, figures, {name: _preferences(path) for name, (_, path) in found.items()}, _curve(cell))
+
+
+def _judged(cell: Cell, judge: Judge, number: int) -> tuple[dict[str, Any], Path]:
+    """A further judge's comparison of the responses that the run has compared: made once, kept beside them."""
+    folder = cell.folder / "compare"
+    path, verdicts = folder / f"judge-{number}.json", folder / f"judge-{number}.verdicts.jsonl"
+    if path.exists() and verdicts.exists():
+        result = read_json(path)
+        if result["judge_settings"] == judge.settings:
+            return result, verdicts
+    a, b = (read_responses(folder / f"{name}.jsonl") for name in ("policy", "reference"))
+    result = compare(a, b, judge, folder / "verdicts.sqlite", cell.seed, verdicts, ("policy", "reference"))
+    write_json(path, result)
+    return result, verdicts
+
+
+def _curve(cell: Cell) -> list[Point]:
+    """The gold scores on the way. At its start a policy is its reference, so its curve begins at KL 0 and a win rate of 0.5."""
+    direct, folder = cell.recipe.direct, cell.folder
+    if direct is not None and direct.method == "best_of_n":
+        return [Point(line.gold_kl or 0.0, line.gold or 0.0, error=line.gold_error, n=line.n,
+                      preferences=_preferences(folder / f"compare/best_of_{line.n}.verdicts.jsonl"))
+                for line in _lines(folder / "compare/curve.jsonl")]
+    size, seconds, points = direct.batch_size if direct else cell.recipe.policy.batch_size, 0.0, []
+    for line in _lines(folder / "policy/log.jsonl"):
+        seconds += line.seconds
+        if line.gold is not None and line.gold_kl is not None:
+            points.append(Point(line.gold_kl, line.gold, line.update * size, round(seconds, 2), line.gold_error, line.gold_proxy,
+                                preferences=_preferences(folder / f"policy/watch/{line.update:06d}.jsonl")))
+    start = Point(0.0, 0.5, 0, 0.0, preferences=dict.fromkeys(points[0].preferences, 0.5)) if points else None
+    return [start, *points] if start else []
+
+
+def _preferences(path: Path) -> Preferences:
+    """A judge's preferences by prompt; those without a verdict are left out."""
+    return {line.id: line.preference for line in _lines(path) if line.preference is not None}
+
+
+def _lines(path: Path) -> list[Line]:
+    return list(read_jsonl(path, Line)) if path.exists() else []
+
+
+def _plain(point: Point) -> dict[str, Any]:
+    found = {key: getattr(point, key) for key in ("samples", "seconds", "kl", "gold", "error", "proxy", "n")}
+    return {key: value for key, value in found.items() if value is not None}
