@@ -182,7 +182,9 @@ def test_a_reward_worth_gaming_is_noticed(tmp_path, model, reward, capsys):
     assert last["gold_kl"] > 0.1
     assert "reward and judge part ways: since" in last["warning"]
     said = " ".join(capsys.readouterr().err.split())
-    assert "update 15: reward and judge part ways" in said
+    noticed = next(line["update"] for line in log if "warning" in line)
+    assert f"update {noticed}: reward and judge part ways" in said
+    assert said.count("part ways") == 1  # said once, kept in every line that it is true of
 
     responses, reference = lines(tmp_path / "watch/000015.jsonl"), lines(tmp_path / "watch/reference.jsonl")
     assert [row["id"] for row in responses] == [row["id"] for row in reference] == [prompt.id for prompt in HELD_OUT]

@@ -101,6 +101,7 @@ class Watch:
         self.gold, self.trainer, self.folder = gold, trainer, trainer.out / "watch"
         self.reference: list[Response] = []
         self.history: list[Point] = []
+        self.warned = False
 
     def begin(self, start: int) -> None:
         """Sample the reference, or read what an earlier start sampled; measurements after update ``start`` will come again."""
@@ -132,8 +133,9 @@ class Watch:
         with _random_states_kept():
             responses = self._respond(update)
             found = self._judge(update, responses) if self.trainer.accelerator.is_main_process else {}
-        if "warning" in found:
+        if "warning" in found and not self.warned:  # the log repeats it at every measurement, the console does not
             console.print(f"update {update}: {found['warning']}", style="yellow", highlight=False, markup=False)
+        self.warned = "warning" in found
         return found | {"seconds_watch": time.perf_counter() - start}
 
     def _judge(self, update: int, responses: list[Response]) -> dict[str, Any]:

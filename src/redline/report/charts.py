@@ -212,7 +212,7 @@ def _curve(one: Series, frame: Frame, x_label: str) -> str:
         for (x, y), (place, value) in list(zip(places, one.points, strict=True))[::-step]:
             out.append(
                 f'<circle class="hit {one.style}" cx="{x:.1f}" cy="{y:.1f}" r="5"><title>'
-                f"{escape(x_label)} {number(round(place))}: "
+                f"{escape(x_label)} {number(place)}: "
                 f"{number(float(value), 4)}</title></circle>"
             )
     return "".join(out)

@@ -15,6 +15,7 @@ from redline.recipe import Source
 from redline.report import charts
 from redline.report.charts import Series, number
 from redline.report.folder import Line, RunFolder
+from redline.report.gold import gold
 from redline.report.result import shorten
 from redline.report.tokens import Tokens, from_record, legend, render, scale_of
 
@@ -301,6 +302,7 @@ def policy(run: RunFolder) -> dict[str, Any] | None:
     }
     seconds = sum(phases.values())
     parts = ", ".join(f"{name} {number(value, 2)}" for name, value in phases.items())
+    held = {key.removeprefix("gb_"): max(line.get(key, 0.0) for line in log) for key in log[-1] if key.startswith("gb_")}
     return {
         "done": done,
         "planned": planned,
@@ -309,6 +311,8 @@ def policy(run: RunFolder) -> dict[str, Any] | None:
         "samples": _samples(run),
         "cost": f"{number(seconds)} s an update ({parts})" if phases else "",
         "memory": number(max((line.get("peak_gb", 0.0) for line in log), default=0.0)),
+        "held": ", ".join(f"{name} {number(value, 2)}" for name, value in held.items()),
+        "gold": gold(run, log),
     }
 
 
@@ -318,12 +322,11 @@ def _policy_charts(run: RunFolder, log: list[Line]) -> list[Markup]:
 
     target = run.recipe.policy.kl.target
     aim = [Series("target", [(log[0]["update"], target), (log[-1]["update"], target)], "guide")] if target is not None else []
-    gold = [key for key in log[-1] if key.startswith("gold")]
     drawn = [
         charts.line_chart("Reward", "a response, scaled", [Series("", curve("reward"))]),
+        charts.line_chart("Reward of tokens that stand out", "a token, raw", [Series("", curve("raw_reward_changed"))]),
         charts.line_chart("KL", "nats a response", [Series("policy" if aim else "", curve("kl")), *aim]),
         charts.line_chart("KL coefficient", "per nat", [Series("", curve("kl_coefficient"))]),
-        *(charts.line_chart(key.replace("_", " ").capitalize(), "a response", [Series("", curve(key))]) for key in gold),
         charts.line_chart("Length", "tokens a response", [Series("", curve("length"))]),
         charts.line_chart("Ended by itself", "share of responses", [Series("", curve("ended"))]),
         charts.line_chart("Entropy", "nats a token", [Series("", curve("entropy"))]),
@@ -333,6 +336,11 @@ def _policy_charts(run: RunFolder, log: list[Line]) -> list[Markup]:
             [Series("policy", curve("clip_fraction")), Series("value", curve("value_clip_fraction"), "second")],
         ),
         charts.line_chart("Explained variance", "of returns, by the critic", [Series("", curve("explained_variance"))]),
+        charts.line_chart(
+            "Advantages",
+            "before whitening",
+            [Series("mean", curve("advantage_mean")), Series("deviation", curve("advantage_std"), "second")],
+        ),
     ]
     return [chart for chart in drawn if chart]
 
