@@ -4,12 +4,14 @@ Everything here does the right, plain thing for a model that is not sharded. All
 """
 
 import functools
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 
 from redline.errors import UserError
 
@@ -33,6 +35,7 @@ def prepare(accelerator: "Accelerator", model: nn.Module, optimizer: torch.optim
                             "fsdp_cpu_ram_efficient_loading: false in Accelerate's configuration.")
         names = {name for module in model.modules() for name in getattr(module, "_no_split_modules", None) or ()}
         layers = {type(module) for module in model.modules() if type(module).__name__ in names}
+        warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view")  # nothing here writes into one
         plugin.auto_wrap_policy = functools.partial(transformer_auto_wrap_policy, transformer_layer_cls=layers)
     if accelerator.distributed_type == "DEEPSPEED":
         raise UserError("Reward models and PPO do not run under DeepSpeed. Use FSDP2 (recipes/accelerate/8-gpus-fsdp2.yaml), which "
@@ -44,9 +47,7 @@ def prepare(accelerator: "Accelerator", model: nn.Module, optimizer: torch.optim
 @contextmanager
 def gathered(model: nn.Module) -> Iterator[None]:
     """Inside, every process has the whole weights, so any part of the model runs, any number of times, without the others."""
-    from torch.distributed.fsdp import FSDPModule
-
-    parts = [module for module in model.modules() if isinstance(module, FSDPModule)]
+    parts: list[Any] = [module for module in model.modules() if isinstance(module, FSDPModule)]
     if parts:
         parts[0]._get_fsdp_state()._lazy_init()  # else the first part that runs would take itself for the whole
     for part in parts:
@@ -57,7 +58,7 @@ def gathered(model: nn.Module) -> Iterator[None]:
     finally:
         for part in parts:
             part.set_reshard_after_forward(part is not model, recurse=False)
-            part.reshard()
+        _shard_again(model)
 
 
 def assemble(accelerator: "Accelerator", model: nn.Module) -> None:
@@ -65,6 +66,7 @@ def assemble(accelerator: "Accelerator", model: nn.Module) -> None:
 
     (While FSDP2 has gathered weights, a state dict still gives the sharded ones.)
     """
+    _shard_again(model)
     found: dict[int, nn.Parameter] = {}  # by the sharded one, so that tied weights stay tied
     for module in model.modules():
         for name, parameter in module._parameters.items():
@@ -95,6 +97,7 @@ def trained_weights(model: nn.Module) -> dict[str, Tensor]:
 @torch.no_grad()
 def load_trained(model: nn.Module, weights: dict[str, Tensor]) -> None:
     """Put back what ``trained_weights`` gave, whatever the number of processes was then. Raises KeyError for a missing one."""
+    _shard_again(model)
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             parameter.copy_(_like(weights[name], parameter))
@@ -113,6 +116,13 @@ def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> N
     optimizer.load_state_dict(state | {"state": {
         index: {name: _like(value, parameters[index]) if getattr(value, "shape", None) == parameters[index].shape else value
                 for name, value in values.items()} for index, values in state["state"].items()}})
+
+
+def _shard_again(model: nn.Module) -> None:
+    """After a forward pass FSDP2 leaves what is around the layers gathered."""
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
 
 
 def _like(value: Tensor, parameter: Tensor) -> Tensor:
