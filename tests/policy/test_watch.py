@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Barrier
@@ -23,6 +24,7 @@ WORDS = ["the film was", "I liked", "this is a", "why did they", "not good", "ve
 PROMPTS = [Prompt(id=str(index), prompt=text) for index, text in enumerate(WORDS)]
 HELD_OUT = [Prompt(id=f"h{index}", prompt=f"{text} {more}") for index, (text, more) in enumerate(
     (text, more) for more in ("not", "so", "and") for text in WORDS)]
+DOCS = Path(__file__).parents[2] / "docs/policy.md"
 VOWELS = '''
 import random
 def vowels(prompts, responses):
@@ -201,6 +203,8 @@ def test_a_reward_worth_gaming_is_noticed(tmp_path, model, reward, capsys):
             "value_clip_fraction", "explained_variance", "advantage_mean", "advantage_std", "first_ratio_error", "peak_gb",
             *(f"{unit}_{phase}" for unit in ("seconds", "gb") for phase in ("sample", "score", "rescore", "optimise"))}
     assert all(keys <= line.keys() for line in log)
+    documented = set(re.findall(r"`(\w+)`", DOCS.read_text(encoding="utf-8")))
+    assert {key for line in log for key in line} - {"update"} <= documented
     samples = lines(tmp_path / "samples.jsonl")
     assert {row["update"] for row in samples} == {1, 5, 10, 15}
     assert all(len(row[name]) == len(row["offsets"]) for row in samples for name in ("rewards", "values", "kl", "advantages"))
@@ -211,7 +215,7 @@ def test_watching_changes_nothing_and_a_resumed_watch_goes_on(tmp_path, model, r
     """Bit for bit: unwatched, watched, and watched by a judge in whose fourth measurement the run dies."""
     how = recipe(reward, adapt=Adapt(lora_rank=rank, train_layers=2), checkpoint_every=2)
     train_policy(how, model, PROMPTS, tmp_path / "unwatched")
-    train_policy(how, model, PROMPTS, tmp_path / "watched", gold=Gold("j", fewer_vowels, HELD_OUT, every=1))
+    train_policy(how, model, PROMPTS, tmp_path / "watched", gold=Gold("j", fewer_vowels, HELD_OUT[:8], every=1))
     asked: list[list[Response]] = []
 
     def dies(policy: list[Response], reference: list[Response]) -> list[float | None]:
@@ -220,7 +224,7 @@ def test_watching_changes_nothing_and_a_resumed_watch_goes_on(tmp_path, model, r
             raise KeyboardInterrupt
         return fewer_vowels(policy, reference)
 
-    gold = Gold("j", dies, HELD_OUT, every=1)
+    gold = Gold("j", dies, HELD_OUT[:8], every=1)
     with pytest.raises(KeyboardInterrupt):
         train_policy(how, model, PROMPTS, tmp_path / "resumed", gold=gold)
     assert (tmp_path / "resumed/watch/000003.jsonl").exists()
@@ -243,7 +247,7 @@ def test_watching_changes_nothing_and_a_resumed_watch_goes_on(tmp_path, model, r
 def test_the_reference_is_sampled_with_the_adapter_off(tmp_path, model, reward):
     """A watch that begins in the middle of a run finds the same reference as one from the start."""
     how = recipe(reward, updates=2)
-    train_policy(how, model, PROMPTS, tmp_path, gold=Gold("j", fewer_vowels, HELD_OUT, every=1))
+    train_policy(how, model, PROMPTS, tmp_path, gold=Gold("j", fewer_vowels, HELD_OUT[:8], every=1))
     watched = tmp_path / "watch"
     before = (watched / "reference.jsonl").read_bytes()
     (watched / "reference.jsonl").unlink()
@@ -251,7 +255,7 @@ def test_the_reference_is_sampled_with_the_adapter_off(tmp_path, model, reward):
     for file in last.iterdir():
         file.unlink()
     last.rmdir()
-    train_policy(how, model, PROMPTS, tmp_path, gold=Gold("j", fewer_vowels, HELD_OUT, every=1))
+    train_policy(how, model, PROMPTS, tmp_path, gold=Gold("j", fewer_vowels, HELD_OUT[:8], every=1))
     assert (watched / "reference.jsonl").read_bytes() == before
 
 
@@ -262,7 +266,7 @@ def test_a_judge_that_fails_does_not_stop_the_training(tmp_path, model, reward, 
             return [None] * len(policy)
         raise UserError("http://127.0.0.1:9: cannot be reached.")
 
-    train_policy(recipe(reward, updates=2), model, PROMPTS, tmp_path, gold=Gold("j", fails, HELD_OUT, every=2))
+    train_policy(recipe(reward, updates=2), model, PROMPTS, tmp_path, gold=Gold("j", fails, HELD_OUT[:8], every=2))
     line = lines(tmp_path / "log.jsonl")[-1]
     assert "gold" not in line
     assert line["gold_proxy"] > 0

@@ -324,7 +324,7 @@ def _policy_charts(run: RunFolder, log: list[Line]) -> list[Markup]:
     aim = [Series("target", [(log[0]["update"], target), (log[-1]["update"], target)], "guide")] if target is not None else []
     drawn = [
         charts.line_chart("Reward", "a response, scaled", [Series("", curve("reward"))]),
-        charts.line_chart("Reward of tokens that stand out", "a token, raw", [Series("", curve("raw_reward_changed"))]),
+        charts.line_chart("Reward that stands out", "a token, raw", [Series("", curve("raw_reward_changed"))]),
         charts.line_chart("KL", "nats a response", [Series("policy" if aim else "", curve("kl")), *aim]),
         charts.line_chart("KL coefficient", "per nat", [Series("", curve("kl_coefficient"))]),
         charts.line_chart("Length", "tokens a response", [Series("", curve("length"))]),
