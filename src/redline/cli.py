@@ -70,6 +70,22 @@ def plan(recipe: RecipeFile, overrides: Overrides = None,
     plan_command(recipe, overrides or [], gpus, gpu_memory, tflops, bandwidth, bf16, price_per_hour, prompt_tokens, edits, json)
 
 
+@app.command(epilog="Example: `redline experiment recipes/experiment-cad.yaml --arms token,sequence-edited`")
+def experiment(recipe: RecipeFile, overrides: Overrides = None,
+               out: Annotated[Path | None, typer.Option(help="The experiment's folder; default runs/<name>")] = None,
+               arms: Annotated[str, typer.Option(help="Run only these, with commas; default: all")] = "",
+               parallel: Annotated[int, typer.Option(help="Runs at once", min=1)] = 1,
+               report: Annotated[bool, typer.Option("--report", help="Run nothing: sum up what is finished")] = False) -> None:
+    """Arms by seeds on equal terms: runs what is missing, then puts the arms side by side."""
+    from redline.experiment.command import run_experiment
+    from redline.report.experiment import write_experiment
+
+    failed, folder = run_experiment(recipe, overrides or [], out, [arm for arm in arms.split(",") if arm], parallel, report)
+    typer.echo(write_experiment(folder))
+    if failed:
+        raise UserError(failed)
+
+
 @app.command(epilog="Example: `redline score edits.jsonl --reward runs/demo/reward --out scores.jsonl`")
 def score(file: Annotated[Path, typer.Argument(metavar="EDITS_OR_RESPONSES", show_default=False)],
           reward: Annotated[str, typer.Option(help="A reward model's folder or name")],

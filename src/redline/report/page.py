@@ -39,6 +39,24 @@ def build_page(run: RunFolder) -> str:
     Whatever models or people wrote is escaped, control characters are shown as signs; the page's policy forbids scripts, and
     any style but its own.
     """
+    return render(
+        "page.html",
+        name=run.name,
+        folder=run.path.resolve().name,
+        setup=stages.setup(run),
+        data=stages.data(run),
+        reward=stages.reward(run),
+        policy=stages.policy(run),
+        result=result.result(run),
+        comparison=result.comparison(run),
+    )
+
+
+def render(template: str, **values: Any) -> str:
+    """A page from one of the templates here, with the style, its digest for the page's policy, and the version.
+
+    Texts are escaped, and their control characters shown as signs.
+    """
     style = (HERE / "page.css").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
     environment = jinja2.Environment(
@@ -48,18 +66,11 @@ def build_page(run: RunFolder) -> str:
         trim_blocks=True,
         loader=jinja2.FileSystemLoader(HERE),
     )
-    return environment.get_template("page.html").render(
-        name=run.name,
-        folder=run.path.resolve().name,
+    return environment.get_template(template).render(
         version=__version__,
         style=Markup(style),  # noqa: S704 (our own file)
         style_hash=digest,
-        setup=stages.setup(run),
-        data=stages.data(run),
-        reward=stages.reward(run),
-        policy=stages.policy(run),
-        result=result.result(run),
-        comparison=result.comparison(run),
+        **values,
     )
 
 

@@ -1,0 +1,75 @@
+"""``redline experiment``: from a recipe to finished runs, their results, and a table in the terminal."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from rich.console import Console
+from rich.table import Table
+
+from redline.data.files import whole_file, write_json
+from redline.experiment.arms import cells, load_experiment
+from redline.experiment.results import collect
+from redline.experiment.run import run_cells
+from redline.experiment.summary import summarise
+from redline.recipe import Experiment
+
+
+def run_experiment(recipe: Path, overrides: Sequence[str], out: Path | None = None, arms: Sequence[str] = (), parallel: int = 1,
+                   only_report: bool = False) -> tuple[str | None, Path]:
+    """Run what is missing (of the named arms), then sum up all that is finished; returns what failed, in one line, and the folder.
+
+    Writes experiment.yaml, results.jsonl (a line a run) and summary.json into the experiment's folder, and prints the arms.
+    """
+    experiment = load_experiment(recipe, overrides)
+    folder = out or Path("runs") / experiment.name
+    with whole_file(folder / "experiment.yaml") as file:
+        yaml.safe_dump(experiment.model_dump(exclude_unset=True), file, sort_keys=False, allow_unicode=True)
+    asked = cells(experiment, folder)
+    failures = [] if only_report else run_cells(cells(experiment, folder, arms), _others(experiment, folder), parallel)
+    summary = summarise(experiment, asked, collect(experiment, asked, folder))
+    write_json(folder / "summary.json", summary)
+    print_summary(summary)
+    if not failures:
+        return None, folder
+    reasons = "; ".join(f"{failure.cell.name}: {failure.reason}" for failure in failures[:3])
+    return (f"{len(failures)} of {len(asked)} runs failed ({reasons}{'; ...' if len(failures) > 3 else ''}). "
+            "The same command tries them again."), folder
+
+
+def _others(experiment: Experiment, folder: Path) -> list[Path]:
+    """The folders of runs whose finished stages may be taken over: of this experiment, and of those that it names."""
+    return sorted(path for root in (folder, *map(Path, experiment.reuse)) for path in root.glob("*/seed-*") if path.is_dir())
+
+
+def print_summary(summary: dict[str, Any], console: Console | None = None) -> None:
+    """The arms in a table on stdout: win rates, KL, perplexity, and the difference from the baseline by the first judge."""
+    console = console or Console(highlight=False)
+    table = Table(box=None, pad_edge=False, header_style="dim", title=f"\n{summary['name']}", title_justify="left")
+    table.add_column("arm")
+    judges = [judge.rpartition("/")[2] for judge in summary["judges"]]
+    for name in ("seeds", *judges, "KL", "perplexity", "distinct bigrams", f"less {summary['baseline']}"):
+        table.add_column(name, justify="right", overflow="fold")
+    for arm in summary["arms"]:
+        table.add_row(arm["arm"], f"{len(arm['seeds'])}/{len(arm['asked'])}",
+                      *(_rate(arm["win_rates"][judge]) for judge in summary["judges"]), f"{arm['kl']:.1f}",
+                      f"{arm['perplexity']:.1f} ({arm['perplexity_reference']:.1f})",
+                      f"{arm['distinct_bigrams']:.2f} ({arm['distinct_bigrams_reference']:.2f})", _less(summary, arm["arm"]))
+    console.print(table)
+    console.print("95 % intervals over seeds and prompts; in brackets the reference's own", style="dim")
+    if summary["unfinished"]:
+        console.print(f"not finished: {'; '.join(summary['unfinished'])}", markup=False)
+
+
+def _rate(found: dict[str, Any]) -> str:
+    return f"{found['win_rate']:.3f} ({found['ci95'][0]:.2f}-{found['ci95'][1]:.2f})" if found else "-"
+
+
+def _less(summary: dict[str, Any], arm: str) -> str:
+    for row in summary["differences"]:
+        if row["kl"] is None and row["judge"] == summary["gold"] and {row["a"], row["b"]} == {arm, summary["baseline"]}:
+            sign = 1 if row["a"] == arm else -1
+            low, high = sorted(sign * bound for bound in row["ci95"])
+            return f"{sign * row['difference']:+.3f} ({low:+.2f} to {high:+.2f})"
+    return ""

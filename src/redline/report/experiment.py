@@ -1,0 +1,138 @@
+"""The page of an experiment: its arms side by side, their curves, and what each of them cost. One HTML file, as for a run."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import yaml
+from markupsafe import Markup
+
+from redline.data.files import read_json, whole_file
+from redline.errors import UserError
+from redline.report.charts import Series, line_chart, number, percent
+from redline.report.page import render
+from redline.report.stages import duration
+
+Json = dict[str, Any]
+AXES = (("kl", "Gold against KL", "nats a response"), ("samples", "Gold against samples", "responses"),
+        ("seconds", "Gold against time", "seconds of learning"))
+
+NOTHING = {"text": "–", "interval": "", "sure": False, "seeds": ""}  # a cell of a table without a figure
+
+
+def write_experiment(folder: Path) -> Path:
+    """Write ``folder``/report.html from summary.json, results.jsonl and experiment.yaml, and return its path.
+
+    Raises UserError when the folder has no results.
+    """
+    if not (folder / "summary.json").exists():
+        raise UserError(f"{folder}: has no summary.json, so no experiment was run there. Run: redline experiment RECIPE --out "
+                        f"{folder}")
+    html = build_page(folder)
+    page = folder / "report.html"
+    with whole_file(page) as out:
+        out.write(html)
+    return page
+
+
+def build_page(folder: Path) -> str:
+    """The page as text."""
+    summary = read_json(folder / "summary.json")
+    runs = [json.loads(line) for line in (folder / "results.jsonl").read_text(encoding="utf-8").split("\n") if line]
+    recipe = (folder / "experiment.yaml").read_text(encoding="utf-8")
+    arms, gold = summary["arms"], summary["gold"]
+    return render(
+        "experiment.html", name=summary["name"], summary=summary, runs=runs, recipe=recipe,
+        judges=[short(judge) for judge in summary["judges"]],
+        changes={arm: yaml.safe_dump(keys, default_flow_style=True, width=1000).strip().strip("{}") or "the base as it is"
+                 for arm, keys in yaml.safe_load(recipe)["arms"].items()},
+        arms=[_arm(arm, summary["judges"]) for arm in arms],
+        against=[_against(arm["arm"], summary) for arm in arms if arm["arm"] != summary["baseline"]],
+        levels=[row["kl"] for row in arms[0]["gold_at_kl"]] if arms else [],
+        golds=[row["gold"] for row in arms[0]["price"]] if arms else [],
+        matrix=[{"arm": a["arm"], "cells": [_cell(_find(summary, a["arm"], b["arm"], gold, None)) for b in arms]} for a in arms],
+        charts=[{"title": title, "charts": [chart for arm in arms if (chart := _curves(arm["arm"], runs, summary, key, label))]}
+                for key, title, label in AXES],
+        stages=list(dict.fromkeys(stage for arm in arms for stage in arm["seconds"])),
+    )
+
+
+def short(judge: str) -> str:
+    """A judge's name without the folders of its file."""
+    return judge.rpartition("/")[2]
+
+
+def _arm(arm: Json, judges: list[str]) -> Json:
+    """An arm's row in each table, as text."""
+    low, high = arm["kl_range"]
+    return {
+        "name": arm["arm"], "seeds": f"{len(arm['seeds'])} of {len(arm['asked'])}",
+        "win_rates": [_share(arm["win_rates"][judge]) for judge in judges],
+        "length_controlled": percent(arm["length_controlled"][judges[0]]),
+        "kl": number(arm["kl"]), "kl_range": f"{number(low)} to {number(high)}",
+        **{key: (number(arm[key]), number(arm[f"{key}_reference"]))
+           for key in ("perplexity", "distinct_bigrams", "repetition_rate", "mean_words")},
+        "at_kl": [{**_share(row), "seeds": f"{row['seeds']} of {len(arm['seeds'])}"} for row in arm["gold_at_kl"]],
+        "price": [{"samples": number(row["samples"] and round(row["samples"])), "seeds": f"{row['seeds']} of {len(arm['seeds'])}",
+                   "seconds": duration(row["seconds"]) if row["seconds"] is not None else "–"} for row in arm["price"]],
+        "seconds": {stage: duration(seconds) for stage, seconds in arm["seconds"].items()},
+        "total": duration(arm["seconds_total"]), "peak_gb": number(arm["peak_gb"]),
+    }
+
+
+def _share(row: Json) -> Json:
+    """A win rate and its interval; a dash where there is none."""
+    if "win_rate" not in row:
+        return dict(NOTHING)
+    low, high = row["ci95"]
+    return {**NOTHING, "text": percent(row["win_rate"]), "interval": f"{100 * low:.1f} to {100 * high:.1f}"}
+
+
+def _against(arm: str, summary: Json) -> Json:
+    """An arm's differences from the baseline: at the end by every judge, and at each KL level."""
+    base, levels = summary["baseline"], [row["kl"] for row in summary["arms"][0]["gold_at_kl"]]
+    return {"arm": arm, "ends": [_cell(_find(summary, arm, base, judge, None)) for judge in summary["judges"]],
+            "levels": [_cell(_find(summary, arm, base, summary["gold"], level)) for level in levels]}
+
+
+def _find(summary: Json, a: str, b: str, judge: str, kl: float | None) -> Json | None:
+    """The difference of ``a`` from ``b``, whichever way round it is kept."""
+    for row in summary["differences"]:
+        if row["judge"] == judge and row["kl"] == kl and {row["a"], row["b"]} == {a, b} and a != b:
+            if row["a"] == a:
+                return dict(row)
+            low, high = row["ci95"]
+            return {**row, "difference": -row["difference"], "ci95": [-high, -low]}
+    return None
+
+
+def _cell(row: Json | None) -> Json:
+    """A difference in percentage points; ``sure`` where its interval leaves out 0."""
+    if row is None:
+        return dict(NOTHING)
+    low, high = row["ci95"]
+    return {"text": _points(row["difference"]), "interval": f"{_points(low)} to {_points(high)}", "sure": low > 0 or high < 0,
+            "seeds": f"{len(row['seeds'])} seed{'s' if len(row['seeds']) > 1 else ''}"}
+
+
+def _points(share: float) -> str:
+    return f"{100 * share:+.1f}".replace("-", "−")
+
+
+def _curves(arm: str, runs: list[Json], summary: Json, key: str, label: str) -> Markup:
+    """Every seed's curve of an arm, and behind them the baseline's, dashed; the same axes for all arms."""
+    everything = [_points_of(run, key) for run in runs]
+    most = max((x for points in everything for x, _ in points), default=0.0)
+    golds = [y for points in everything for _, y in points]
+    base = summary["baseline"]
+    mine = [_points_of(run, key) for run in runs if run["arm"] == arm]
+    theirs = [_points_of(run, key) for run in runs if run["arm"] == base and arm != base]
+    if not any(mine):
+        return Markup("")
+    series = [Series(f"{base}, each seed" if not place else "", points, "guide") for place, points in enumerate(theirs)]
+    series += [Series(f"{arm}, each seed" if not place else "", points, "main") for place, points in enumerate(mine)]
+    return line_chart(arm, "win rate over the reference", series, label, (min(0.4, *golds), 1.0), (0.0, most or 1.0))
+
+
+def _points_of(run: Json, key: str) -> list[tuple[float, float]]:
+    return [(float(point[key]), float(point["gold"])) for point in run["curve"] if point.get(key) is not None]

@@ -1,0 +1,128 @@
+"""An experiment on a tiny model, from recipe to page: what is shared is done once, what fails is told, what is there stays."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+
+from redline.errors import UserError
+from redline.experiment.arms import cells, load_experiment
+from redline.run import Run
+
+BASE = {
+    "data": {"edits": {"path": "edits.jsonl"}, "validation_share": 0.3},
+    "reward": {"adapt": {"lora_rank": 4, "train_layers": 2}, "epochs": 1, "batch_size": 8, "depth": 3},
+    "policy": {"adapt": {"lora_rank": 4, "train_layers": 2}, "updates": 2, "batch_size": 4, "minibatch_size": 4, "epochs": 1,
+               "optimizer": {"lr": 0.02}, "sampling": {"max_new_tokens": 4}},
+    "watch": {"every": 1, "prompts": 4}, "compare": {"limit": 4},
+}
+ARMS = {
+    "token": {},
+    "uniform": {"policy.reward": [{"spread": "uniform"}]},
+    "both": {"reward.kind": "sequence", "policy.reward": [{}, {"model": "@token", "weight": 0.5}], "seeds": [1]},
+    "sft": {"direct.method": "sft", "direct.epochs": 1, "seeds": [1]},
+    "best-of-2": {"direct": {"method": "best_of_n", "n": 2}, "seeds": [1]},
+    "broken": {"policy.reward": [{"function": "no_such_module:reward"}], "seeds": [0]},
+}
+
+
+@pytest.fixture
+def recipe(tmp_path, tiny_model, edits_file) -> Path:
+    judge = tmp_path / "judge.py"
+    judge.write_text("def vowels(prompts, a, b):\n    return [0.5 + 0.5 * ((x.count('a') > y.count('a')) - (x.count('a') < "
+                     "y.count('a'))) for x, y in zip(a, b)]\n")
+    base = tmp_path / "base.yaml"
+    base.write_text(yaml.safe_dump({"model": {"name": tiny_model, "dtype": "float32"}, **BASE}))
+    path = tmp_path / "experiment.yaml"
+    path.write_text(yaml.safe_dump({
+        "name": "tiny", "base": "base.yaml", "seeds": [0, 1], "arms": ARMS, "baseline": "token", "kl_levels": [0.01],
+        "gold_levels": [0.5], "judges": [{"judge": "length"}, {"judge": "judge.py:vowels"}]}, sort_keys=False))
+    return path
+
+
+def lines(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def test_from_a_recipe_to_a_page(redline, recipe, tmp_path):
+    out = tmp_path / "out"
+    status, printed, err = redline("experiment", recipe, "--out", out)
+    assert status == 2
+    assert "1 of 8 runs failed (broken, seed 0: `no_such_module:reward`" in err.splitlines()[-1]
+    assert "report.html" in printed
+
+    rows = {(row["arm"], row["seed"]): row for row in lines(out / "results.jsonl")}
+    assert set(rows) == {("token", 0), ("token", 1), ("uniform", 0), ("uniform", 1), ("both", 1), ("sft", 1), ("best-of-2", 1)}
+    for row in rows.values():
+        assert len(row["judges"]) == 2
+        assert all(0 <= found["win_rate"] <= 1 and found["n"] == 4 for found in row["judges"].values())
+    assert [point["samples"] for point in rows["token", 0]["curve"]] == [0, 4, 8]
+    assert rows["token", 0]["curve"][0] == {"samples": 0, "seconds": 0.0, "kl": 0.0, "gold": 0.5}
+    assert [point["n"] for point in rows["best-of-2", 1]["curve"]] == [1, 2]
+    assert rows["sft", 1]["curve"][-1]["gold"] is not None
+
+    shared = [os.stat(out / arm / "seed-1/reward/model.safetensors").st_ino for arm in ("token", "uniform", "best-of-2")]
+    assert len(set(shared)) == 1  # one reward model, trained once
+    assert rows["uniform", 1]["taken_over"]["reward"].endswith("token/seed-1")
+    assert not (out / "sft/seed-1/reward").exists()
+    both = yaml.safe_load((out / "both/seed-1/recipe.yaml").read_text())
+    assert both["policy"]["reward"] == [{}, {"model": str(out / "token/seed-1/reward"), "weight": 0.5}]
+
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["unfinished"] == ["broken, seed 0"]
+    [end] = [row for row in summary["differences"] if (row["a"], row["b"], row["judge"], row["kl"]) == (
+        "token", "uniform", "length", None)]
+    assert end["seeds"] == [0, 1]
+    expected = [rows["token", seed]["judges"]["length"]["win_rate"] - rows["uniform", seed]["judges"]["length"]["win_rate"]
+                for seed in (0, 1)]
+    assert end["by_seed"] == pytest.approx(expected)
+    assert end["difference"] == pytest.approx(sum(expected) / 2)
+    page = (out / "report.html").read_text()
+    assert page.count("<figure") >= 6
+    assert "<script" not in page
+
+    before = {path: path.stat().st_mtime_ns for path in out.glob("*/seed-*/*/*") if path.is_file()}
+    shutil.rmtree(out / "uniform/seed-0/compare")
+    state = json.loads((out / "uniform/seed-0/state.json").read_text())
+    kept = {name: state[name] for name in ("data", "label", "reward", "policy")}
+    (out / "uniform/seed-0/state.json").write_text(json.dumps(kept))
+    again = {row["arm"]: row for row in lines(out / "results.jsonl")}
+    status, _, err = redline("experiment", recipe, "--out", out, "--arms", "uniform", "name=tiny")
+    assert status == 0, err
+    assert {path: path.stat().st_mtime_ns for path in before if "uniform/seed-0/" not in str(path)} == {
+        path: time for path, time in before.items() if "uniform/seed-0/" not in str(path)}  # what is done is not done again
+    assert {row["arm"]: row["judges"] for row in lines(out / "results.jsonl")} == {arm: row["judges"] for arm, row in again.items()}
+
+
+@pytest.mark.parametrize(("change", "said"), [
+    ("baseline=tokens", "which is no arm"),
+    ("arms.token={policy.updatess: 2}", "unknown key `policy.updatess`. Did you mean `updates`?"),
+    ("arms.both.policy.reward=[{model: '@nobody'}]", "takes the reward model of `nobody`"),
+    ("arms.token={seeds: 3}", "`seeds` is 3; it is a list"), ("arms={a/b: {}}", "an arm's name is its folder's"),
+    ("bases={}", "unknown key `bases`. Did you mean `base`?")])
+def test_mistakes_are_said_with_their_place(redline, recipe, tmp_path, change, said):
+    arguments = [change] if change.startswith("baseline") else [change, *(["baseline=null"] if change.startswith("arms={") else [])]
+    status, _, err = redline("experiment", recipe, "--out", tmp_path / "out", *arguments)
+    assert status == 2
+    assert said in err
+    assert not (tmp_path / "out").exists() or not list((tmp_path / "out").glob("*/seed-*"))
+
+
+def test_runs_that_take_reward_models_come_after_them(recipe, tmp_path):
+    experiment = load_experiment(recipe, ["arms={both: {policy.reward: [{model: '@token'}]}, token: {}}", "base.policy.updates=7"])
+    asked = cells(experiment, tmp_path)
+    assert [cell.name for cell in asked] == ["token, seed 0", "both, seed 0", "token, seed 1", "both, seed 1"]
+    assert asked[1].needs == (tmp_path / "token/seed-0",)
+    assert all(cell.recipe.policy.updates == 7 and cell.recipe.compare.judge == "length" for cell in asked)
+    with pytest.raises(UserError, match="no arm `tokens`"):
+        cells(experiment, tmp_path, ["tokens"])
+
+
+def test_runs_differ_in_what_their_stages_depend_on_and_in_nothing_else(recipe, tmp_path):
+    asked = {cell.name: Run(cell.recipe, cell.folder).missing() for cell in cells(load_experiment(recipe), tmp_path)}
+    assert asked["token, seed 1"] == asked["uniform, seed 1"]
+    assert {name for name, _ in asked["token, seed 1"] - asked["both, seed 1"]} == {"reward"}
+    assert {name for name, _ in asked["sft, seed 1"]} == {"data", "label"}
