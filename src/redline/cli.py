@@ -285,6 +285,14 @@ def main() -> None:
     except UserError as error:
         print(f"redline: {error}", file=sys.stderr)
         sys.exit(2)
+    except RuntimeError as error:
+        from redline.processes import lost_another
+
+        if not lost_another(error):
+            raise
+        print("redline: another process of this run has ended, so this one ends too. The same command, with as many processes or "
+              "another number, continues from the last checkpoint.", file=sys.stderr)
+        sys.exit(1)
     except SystemExit as end:
         if end.code == 130:  # what Typer makes of Ctrl-C
             print("redline: stopped. The same command continues where it left off.", file=sys.stderr)

@@ -32,6 +32,19 @@ def new_accelerator(trackers: Sequence[str], folder: Path) -> "Accelerator":
     return Accelerator(log_with=list(trackers) or None, project_dir=str(folder))
 
 
+def finish_tracking(accelerator: "Accelerator") -> None:
+    """Close the trackers (``accelerator.end_training`` would also part the processes, which have more stages before them)."""
+    for tracker in accelerator.trackers:
+        tracker.finish()
+
+
+def lost_another(error: RuntimeError) -> bool:
+    """Whether an error says that another process of this run is gone."""
+    import torch.distributed
+
+    return isinstance(error, torch.distributed.DistError) or "gloo/transport" in str(error)
+
+
 def wait_for_everyone() -> None:
     """Return when every process has come here, however long one of them works alone (a collective's own patience is minutes)."""
     if this_process().num_processes > 1:

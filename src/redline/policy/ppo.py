@@ -31,7 +31,7 @@ from redline.policy.loss import ppo_loss
 from redline.policy.monitors import advantage_monitors, peak_gb, phase_gb, reward_monitors, start_phase
 from redline.policy.sample import check_logits, sample
 from redline.policy.watch import Gold, Watch
-from redline.processes import new_accelerator
+from redline.processes import finish_tracking, new_accelerator
 from redline.recipe import Model, Policy
 from redline.reward.rewards import build_reward
 from redline.rollout import Rollout
@@ -60,7 +60,7 @@ def train_policy(recipe: Policy, model: Model, prompts: Sequence[Prompt], out: P
     trainer = Ppo(recipe, model, prompts, out, accelerator, reward, seed)
     summary = trainer.run(gold)
     trainer.save()
-    accelerator.end_training()
+    finish_tracking(accelerator)
     return summary
 
 

@@ -16,7 +16,7 @@ from redline.console import console, progress_bar
 from redline.data.files import write_json, write_jsonl
 from redline.data.records import Labels
 from redline.errors import UserError
-from redline.processes import new_accelerator
+from redline.processes import finish_tracking, new_accelerator
 from redline.recipe import Model, Reward
 from redline.reward.examples import Example, Row, examples
 from redline.reward.losses import classification_loss, pairwise_loss, token_rewards
@@ -64,7 +64,7 @@ def train_reward(recipe: Reward, backbone: Model, train: Iterable[Labels], valid
         save_reward_model(reward, wrapped, out, (recipe.model or backbone).name)
         write_json(out / "metrics.json", result)
     accelerator.wait_for_everyone()
-    accelerator.end_training()
+    finish_tracking(accelerator)
     return result
 
 
