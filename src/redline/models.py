@@ -14,6 +14,7 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
+from redline.attention import use_short_attention
 from redline.console import console
 from redline.data.files import read_json, write_json
 from redline.errors import UserError
@@ -76,7 +77,9 @@ def load_model(auto: Any, model: Model, **options: Any) -> "PreTrainedModel":
             merged: PreTrainedModel = PeftModel.from_pretrained(loaded, folder).merge_and_unload()
             return merged.requires_grad_(False).eval().to(device())
         loaded = auto.from_pretrained(folder, revision=model.revision or "main", use_safetensors=True, **options)
-    return loaded.requires_grad_(False).eval().to(device())
+    loaded = loaded.requires_grad_(False).eval().to(device())
+    use_short_attention(loaded)
+    return loaded
 
 
 def resolve(name: str) -> str:
@@ -182,11 +185,13 @@ def adapt(model: "PreTrainedModel", how: Adapt, depth: int) -> "PeftModel | PreT
         from peft import LoraConfig, get_peft_model
         from transformers.pytorch_utils import Conv1D
 
+        from redline.lora import fused
+
         linear = {path.rpartition(".")[2] for path, module in layers.named_modules() if isinstance(module, nn.Linear | Conv1D)}
         config = LoraConfig(r=how.lora_rank, lora_alpha=2 * how.lora_rank, target_modules=sorted(linear),
                             layers_to_transform=None if whole else list(trained), layers_pattern=None if whole else name)
         with _quietly():
-            return get_peft_model(model, config)  # adapters in float32: bfloat16 would swallow small updates
+            return get_peft_model(model, fused(config))  # adapters in float32: bfloat16 would swallow small updates
     if whole:
         return model.requires_grad_(True)
     for layer in list(layers)[trained.start:]:

@@ -48,12 +48,11 @@ def token_logprobs(hidden: Tensor, head: torch.nn.Linear, targets: Tensor, tempe
     if not hidden.requires_grad or not torch.is_grad_enabled():
         parts = [_chunk(rows, head, wanted, temperature, cap, entropy)
                  for rows, wanted in zip(hidden.split(CHUNK), targets.split(CHUNK), strict=True)]
-    elif head.weight.requires_grad or cap is not None:
+    elif head.weight.requires_grad or cap is not None or entropy:
         parts = [checkpoint(_chunk, rows, head, wanted, temperature, cap, entropy, use_reentrant=False)
                  for rows, wanted in zip(hidden.split(CHUNK), targets.split(CHUNK), strict=True)]
     else:
-        found, fused = _Fused.apply(hidden, head.weight, head.bias, targets, temperature, entropy)
-        return found, fused if entropy else None
+        return _Fused.apply(hidden, head.weight, head.bias, targets, temperature), None
     if not parts:
         return hidden.new_zeros(0, dtype=torch.float32), hidden.new_zeros(0, dtype=torch.float32) if entropy else None
     entropies = torch.cat([part for _, part in parts if part is not None]) if entropy else None
@@ -76,26 +75,23 @@ def _chunk(hidden: Tensor, head: torch.nn.Linear, targets: Tensor, temperature: 
 
 class _Fused(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, temperature: float,
-                entropy: bool) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, temperature: float) -> Tensor:
         found = torch.empty(len(targets), device=hidden.device)
-        entropies = torch.empty(len(targets) if entropy else 0, device=hidden.device)
         gradient = torch.empty_like(hidden)
         for start in range(0, len(targets), CHUNK):
             rows = slice(start, start + CHUNK)
-            logits = torch.nn.functional.linear(hidden[rows], weight, bias).float().div_(temperature)
-            normaliser = logits.logsumexp(1)
-            found[rows] = logits.gather(1, targets[rows, None])[:, 0] - normaliser
-            probabilities = logits.sub_(normaliser[:, None]).exp_() if not entropy else (logits - normaliser[:, None]).exp()
-            if entropy:
-                entropies[rows] = normaliser - (probabilities * logits).sum(1)
-            gradient[rows] = weight[targets[rows]] - probabilities.to(weight.dtype) @ weight
+            logits = torch.nn.functional.linear(hidden[rows], weight, bias).float()
+            if temperature != 1:
+                logits.div_(temperature)
+            chosen, top = logits.gather(1, targets[rows, None])[:, 0], logits.amax(1)
+            total = logits.sub_(top[:, None]).exp_().sum(1)  # from here on unnormalised probabilities, in the logits' place
+            found[rows] = chosen - top - total.log()
+            gradient[rows] = weight[targets[rows]] - (logits.to(weight.dtype) @ weight / total[:, None]).to(weight.dtype)
         ctx.save_for_backward(gradient)
         ctx.temperature = temperature
-        ctx.mark_non_differentiable(entropies)
-        return found, entropies
+        return found
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> Any:
         (stored,) = ctx.saved_tensors
-        return (gradients[0][:, None] / ctx.temperature).to(stored.dtype) * stored, None, None, None, None, None
+        return (gradients[0][:, None] / ctx.temperature).to(stored.dtype) * stored, None, None, None, None

@@ -60,7 +60,9 @@ def sample(lm: "PreTrainedModel", prompts: Sequence[Sequence[int]], sampling: Sa
                          past_key_values=cache, use_cache=True).last_hidden_state[:, -1]
         for cut, state in tap.states.items():
             kept[cut].append((live, state))
-        logits = logits_of(lm, hidden).float() / sampling.temperature
+        logits = logits_of(lm, hidden).float()
+        if sampling.temperature != 1:
+            logits = logits / sampling.temperature
         allowed = logits if step >= sampling.min_new_tokens else logits.index_fill(1, stop, -torch.inf)
         drawn = draw(warpers(tokens[live, :step], allowed) if warpers else allowed, uniforms[live, step])
         tokens[live, step] = drawn

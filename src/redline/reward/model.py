@@ -174,8 +174,10 @@ def load_reward_model(name: str, share: "PreTrainedModel | None" = None, share_c
 
 def _onto(share: "PreTrainedModel", auto: Any, config: Any, folder: Path) -> "PreTrainedModel":
     """The reward model with the weights of ``share``: its frozen tensors themselves, copies of those that are being trained."""
-    from peft import PeftModel
+    from peft import PeftConfig, PeftModel
     from safetensors import safe_open
+
+    from redline.lora import fused
 
     with torch.device("meta"):
         model = auto.from_config(config, dtype=share.dtype)
@@ -191,7 +193,8 @@ def _onto(share: "PreTrainedModel", auto: Any, config: Any, folder: Path) -> "Pr
         for path, parameter in model.named_parameters():
             if parameter.is_meta:  # the head
                 _set(model, path, nn.Parameter(weights.get_tensor(path).to(share.device), requires_grad=False), "_parameters")
-    PeftModel.from_pretrained(model, str(folder / ADAPTER))  # puts the adapters into the model
+    config = fused(PeftConfig.from_pretrained(str(folder / ADAPTER)))
+    PeftModel.from_pretrained(model, str(folder / ADAPTER), config=config)  # puts the adapters into the model
     return model.eval()
 
 
