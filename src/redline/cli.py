@@ -1,6 +1,7 @@
 """The commands, a few lines each over the stage they run. Nothing heavy is imported before its command needs it."""
 
 import os
+import signal
 import sys
 from enum import StrEnum
 from pathlib import Path
@@ -278,8 +279,9 @@ def show(file: Annotated[Path, typer.Argument(help="Edits, labels or scores", sh
 
 
 def main() -> None:
-    """Entry point: a mistake of the user's is one line on stderr and status 2; Ctrl-C is status 130."""
+    """Entry point: a mistake of the user's is one line on stderr and status 2; Ctrl-C is status 130, SIGTERM 143."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         app()
     except UserError as error:
@@ -294,7 +296,7 @@ def main() -> None:
               "another number, continues from the last checkpoint.", file=sys.stderr)
         sys.exit(1)
     except SystemExit as end:
-        if end.code == 130:  # what Typer makes of Ctrl-C
+        if end.code in (130, 143):  # what Typer makes of Ctrl-C, and SIGTERM
             print("redline: stopped. The same command continues where it left off.", file=sys.stderr)
         raise
 
