@@ -35,6 +35,8 @@ def train_sft(recipe: Sft, model: Model, edits: Sequence[Edit], out: Path, *, ma
     work = out.with_name(out.name + ".work")
     share = max(1, recipe.batch_size // this_process().num_processes)
     at_once = next(size for size in range(min(8, share), 0, -1) if share % size == 0)
+    with writing(work):
+        work.mkdir(parents=True, exist_ok=True)
     trainer = SFTTrainer(
         model=lm.requires_grad_(True), processing_class=tokenizer, train_dataset=Dataset.from_list(rows),
         peft_config=LoraConfig(r=recipe.lora_rank, lora_alpha=2 * recipe.lora_rank, target_modules="all-linear",
@@ -58,8 +60,8 @@ def train_sft(recipe: Sft, model: Model, edits: Sequence[Edit], out: Path, *, ma
         with writing(out):
             final.save_pretrained(aside)
             tokenizer.save_pretrained(aside)
-        shutil.rmtree(out, ignore_errors=True)
-        aside.rename(out)
+            shutil.rmtree(out, ignore_errors=True)
+            aside.rename(out)
         shutil.rmtree(work, ignore_errors=True)
     trainer.accelerator.wait_for_everyone()
 
