@@ -21,6 +21,7 @@ from redline.data.records import Prompt, Response
 from redline.errors import UserError
 from redline.policy.actor import ActorCritic, rescore
 from redline.policy.sample import sample
+from redline.processes import wait_for_everyone
 
 if TYPE_CHECKING:
     from redline.policy.ppo import Ppo
@@ -133,6 +134,7 @@ class Watch:
         with _random_states_kept():
             responses = self._respond(update)
             found = self._judge(update, responses) if self.trainer.accelerator.is_main_process else {}
+        wait_for_everyone()  # a judge may take longer than a collective waits
         if "warning" in found and not self.warned:  # the log repeats it at every measurement, the console does not
             console.print(f"update {update}: {found['warning']}", style="yellow", highlight=False, markup=False)
         self.warned = "warning" in found
@@ -214,7 +216,7 @@ def _random_states_kept() -> Iterator[None]:
     """Whatever is drawn inside (by a judge or a reward function, say), the random states outside do not notice."""
     plain, array = random.getstate(), np.random.get_state()
     try:
-        with torch.random.fork_rng():
+        with torch.random.fork_rng([torch.cuda.current_device()] if torch.cuda.is_available() else []):
             yield
     finally:
         random.setstate(plain)
