@@ -72,6 +72,10 @@ class Checkpoints:
             return manifest["step"], manifest["extra"]
         return 0, {}
 
+    def newest(self, step: int) -> Path | None:
+        """The newest checkpoint of at most ``step`` steps, if there is one."""
+        return next((folder for folder in self._folders() if int(folder.name) <= step), None)
+
     def _write(self, folder: Path) -> None:
         import torch
         from accelerate.checkpointing import save_accelerator_state

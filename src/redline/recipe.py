@@ -218,6 +218,11 @@ class Kl(Section):
     """Responses in which the controller corrects an error of its whole size (Ziegler et al. 2019); smaller answers faster."""
     estimator: Literal["k1", "k3"] = "k1"
     """Of each token's KL: log ratio, or Schulman's k3."""
+    stop: float | None = Field(100.0, gt=0)
+    """A policy further than this from its reference (nats a response) stops the run: its text is noise by then. None: never."""
+    per_batch: float | None = Field(None, gt=0)
+    """How far the policy may move on one batch (nats a token, from the policy that sampled it) before its remaining minibatches are
+    left out. None: never."""
 
 
 class Sampling(Section):
@@ -277,6 +282,11 @@ class Policy(Section):
     """Discount."""
     gae_lambda: float = Field(0.95, ge=0, le=1)
     """GAE's lambda."""
+    value_lambda: float | None = Field(None, ge=0, le=1)
+    """Lambda of the returns that the critic learns; None: `gae_lambda`. 1 gives it unbiased targets (VC-PPO, Yuan et al. 2025)."""
+    critic: Literal["shared", "own"] = "shared"
+    """shared: a head on the policy's last states, so that one pass gives both. own: the critic has adapters (or, with full
+    fine-tuning, weights) of its own over the same frozen model: the value loss leaves the policy alone, at twice the passes."""
     checkpoint_every: int = Field(5, ge=1)
     """Updates between checkpoints."""
     sample_every: int = Field(10, ge=1)

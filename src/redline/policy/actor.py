@@ -21,11 +21,12 @@ if TYPE_CHECKING:
 class ActorCritic(nn.Module):
     """A causal language model with a value head on its last hidden states, cut below its trained layers.
 
-    ``lm`` is the Transformers model (with PEFT's adapters in it, when ``peft`` wraps it); ``reference()`` is what it was before
-    training: the adapter switched off, or with full fine-tuning a copy of the trained weights alone.
+    ``lm`` is the Transformers model (with PEFT's adapters in it, when ``peft`` wraps it). The reference is what it was before
+    training: the adapter switched off, or with full fine-tuning a copy of the trained weights alone. With ``own_critic`` the value
+    head reads another copy of what is trained, which the value loss alone moves.
     """
 
-    def __init__(self, model: Model, how: Adapt):
+    def __init__(self, model: Model, how: Adapt, own_critic: bool = False):
         super().__init__()
         lm = load_causal_lm(for_training(model, how.lora_rank))
         depth = lm.config.num_hidden_layers
@@ -38,15 +39,18 @@ class ActorCritic(nn.Module):
         nn.init.zeros_(self.value_head.weight)
         nn.init.zeros_(self.value_head.bias)
         self.value_head.to(lm.device)
+        self.critic: Any = _copy(lm.base_model) if own_critic else None
+        self._critic_split = Split(self.critic, self.split.cut) if self.critic is not None else None
         # held in a list, so that it is no submodule: its weights are neither trained nor saved
-        self._reference = [] if how.lora_rank else [Split(_frozen_copy(lm), self.split.cut)]
+        self._reference = [] if how.lora_rank else [Split(_copy(lm).requires_grad_(False), self.split.cut)]
 
     def forward(self, states: Tensor, rows: Tensor, columns: Tensor, targets: Tensor, temperature: float, entropy: bool = False,
-                reference: bool = False) -> tuple[Tensor, Tensor, Tensor | None]:
+                reference: bool = False) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """Log-probabilities, values and entropies ``[N]`` of the tokens ``targets`` ``[N]``, predicted at ``(rows[n],
         columns[n])``.
 
-        ``states`` ``[B, T, H]`` enter the cut, padded on the right. With ``reference`` the log-probabilities are the reference's.
+        ``states`` ``[B, T, H]`` enter the cut, padded on the right. With ``reference`` the log-probabilities are the reference's,
+        and there are no values.
         """
         if reference and self._reference:
             split, context = self._reference[0], contextlib.nullcontext()
@@ -57,13 +61,17 @@ class ActorCritic(nn.Module):
         lm = split.model
         cap = getattr(lm.config, "final_logit_softcapping", None)
         logprobs, entropies = token_logprobs(hidden, lm.get_output_embeddings(), targets, temperature, cap, entropy)
+        if reference:
+            return logprobs, None, entropies
+        if self._critic_split is not None:
+            hidden = self._critic_split.upper(states)[rows, columns]
         return logprobs, self.value_head(hidden.float())[:, 0], entropies
 
 
-def _frozen_copy(lm: "PreTrainedModel") -> "PreTrainedModel":
+def _copy(lm: Any) -> Any:
     """A copy of a model that shares every weight that is not trained."""
     shared = {id(parameter): parameter for parameter in lm.parameters() if not parameter.requires_grad}
-    return copy.deepcopy(lm, shared).requires_grad_(False)
+    return copy.deepcopy(lm, shared)
 
 
 def predicted(rollout: Rollout, members: list[int], cut: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:

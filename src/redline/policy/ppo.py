@@ -11,6 +11,7 @@ import math
 import time
 from collections.abc import Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +28,7 @@ from redline.models import eos_ids, load_tokenizer, save
 from redline.policy.actor import ActorCritic, predicted, rescore
 from redline.policy.advantages import AdaptiveKl, explained_variance, gae, token_kl, whiten
 from redline.policy.log import RunLog, sample_records
-from redline.policy.loss import ppo_loss
+from redline.policy.loss import LossParts, ppo_loss
 from redline.policy.monitors import advantage_monitors, peak_gb, phase_gb, reward_monitors, start_phase
 from redline.policy.sample import check_logits, sample
 from redline.policy.watch import Gold, Watch
@@ -80,7 +81,7 @@ class Ppo:
         self.tokenizer = load_tokenizer(model.name, model.trust_remote_code, model.revision)
         self.prompts = list(prompts)
         self.prompt_ids = [encode_prompt(self.tokenizer, prompt.prompt) for prompt in self.prompts]
-        self.actor = ActorCritic(model, recipe.adapt).to(accelerator.device)
+        self.actor = ActorCritic(model, recipe.adapt, recipe.critic == "own").to(accelerator.device)
         check_logits(self.actor.lm)
         self.eos = eos_ids(self.actor.lm, self.tokenizer)
         self.reward, cuts = build_reward(recipe.reward, reward, self.tokenizer, self.actor.lm, self.actor.split.cut)
@@ -93,6 +94,9 @@ class Ppo:
         self.model, self.optimizer = prepare(accelerator, self.actor, optimizer)
         minibatches = -(-recipe.batch_size // recipe.minibatch_size)
         self.schedule = scheduler(self.optimizer, how, recipe.updates * recipe.epochs * minibatches)
+        settings = recipe.model_dump(exclude={"checkpoint_every", "sample_every", "microbatch_tokens"})
+        self.checkpoints = Checkpoints(out / "checkpoints", accelerator, settings | {"seed": seed, "prompts": len(self.prompts)},
+                                       self.model, self.optimizer, self.schedule)
         self.kl = AdaptiveKl(recipe.kl.coefficient, recipe.kl.target, recipe.kl.horizon)
         self.scale, self.mean_length = recipe.reward_scale, 1.0
         self.timings: dict[str, float] = {}
@@ -100,11 +104,7 @@ class Ppo:
 
     def run(self, gold: Gold | None = None) -> dict[str, Any]:
         """All updates that are not done yet, watched by a judge if there is one."""
-        settings = self.recipe.model_dump(exclude={"checkpoint_every", "sample_every", "microbatch_tokens"})
-        checkpoints = Checkpoints(self.out / "checkpoints", self.accelerator,
-                                  settings | {"seed": self.seed, "prompts": len(self.prompts)},
-                                  self.model, self.optimizer, self.schedule)
-        start, state = checkpoints.load()
+        start, state = self.checkpoints.load()
         log = RunLog(self.out, start, self.accelerator.is_main_process)
         if state:
             self.kl.load_state_dict(state["kl"])
@@ -130,7 +130,8 @@ class Ppo:
                 bar.advance()
                 bar.note(f"reward {metrics['reward']:.2f} KL {metrics['kl']:.1f}")
                 if (step + 1) % self.recipe.checkpoint_every == 0 or step + 1 == self.recipe.updates:
-                    checkpoints.save(step + 1, {"kl": self.kl.state_dict(), "scale": self.scale, "mean_length": self.mean_length})
+                    self.checkpoints.save(step + 1, {"kl": self.kl.state_dict(), "scale": self.scale,
+                                                     "mean_length": self.mean_length})
         return {"updates": self.recipe.updates, "reward_scale": self.scale, **(metrics or log.last())}
 
     def save(self) -> None:
@@ -151,9 +152,12 @@ class Ppo:
                 reference, _, _ = rescore(self.actor, rollout, temperature, self.recipe.microbatch_tokens, reference=True)
         shaped = [self._shape(*parts) for parts in zip(rewards, rollout.ended, strict=True)]
         kl = [token_kl(policy, base, self.recipe.kl.estimator) for policy, base in zip(logprobs, reference, strict=True)]
+        self._check_kl(kl, rollout, step)
         penalised = [reward - self.kl.coefficient * penalty for reward, penalty in zip(shaped, kl, strict=True)]
         mask = pad([torch.ones_like(row, dtype=torch.bool) for row in values])
         advantages, returns = gae(pad(penalised), pad(values), mask, self.recipe.gamma, self.recipe.gae_lambda)
+        if self.recipe.value_lambda is not None:
+            _, returns = gae(pad(penalised), pad(values), mask, self.recipe.gamma, self.recipe.value_lambda)
         whitened = whiten(advantages, mask, self._total)
         with self._timed("optimise"):
             losses = self._optimise(rollout, logprobs, values, whitened, returns, step)
@@ -211,53 +215,57 @@ class Ppo:
 
     def _optimise(self, rollout: Rollout, logprobs: list[Tensor], values: list[Tensor], advantages: Tensor, returns: Tensor,
                   step: int) -> dict[str, float]:
-        """All epochs over a batch; returns the mean losses, clip fractions and the largest ratio error of the first pass."""
+        """All epochs over a batch; returns means of what ``LossParts`` names and the largest ratio error of the first pass."""
         recipe, accelerator, device = self.recipe, self.accelerator, self.accelerator.device
-        kept = dict.fromkeys(("policy_loss", "value_loss", "clip_fraction", "value_clip_fraction", "grad_norm"), 0.0)
-        ratio_error, seen, steps = 0.0, 0.0, 0
-        lengths = [len(ids) for ids in rollout.sequences]
-        own, count = accelerator.process_index, accelerator.num_processes
-        for epoch in range(recipe.epochs):
-            for number, rows in enumerate(minibatches(recipe.batch_size, recipe.minibatch_size, self.seed + 7919 * step, epoch)):
-                chosen = [row // count for row in rows if row % count == own and rollout.sizes[row // count]]
-                groups = [[chosen[index] for index in group]
-                          for group in pack([lengths[row] for row in chosen], recipe.microbatch_tokens)]
-                share = torch.tensor([[float(sum(rollout.sizes[row] for row in chosen)), len(groups)]], device=device)
-                shares = accelerator.gather(share)
-                tokens, passes = shares[:, 0].sum().item(), int(shares[:, 1].max())
-                # every process makes as many passes, since sharded layers are gathered together: idle ones count for nothing
-                for place, members in enumerate(groups + [[0]] * (passes - len(groups))):
-                    counts = float(place < len(groups))
-                    old, old_values = (torch.cat([part[row] for row in members]).to(device) for part in (logprobs, values))
-                    advantage, wanted = (torch.cat([part[row, : rollout.sizes[row]] for row in members]).to(device)
-                                         for part in (advantages, returns))
-                    last = place == passes - 1
-                    with nullcontext() if last else accelerator.no_sync(self.model):
-                        new, value, _ = self.model(*predicted(rollout, members, self.actor.split.cut, device),
-                                                   recipe.sampling.temperature)
-                        parts = ppo_loss(new, value, old, old_values, advantage, wanted, recipe.clip, recipe.value_clip)
-                        loss = counts * (parts.policy + recipe.value_coefficient * parts.value) / tokens
-                        if not bool(loss.isfinite()):
-                            self._stop_on(rollout, step)
-                        accelerator.backward(loss * accelerator.num_processes)
-                    if epoch == 0 and number == 0:
-                        ratio_error = max(ratio_error, (new.detach() - old).abs().max().item())
-                    for name, part in (("policy_loss", parts.policy), ("value_loss", parts.value),
-                                       ("clip_fraction", parts.clipped), ("value_clip_fraction", parts.value_clipped)):
-                        kept[name] += counts * part.item()
-                seen, steps = seen + tokens, steps + 1
-                norm = clip_gradients(accelerator, self.model, recipe.optimizer.max_grad_norm)
-                if not math.isfinite(norm):
-                    self._stop_on(rollout, step)
-                kept["grad_norm"] += norm
-                self.optimizer.step()
-                self.schedule.step()
+        sums, ratio_error = torch.zeros(len(fields(LossParts)), dtype=torch.float64, device=device), torch.zeros(1, device=device)
+        seen, norms, moved = 0.0, [], False
+        order = [rows for epoch in range(recipe.epochs)
+                 for rows in minibatches(recipe.batch_size, recipe.minibatch_size, self.seed + 7919 * step, epoch)]
+        for number, rows in enumerate(order):
+            groups, tokens, passes = self._micro_batches(rollout, rows)
+            before = sums.clone()
+            # every process makes as many passes, since sharded layers are gathered together: idle ones count for nothing
+            for place, members in enumerate(groups + [[0]] * (passes - len(groups))):
+                counts = float(place < len(groups))
+                old, old_values = (torch.cat([part[row] for row in members]).to(device) for part in (logprobs, values))
+                advantage, wanted = (torch.cat([part[row, : rollout.sizes[row]] for row in members]).to(device)
+                                     for part in (advantages, returns))
+                with nullcontext() if place == passes - 1 else accelerator.no_sync(self.model):
+                    inputs = predicted(rollout, members, self.actor.split.cut, device)
+                    new, value, _ = self.model(*inputs, recipe.sampling.temperature)
+                    parts = ppo_loss(new, value, old, old_values, advantage, wanted, recipe.clip, recipe.value_clip)
+                    loss = counts * (parts.policy + recipe.value_coefficient * parts.value) / tokens
+                    accelerator.backward(loss * accelerator.num_processes)
+                sums += counts * torch.stack([getattr(parts, field.name).detach().double() for field in fields(parts)])
+                if number == 0:
+                    ratio_error = torch.maximum(ratio_error, (new.detach() - old).abs().max())
+            seen += tokens
+            if recipe.kl.per_batch is not None:
+                moved = self._total(sums - before)[-1].item() / tokens > recipe.kl.per_batch
+            if moved:
                 self.optimizer.zero_grad()
-        sums = self._total(torch.tensor([kept[name] for name in kept if name != "grad_norm"], device=device)) / max(seen, 1)
-        means = dict(zip([name for name in kept if name != "grad_norm"], sums.tolist(), strict=True))
-        ratio_error = accelerator.gather(torch.tensor([ratio_error], device=device)).max().item()
-        return means | {"grad_norm": kept["grad_norm"] / max(steps, 1), "first_ratio_error": ratio_error,
-                        "learning_rate": self.schedule.get_last_lr()[0]}
+                break
+            norms.append(clip_gradients(accelerator, self.model, recipe.optimizer.max_grad_norm))
+            if not math.isfinite(norms[-1]):
+                self._stop_on(rollout, step, f"the loss or gradient of update {step + 1} is not finite", good=step)
+            self.optimizer.step()
+            self.schedule.step()
+            self.optimizer.zero_grad()
+        policy, value, clipped, value_clipped, distance = (self._total(sums) / max(seen, 1)).tolist()
+        return {"policy_loss": policy, "value_loss": value, "clip_fraction": clipped, "value_clip_fraction": value_clipped,
+                "batch_kl": distance, "grad_norm": sum(norms) / max(len(norms), 1), "optimizer_steps": len(norms),
+                "first_ratio_error": accelerator.gather(ratio_error).max().item(),
+                "learning_rate": self.schedule.get_last_lr()[0]}
+
+    def _micro_batches(self, rollout: Rollout, rows: list[int]) -> tuple[list[list[int]], float, int]:
+        """This process's share of a minibatch in groups of rows, the whole one's tokens, and the most groups of any process."""
+        own, count = self.accelerator.process_index, self.accelerator.num_processes
+        chosen = [row // count for row in rows if row % count == own and rollout.sizes[row // count]]
+        lengths = [len(rollout.prompt_ids[row]) + rollout.sizes[row] for row in chosen]
+        groups = [[chosen[index] for index in group] for group in pack(lengths, self.recipe.microbatch_tokens)]
+        share = [float(sum(rollout.sizes[row] for row in chosen)), len(groups)]
+        shares = self.accelerator.gather(torch.tensor([share], device=self.accelerator.device))
+        return groups, shares[:, 0].sum().item(), int(shares[:, 1].max())
 
     def _metrics(self, rollout: Rollout, rewards: list[Tensor], shaped: list[Tensor], kl: list[Tensor], entropies: list[Tensor],
                  values: list[Tensor], returns: Tensor, mask: Tensor, logprobs: list[Tensor]) -> dict[str, float]:
@@ -275,13 +283,22 @@ class Ppo:
             "explained_variance": explained_variance(torch.cat(values), returns[mask], self._total),
         }
 
-    def _stop_on(self, rollout: Rollout, step: int) -> None:
+    def _check_kl(self, kl: list[Tensor], rollout: Rollout, step: int) -> None:
+        """Stop a policy that has left its reference: what it learns from there on is noise."""
+        divergence, count = self._total(torch.tensor([sum(float(row.sum()) for row in kl), len(kl)])).tolist()
+        limit = self.recipe.kl.stop
+        if not math.isfinite(divergence) or (limit is not None and divergence / count > limit):
+            self._stop_on(rollout, step, f"before update {step + 1} the KL to the reference is {divergence / count:.1f} nats a "
+                          f"response (policy.kl.stop is {limit})", good=step - 1)
+
+    def _stop_on(self, rollout: Rollout, step: int, what: str, good: int) -> None:
+        """Keep the batch of an update for inspection and end the run; states of up to ``good`` updates are sound."""
         name = "bad_batch.jsonl" if self.accelerator.num_processes == 1 else f"bad_batch.{self.accelerator.process_index}.jsonl"
         path = self.out / name
         write_jsonl(path, sample_records(rollout, self.tokenizer, step + 1))
-        raise UserError(f"policy: the loss or gradient of update {step + 1} is not finite; its batch is in {path}, the last "
-                        "checkpoint is intact. Lower policy.optimizer.lr, raise policy.kl.coefficient, or use float32, with "
-                        "another --out.")
+        last = self.checkpoints.newest(good)
+        raise UserError(f"policy: {what}; its batch is in {path}, the last good checkpoint is {last or 'none: too early'}. "
+                        "Lower policy.optimizer.lr, raise policy.kl.coefficient, or use float32, with another --out.")
 
     def _total(self, part: Tensor) -> Tensor:
         """A tensor's sum over all processes."""
