@@ -21,15 +21,16 @@ def whole_file(path: Path | str) -> Iterator[IO[str]]:
     aside = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with aside.open("w", encoding="utf-8") as out:
-            yield out
-            out.flush()
-            os.fsync(out.fileno())
-        aside.replace(path)
+        try:
+            with aside.open("w", encoding="utf-8") as out:
+                yield out
+                out.flush()
+                os.fsync(out.fileno())
+            aside.replace(path)
+        finally:
+            aside.unlink(missing_ok=True)
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror or error}). Free space or choose another.") from error
-    finally:
-        aside.unlink(missing_ok=True)
 
 
 def line_of(record: BaseModel | dict[str, Any]) -> str:
