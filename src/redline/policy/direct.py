@@ -24,7 +24,9 @@ from redline.models import eos_ids, load_tokenizer, save
 from redline.policy.actor import ActorCritic
 from redline.policy.log import RunLog
 from redline.policy.watch import Gold, Watch
+from redline.processes import this_process
 from redline.recipe import Direct, Model, Policy
+from redline.sharding import assemble
 
 POINTS = 6  # measurements of the gold score in a training
 SURE, UNSURE = 0.6, 1.0  # nats: FIGA's code penalises a removed token only where its loss lies between the two
@@ -59,12 +61,14 @@ def train_direct(recipe: Direct, policy: Policy, model: Model, labels: Sequence[
     rows = [row for record in labels if (row := _row(record, tokenizer))]
     if not rows:
         raise UserError("direct: no edit is left whose two sides differ. Give more edits, or a larger data.max_response_tokens.")
-    at_once = next(size for size in range(min(AT_ONCE, recipe.batch_size), 0, -1) if recipe.batch_size % size == 0)
+    share = max(1, recipe.batch_size // this_process().num_processes)
+    at_once = next(size for size in range(min(AT_ONCE, share), 0, -1) if share % size == 0)
     settings: dict[str, Any] = {
         "output_dir": str(out / "checkpoints"), "num_train_epochs": recipe.epochs, "learning_rate": recipe.lr,
-        "per_device_train_batch_size": at_once, "gradient_accumulation_steps": recipe.batch_size // at_once, "seed": seed,
+        "per_device_train_batch_size": at_once, "gradient_accumulation_steps": share // at_once, "seed": seed,
         "lr_scheduler_type": "cosine", "warmup_steps": 0.05, "save_strategy": "no", "report_to": list(trackers) or "none",
         "logging_steps": 5, "bf16": False, "remove_unused_columns": False,
+        "accelerator_config": {"use_configured_state": True},  # else Trainer asks anew, and CPU processes stand alone
     }
     trainer = (_dpo if recipe.method == "dpo" else _weighted)(recipe, actor, rows, tokenizer, settings)
     if gold is not None:
@@ -74,6 +78,7 @@ def train_direct(recipe: Direct, policy: Policy, model: Model, labels: Sequence[
             reward=lambda rollout: [torch.zeros(size) for size in rollout.sizes], _shape=lambda reward, ended: reward)
         trainer.add_callback(_Watched(gold, watched))
     trainer.train()
+    assemble(trainer.accelerator, actor)
     if trainer.accelerator.is_main_process:
         if actor.peft is not None and "ref" in actor.peft.peft_config:
             actor.peft.delete_adapter("ref")  # TRL's copy of the untrained adapter

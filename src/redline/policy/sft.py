@@ -11,6 +11,7 @@ from redline.errors import UserError
 from redline.models import for_training, load_causal_lm, load_tokenizer
 from redline.processes import this_process
 from redline.recipe import Model, Sft
+from redline.sharding import assemble
 
 
 def train_sft(recipe: Sft, model: Model, edits: Sequence[Edit], out: Path, *, max_tokens: int = 1024, seed: int = 0,
@@ -52,6 +53,7 @@ def train_sft(recipe: Sft, model: Model, edits: Sequence[Edit], out: Path, *, ma
     trainer.add_callback(_sealing(settings))
     with writing(work):
         trainer.train(resume_from_checkpoint=_newest_whole(work, settings))
+    assemble(trainer.accelerator, trainer.model)
     if trainer.accelerator.is_main_process:
         final = trainer.accelerator.unwrap_model(trainer.model)
         if recipe.lora_rank:
