@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 NAME = "redline_short"
 LONGEST = 256  # keys; beyond it the fused kernel is used
+OTHER = ("position_bias", "softcap", "s_aux", "cache")  # options that mean a kind of attention not written out here
 
 
 def use_short_attention(model: "PreTrainedModel") -> None:
@@ -36,7 +37,7 @@ def short_attention(module: nn.Module, query: Tensor, key: Tensor, value: Tensor
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
     size, length = query.shape[2], key.shape[2]
-    if length > LONGEST or options.get("dropout") or options.get("position_bias") is not None:
+    if length > LONGEST or any(options.get(name) is not None for name in OTHER) or options.get("dropout"):
         return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, is_causal=is_causal, **options)
     batch, heads, _, width = query.shape
     shared = key.shape[1]

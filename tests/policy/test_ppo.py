@@ -192,3 +192,36 @@ def test_rewards_at_the_end_of_text(tmp_path, model, rewards):
     lines = [json.loads(line) for line in (tmp_path / "samples.jsonl").read_text().splitlines()]
     assert {line["rewards"][-1] for line in lines} <= {2.0, -3.0}
     assert all((line["rewards"][-1] == 2.0) == line["ended"] for line in lines)
+
+
+def test_a_critic_of_its_own_leaves_the_policy_to_the_policy_loss(tmp_path, model, rewards):
+    """Whatever the value loss weighs, the policy ends the same; with a shared trunk it does not."""
+    def policy(critic: str, weight: float, adapt: Adapt) -> dict:
+        out = tmp_path / f"{critic}-{weight}-{adapt.lora_rank}"
+        how = recipe(rewards, updates=1, critic=critic, value_coefficient=weight, adapt=adapt, reward_scale=1,
+                     optimizer=Optimizer(lr=0.005, head_lr=0.1, warmup=0, max_grad_norm=1e9))
+        train_policy(how, model, PROMPTS, out)
+        return weights(out)
+
+    for adapt in (Adapt(lora_rank=4, train_layers=2), Adapt(lora_rank=0, train_layers=2)):
+        own = [policy("own", weight, adapt) for weight in (0.0, 3.0)]
+        shared = [policy("shared", weight, adapt) for weight in (0.0, 3.0)]
+        assert all(torch.equal(own[0][name], own[1][name]) for name in own[0])
+        assert own[0].keys() == shared[0].keys(), "the critic's weights are no part of the policy"
+    assert any(not torch.allclose(shared[0][name], shared[1][name], atol=1e-6) for name in shared[0])
+
+
+def test_a_batch_that_moved_the_policy_far_enough_is_left(tmp_path, model, rewards):
+    train_policy(recipe(rewards, updates=1, epochs=4, kl=Kl(target=None, per_batch=1e-7)), model, PROMPTS, tmp_path)
+    assert log(tmp_path)[0]["optimizer_steps"] == 1
+    train_policy(recipe(rewards, updates=1, epochs=4), model, PROMPTS, tmp_path / "all")
+    assert log(tmp_path / "all")[0]["optimizer_steps"] == 8
+
+
+def test_the_critic_may_learn_other_returns_than_the_policy(tmp_path, model, rewards):
+    """With lambda 1 for the critic its targets are the plain sums of what follows."""
+    train_policy(recipe(rewards, updates=1, gae_lambda=0.5), model, PROMPTS, tmp_path / "one")
+    train_policy(recipe(rewards, updates=1, gae_lambda=0.5, value_lambda=1.0), model, PROMPTS, tmp_path / "two")
+    one, two = log(tmp_path / "one")[0], log(tmp_path / "two")[0]
+    assert one["advantage_std"] == two["advantage_std"]
+    assert two["value_loss"] > one["value_loss"] > 0
