@@ -146,7 +146,7 @@ def test_overlapping_or_missing_prompts_are_said(redline, recipe, tmp_path):
 def test_recipes_of_the_project_are_valid(monkeypatch):
     folder = Path(__file__).parents[1] / "recipes"
     monkeypatch.setenv("REDLINE_DATA", str(folder))
-    found = sorted(folder.glob("*.yaml"))
+    found = sorted(path for path in folder.glob("*.yaml") if not path.name.startswith("experiment-"))
     assert {"quickstart.yaml", "reviews-cad.yaml", "detox.yaml", "faithful-summaries.yaml", "alpacafarm-7b.yaml"} <= {
         path.name for path in found}
     for path in found:

@@ -111,6 +111,16 @@ def test_mistakes_are_said_with_their_place(redline, recipe, tmp_path, change, s
     assert not (tmp_path / "out").exists() or not list((tmp_path / "out").glob("*/seed-*"))
 
 
+@pytest.mark.parametrize("name", ["experiment-cad", "experiment-paradetox"])
+def test_experiments_of_the_project_are_valid(name):
+    experiment = load_experiment(Path(__file__).parents[2] / f"recipes/{name}.yaml")
+    asked = cells(experiment, Path("runs") / name)
+    assert experiment.name == name
+    assert {cell.recipe.policy.kl.target for cell in asked} == {6}
+    judge = asked[0].recipe.compare.judge
+    assert judge == "vader" or Path(judge.partition(":")[0]).is_file()
+
+
 def test_runs_that_take_reward_models_come_after_them(recipe, tmp_path):
     experiment = load_experiment(recipe, ["arms={both: {policy.reward: [{model: '@token'}]}, token: {}}", "base.policy.updates=7"])
     asked = cells(experiment, tmp_path)
