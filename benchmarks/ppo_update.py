@@ -6,9 +6,15 @@ The driver makes the peer's environment (a virtual environment with the versions
 in turn, each in a process of its own, and writes medians to benchmarks/results/ppo_update.json. The work: 16 prompts, 48 sampled
 tokens each, 4 epochs in minibatches of 16, LoRA rank 16 or full fine-tuning, a sequence reward model with all 30 layers.
 
-What differs: TRL holds a value model and a reward model of their own, each of the policy's size; Redline's critic is a head on the
-policy, and its reward model shares the policy's frozen layers. Without LoRA, Redline keeps a frozen copy of the trained weights as
-the reference, as TRL does.
+What differs: TRL holds a value model and a reward model of their own, each of the policy's size; Redline's critic is a head on
+the policy, and its reward model (30 layers) shares the policy's frozen weights. In the row "own critic, whole reward model" the
+critic has adapters of its own on all layers, as deep as TRL's value model, and the reward model's adapters reach all layers
+too, so that nothing of it is shared with sampling. Without LoRA, Redline keeps a frozen copy of the trained weights as the
+reference, as TRL does.
+
+Beside them, the machine's own bare throughput: forward and backward passes of the frozen model by plain Transformers on the same
+number of tokens, no adapters, no critic, logits of the responses only. ``share_of_bare`` is the tokens trained a second in a whole
+update (sampling, scoring and re-scoring included) over the tokens of such passes a second.
 """
 
 import argparse
@@ -20,10 +26,12 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 from common import about
 
 HERE = Path(__file__).parent
+EPOCHS = 4
 QUESTIONS = [
     "Write a short poem about the sea.", "What is the capital of France?", "How do I make tea?",
     "Explain gravity to a child.", "Give me three tips to sleep better.", "Why is the sky blue?",
@@ -32,6 +40,7 @@ QUESTIONS = [
 OURS = {
     "Redline, LoRA on the upper 10 of 30 layers, bf16": ["--lora-rank", "16", "--layers", "10", "--dtype", "bfloat16"],
     "Redline, LoRA on all layers, bf16": ["--lora-rank", "16", "--dtype", "bfloat16"],
+    "Redline, LoRA on all layers, own critic, whole reward model, bf16": ["--lora-rank", "16", "--dtype", "bfloat16", "--whole"],
     "Redline, full fine-tuning, fp32": ["--lora-rank", "0", "--dtype", "float32"],
 }
 THEIRS = {"TRL 1.12.0, LoRA, bf16": ["--lora", "--bf16"], "TRL 1.12.0, default (full, fp32)": []}
@@ -49,13 +58,14 @@ def ours(arguments: argparse.Namespace) -> None:
     model = Model(dtype=arguments.dtype)
     adapt = Adapt(lora_rank=arguments.lora_rank, train_layers=arguments.layers)
     with tempfile.TemporaryDirectory() as folder:
-        reward_adapt = Adapt(lora_rank=16, train_layers=10)
+        reward_adapt = Adapt(lora_rank=16, train_layers=None if arguments.whole else 10)
         reward, wrapped = new_reward_model(Reward(kind="sequence", adapt=reward_adapt), model)
         save_reward_model(reward, wrapped, Path(folder) / "reward", model.name)
         del reward, wrapped
         recipe = Policy(
             adapt=adapt, optimizer=Optimizer(lr=1e-5), kl=Kl(target=None), reward_scale=1.0, batch_size=16, minibatch_size=16,
-            epochs=4, updates=arguments.updates, sampling=Sampling(max_new_tokens=48, min_new_tokens=48), gae_lambda=0.95)
+            epochs=EPOCHS, updates=arguments.updates, critic="own" if arguments.whole else "shared",
+            sampling=Sampling(max_new_tokens=48, min_new_tokens=48), gae_lambda=0.95)
         prompts = [Prompt(id=str(index), prompt=[{"role": "user", "content": text}]) for index, text in enumerate(QUESTIONS * 2)]
         trainer = Ppo(recipe, model, prompts, Path(folder) / "policy", Accelerator(), Path(folder) / "reward", 0)
         seconds, phases = [], {}
@@ -64,8 +74,43 @@ def ours(arguments: argparse.Namespace) -> None:
             metrics, _ = trainer.update(step)
             seconds.append(time.perf_counter() - start)
             phases = {name: round(value, 2) for name, value in metrics.items() if name.startswith("seconds_")}
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
-    print(json.dumps({"median_update_s": statistics.median(seconds[1:] or seconds), "peak_gb": peak, **phases}))
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+        update = statistics.median(seconds[1:] or seconds)
+        del trainer
+        lengths = [len(ids) + 48 for ids in _prompt_ids(model, prompts)]
+        bare = bare_seconds(model, lengths, arguments)
+    print(json.dumps({"median_update_s": update, "peak_gb": peak, "bare_s": bare, "share_of_bare": EPOCHS * bare / update,
+                      **phases}))
+
+
+def _prompt_ids(model: Any, prompts: list[Any]) -> list[Any]:
+    from redline.label.tokenize import encode_prompt
+    from redline.models import load_tokenizer
+
+    tokenizer = load_tokenizer(model.name)
+    return [encode_prompt(tokenizer, prompt.prompt) for prompt in prompts]
+
+
+def bare_seconds(model: Any, lengths: list[int], arguments: argparse.Namespace, repeats: int = 3) -> float:
+    """The best of some bare passes over one epoch's tokens: forward and backward of the trained layers and the output embedding."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from redline.models import dtype_of, resolve
+
+    lm = AutoModelForCausalLM.from_pretrained(resolve(model.name), dtype=dtype_of(model))
+    lm.requires_grad_(not arguments.lora_rank)  # with LoRA the weights are frozen: no gradients of theirs
+    if arguments.layers is not None:
+        lm.model.layers = lm.model.layers[-arguments.layers:]
+    states = torch.randn(len(lengths), max(lengths), lm.config.hidden_size, dtype=lm.dtype, requires_grad=True)
+    targets = torch.randint(0, lm.config.vocab_size, (len(lengths) * 48,))
+    found = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        logits = lm(inputs_embeds=states, logits_to_keep=48, use_cache=False).logits
+        torch.nn.functional.cross_entropy(logits.flatten(0, 1).float(), targets).backward()
+        found.append(time.perf_counter() - start)
+    return min(found)
 
 
 def theirs(python: Path, peers: Path, model: str, flags: list[str], updates: int) -> dict[str, float]:
@@ -90,11 +135,12 @@ def main() -> None:
     cli.add_argument("--peers", type=Path, default=HERE.parent.parent / "shared" / "peers")
     cli.add_argument("--environment", type=Path, default=Path("peer"))
     cli.add_argument("--repeats", type=int, default=3)
-    cli.add_argument("--updates", type=int, default=3, help="the first of each run is not counted")
+    cli.add_argument("--updates", type=int, default=2, help="the first of each run is not counted")
     cli.add_argument("--ours", action="store_true", help="(the driver's own) run one configuration in this process")
     cli.add_argument("--lora-rank", type=int)
     cli.add_argument("--layers", type=int)
     cli.add_argument("--dtype")
+    cli.add_argument("--whole", action="store_true")
     arguments = cli.parse_args()
     if arguments.ours:
         ours(arguments)
