@@ -72,12 +72,16 @@ def _arm(arm: Json, judges: list[str]) -> Json:
         "kl": number(arm["kl"]), "kl_range": f"{number(low)} to {number(high)}",
         **{key: (number(arm[key]), number(arm[f"{key}_reference"]))
            for key in ("perplexity", "distinct_bigrams", "repetition_rate", "mean_words")},
-        "at_kl": [{**_share(row), "seeds": f"{row['seeds']} of {len(arm['seeds'])}"} for row in arm["gold_at_kl"]],
-        "price": [{"samples": number(row["samples"] and round(row["samples"])), "seeds": f"{row['seeds']} of {len(arm['seeds'])}",
+        "at_kl": [{**_share(row), "seeds": _of_seeds(row, arm)} for row in arm["gold_at_kl"]],
+        "price": [{"samples": number(row["samples"] and round(row["samples"])), "seeds": _of_seeds(row, arm),
                    "seconds": duration(row["seconds"]) if row["seconds"] is not None else "–"} for row in arm["price"]],
         "seconds": {stage: duration(seconds) for stage, seconds in arm["seconds"].items()},
         "total": duration(arm["seconds_total"]), "peak_gb": number(arm["peak_gb"]),
     }
+
+
+def _of_seeds(row: Json, arm: Json) -> str:
+    return f"{row['seeds']} of {len(arm['seeds'])} seeds"
 
 
 def _share(row: Json) -> Json:
@@ -116,7 +120,7 @@ def _cell(row: Json | None) -> Json:
 
 
 def _points(share: float) -> str:
-    return f"{100 * share:+.1f}".replace("-", "−")
+    return f"{round(100 * share, 1) + 0.0:+.1f}".replace("-", "−")  # + 0.0: never -0.0
 
 
 def _curves(arm: str, runs: list[Json], summary: Json, key: str, label: str) -> Markup:
