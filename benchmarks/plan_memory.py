@@ -5,8 +5,10 @@
 Two models (SmolLM2-135M and a random-weight Llama of 362M parameters with its tokenizer), LoRA on all layers in bfloat16 or
 full fine-tuning in float32, responses of 32 or 256 tokens. The (untrained) reward models are made beforehand; each setting makes
 two PPO updates in a process of its own, whose peak resident memory is the measured figure. The plan sees recipe and configuration.
-`libraries_gb` is what the same process holds before any model is loaded, measured once a setting: the plan's constant for it is in
-redline/plan/memory.py and is the same for all settings.
+
+`libraries_gb` is the peak of a process that does the same with a model of two tiny layers, less what the plan counts for that
+model: interpreter, libraries, tokenizer, and what PyTorch's kernels touch once they have run. redline/plan/memory.py has it as
+LIBRARIES, one constant for all settings; nothing else is fitted.
 """
 
 import argparse
@@ -29,6 +31,8 @@ SETTINGS = {  # model, LoRA rank, response tokens
     "135M, full, 32 tokens": ("135M", 0, 32), "135M, full, 256 tokens": ("135M", 0, 256),
     "362M, LoRA, 256 tokens": ("362M", 16, 256), "362M, full, 32 tokens": ("362M", 0, 32),
 }
+TINY = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
+        "head_dim": 16}
 PROMPT = "Write down what you know about tea, how it is grown, how it is made, and how people in other countries drink it."
 
 
@@ -39,7 +43,7 @@ def recipe_of(model: str, rank: int, tokens: int) -> Any:
     adapt = {"lora_rank": rank}
     return check_recipe({
         "name": "plan", "model": {"name": model, "dtype": "bfloat16"}, "data": {"edits": {"path": "none.jsonl"}},
-        "reward": {"kind": "sequence", "adapt": {"lora_rank": 16, "train_layers": 8}},
+        "reward": {"kind": "sequence", "adapt": {"lora_rank": 16}},
         "policy": {"adapt": adapt, "optimizer": {"lr": 1e-6}, "kl": {"target": None}, "reward_scale": 1.0, "batch_size": 16,
                    "minibatch_size": 16, "epochs": 1, "updates": 2,
                    "sampling": {"max_new_tokens": tokens, "min_new_tokens": tokens}},
@@ -47,7 +51,7 @@ def recipe_of(model: str, rank: int, tokens: int) -> Any:
 
 
 def make_models(folder: Path) -> None:
-    """Beside the embedded model: a larger one with random weights, and an (untrained) reward model for each."""
+    """Beside the embedded model: a larger and a tiny one with random weights, and an (untrained) reward model for each."""
     import shutil
 
     import torch
@@ -59,10 +63,11 @@ def make_models(folder: Path) -> None:
     embedded = embedded_model_folder()
     shutil.copytree(embedded, folder / "135M")
     torch.manual_seed(0)
-    larger = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(embedded, **LARGER), dtype=torch.bfloat16)
-    larger.save_pretrained(folder / "362M")
-    load_tokenizer(EMBEDDED).save_pretrained(folder / "362M")
-    for name in ("135M", "362M"):
+    for name, sizes in (("362M", LARGER), ("tiny", TINY)):
+        random = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(embedded, **sizes), dtype=torch.bfloat16)
+        random.save_pretrained(folder / name)
+        load_tokenizer(EMBEDDED).save_pretrained(folder / name)
+    for name in ("135M", "362M", "tiny"):
         recipe = recipe_of(str(folder / name), 16, 32)
         reward, wrapped = new_reward_model(recipe.reward, recipe.model)
         save_reward_model(reward, wrapped, folder / f"{name}-reward", recipe.model.name)
@@ -70,8 +75,6 @@ def make_models(folder: Path) -> None:
 
 def measure(model: str, rank: int, tokens: int, reward: str) -> None:
     """Two updates in this process: prints its memory as JSON, in bytes."""
-    import peft  # noqa: F401  (the engine's own imports, before the first reading)
-    import transformers.models.llama.modeling_llama  # noqa: F401
     from accelerate import Accelerator
 
     from redline.data.records import Prompt
@@ -82,13 +85,11 @@ def measure(model: str, rank: int, tokens: int, reward: str) -> None:
     recipe = recipe_of(model, rank, tokens)
     prompts = [Prompt(id=str(index), prompt=PROMPT) for index in range(16)]
     size = len(encode_prompt(load_tokenizer(model), PROMPT))
-    libraries = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
     with tempfile.TemporaryDirectory() as out:
         trainer = Ppo(recipe.policy, recipe.model, prompts, Path(out), Accelerator(), Path(reward), 0)
         held = peak()
         metrics = [trainer.update(step)[0] for step in range(2)]
-    print(json.dumps({"peak": peak(), "libraries": libraries, "after_loading": held, "prompt_tokens": size,
-                      "seconds_an_update": metrics[-1]["seconds"]}))
+    print(json.dumps({"peak": peak(), "after_loading": held, "prompt_tokens": size, "seconds_an_update": metrics[-1]["seconds"]}))
 
 
 def peak() -> int:
@@ -107,13 +108,15 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as scratch:
         models = arguments.models or Path(scratch)
-        if not (models / "362M-reward").exists():
+        if not (models / "tiny-reward").exists():
             models.mkdir(parents=True, exist_ok=True)
             make_models(models)
         rows = {name: row(models, name) for name in ([arguments.only] if arguments.only else SETTINGS)}
+        libraries = tiny_peak(models)
     if arguments.only:
         return
-    result = {"what": "peak resident memory of two PPO updates on a CPU, measured and planned", "settings": rows,
+    result = {"what": "peak resident memory of two PPO updates on a CPU, measured and planned", "libraries_gb": libraries / 1e9,
+              "settings": rows,
               "largest_error": max(abs(found["error"]) for found in rows.values()), **about("plan_memory.py")}
     (HERE / "results").mkdir(exist_ok=True)
     (HERE / "results" / "plan_memory.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
@@ -121,24 +124,35 @@ def main() -> None:
 
 def row(models: Path, name: str) -> dict[str, Any]:
     """Measure a setting in a process of its own and plan it here; prints and returns both, in GB."""
+    found, stage = both(models, *SETTINGS[name])
+    result = {"measured_gb": found["peak"] / 1e9, "planned_gb": stage.total / 1e9, "error": stage.total / found["peak"] - 1,
+              "parts_gb": {part: round(size / 1e9, 4) for part, size in stage.parts.items()},
+              "phases_gb": {phase: round(size / 1e9, 4) for phase, size in stage.phases.items()},
+              "after_loading_gb": found["after_loading"] / 1e9,
+              "seconds_an_update": found["seconds_an_update"], "planned_seconds_an_update": stage.seconds}
+    print(name, json.dumps(result), flush=True)
+    return result
+
+
+def tiny_peak(models: Path) -> float:
+    """What a process takes that is not the model's, in bytes; prints it."""
+    found, stage = both(models, "tiny", 16, 32)
+    libraries = found["peak"] - (stage.total - stage.parts["libraries"])
+    print(f"libraries {libraries / 1e9:.3f} GB; the plan has {stage.parts['libraries'] / 1e9:.3f} GB", flush=True)
+    return float(libraries)
+
+
+def both(models: Path, size: str, rank: int, tokens: int) -> tuple[dict[str, Any], Any]:
+    """What a process of its own measures, and the plan's policy stage."""
     from redline.plan.command import plan_recipe
 
-    size, rank, tokens = SETTINGS[name]
     model = str(models / size)
     command = [sys.executable, __file__, "--measure", model, str(rank), str(tokens), str(models / f"{size}-reward")]
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"TOKENIZERS_PARALLELISM": "false"})
     if done.returncode:
         sys.exit(done.stderr)
     found = json.loads(done.stdout.splitlines()[-1])
-    stage = next(stage for stage in plan_recipe(recipe_of(model, rank, tokens), prompt_tokens=found["prompt_tokens"])
-                 if stage.name == "policy")
-    result = {"measured_gb": found["peak"] / 1e9, "planned_gb": stage.total / 1e9, "error": stage.total / found["peak"] - 1,
-              "parts_gb": {part: round(size / 1e9, 4) for part, size in stage.parts.items()},
-              "phases_gb": {phase: round(size / 1e9, 4) for phase, size in stage.phases.items()},
-              "libraries_gb": found["libraries"] / 1e9, "after_loading_gb": found["after_loading"] / 1e9,
-              "seconds_an_update": found["seconds_an_update"], "planned_seconds_an_update": stage.seconds}
-    print(name, json.dumps(result), flush=True)
-    return result
+    return found, plan_recipe(recipe_of(model, rank, tokens), prompt_tokens=found["prompt_tokens"])[-1]
 
 
 if __name__ == "__main__":

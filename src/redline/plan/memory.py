@@ -6,6 +6,7 @@ optimising). A stage's total is its highest phase, not the sum of all parts.
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import torch
@@ -82,8 +83,14 @@ class Held:
         return self.frozen + self.trained
 
 
+@cache
+def held_by(task: Task) -> Held:
+    """Count the weights of a task's model; tied ones once."""
+    return held(build(task))
+
+
 def held(model: Any) -> Held:
-    """Count a model's weights; tied ones once."""
+    """Count a model's weights."""
     def size(parameters: Any) -> float:
         return float(sum(parameter.nbytes for parameter in parameters))
 
@@ -98,7 +105,7 @@ def held(model: Any) -> Held:
 def training_task(auto: Any, config: Any, model: Model, how: Adapt, machine: Machine) -> Task:
     """A model as ``models.for_training`` holds it: full fine-tuning in float32."""
     plain = model_dtype(model, machine)
-    return Task(auto, config, plain if how.lora_rank else torch.float32, how, machine.mixed)
+    return Task(auto, config, plain if how.lora_rank else torch.float32, how, machine.mixed, not machine.gpus)
 
 
 def model_dtype(model: Model, machine: Machine) -> torch.dtype:
@@ -136,7 +143,7 @@ def sft_stage(recipe: Recipe, machine: Machine, prompt: int) -> Stage:
     share = max(1, recipe.sft.batch_size // machine.processes)
     rows = next(size for size in range(min(SFT_ROWS, share), 0, -1) if share % size == 0)
     length = prompt + recipe.data.max_response_tokens
-    found = held(build(task))
+    found = held_by(task)
     parts = weights_and_optimizer(found, machine)
     fixed = sum(parts.values())
     batch = Batch(rows, length, recipe.data.max_response_tokens)
@@ -172,7 +179,7 @@ def reward_stage(recipe: Recipe, machine: Machine, prompt: int, edits: int | Non
     length = prompt + 2 * response
     share = max(1, min(how.batch_size, edits or how.batch_size) // machine.processes)
     rows = min(share, max(1, MICROBATCH_TOKENS // length))
-    found = held(build(task))
+    found = held_by(task)
     parts = weights_and_optimizer(found, machine)
     fixed = sum(parts.values())
     cut = task.trained < task.depth
@@ -194,7 +201,7 @@ def policy_stage(recipe: Recipe, machine: Machine, prompt: int) -> Stage:
     config = load_config(recipe.model)
     train_layers(how.adapt, config.num_hidden_layers)
     task = training_task(AutoModelForCausalLM, config, recipe.model, how.adapt, machine)
-    found = held(build(task))
+    found = held_by(task)
     parts = weights_and_optimizer(found, machine)
     notes: list[str] = []
     parts["reference copy"] = 0.0 if how.adapt.lora_rank else found.trained
@@ -254,10 +261,10 @@ def reward_weights(recipe: Recipe, machine: Machine, policy: Held, notes: list[s
 
             model = Model(name=term.model)
             task = Task(AutoModelForTokenClassification, load_config(model), model_dtype(model, machine), Adapt())
-            yield held(build(task)).frozen
+            yield held_by(task).frozen
             continue
         task = reward_task(recipe, machine)
-        found = held(build(task))
+        found = held_by(task)
         if _shares(recipe):
             yield found.trained + (0.0 if recipe.policy.adapt.lora_rank else copied(recipe, policy, found, task))
         else:

@@ -6,6 +6,7 @@ inputs, and as much again for that of weights in training.
 """
 
 import time
+from functools import cache
 from typing import Any
 
 import torch
@@ -75,6 +76,12 @@ class Work:
         return self.forward(self.trained, tokens, length) * (1 + self.backward)
 
 
+@cache
+def work_of(task: Task) -> Work:
+    """The operations of a task's model."""
+    return Work(task)
+
+
 def slower(machine: Machine, task: Task) -> float:
     """Operations a second at the task's precision."""
     return machine.flops * (FLOAT32 if machine.gpus and task.dtype == torch.float32 and not machine.mixed else 1.0)
@@ -82,7 +89,7 @@ def slower(machine: Machine, task: Task) -> float:
 
 def update_seconds(recipe: Recipe, machine: Machine, task: Task, prompt: int) -> float:
     """A PPO update on one process's share of the batch: sampling reads all weights for each token, the rest computes."""
-    how, work = recipe.policy, Work(task)
+    how, work = recipe.policy, work_of(task)
     response = how.sampling.max_new_tokens
     length = prompt + response
     share = max(1, how.batch_size // machine.processes)
@@ -95,7 +102,7 @@ def update_seconds(recipe: Recipe, machine: Machine, task: Task, prompt: int) ->
     rescoring = 2 * (upper + predicted * work.head)
     scoring = 0.0
     if any(term.function is None for term in how.reward):
-        reward = Work(reward_task(recipe, machine))
+        reward = work_of(reward_task(recipe, machine))
         scoring = reward.forward(reward.trained, tokens, length)
     heads = predicted * work.head * (2 if how.adapt.lora_rank or how.adapt.train_layers else 4)
     return sampling + (rescoring + scoring + how.epochs * (work.train(tokens, length) + heads)) / flops
@@ -103,7 +110,7 @@ def update_seconds(recipe: Recipe, machine: Machine, task: Task, prompt: int) ->
 
 def reward_seconds(recipe: Recipe, machine: Machine, task: Task, prompt: int) -> float:
     """A step of reward training, the lower layers' one pass spread over the epochs."""
-    work, length = Work(task), prompt + 2 * recipe.data.max_response_tokens
+    work, length = work_of(task), prompt + 2 * recipe.data.max_response_tokens
     tokens = max(1, recipe.reward.batch_size // machine.processes) * length
     lower = work.forward(work.layers - work.trained, tokens, length) / max(recipe.reward.epochs, 1)
     return (lower + work.train(tokens, length)) / slower(machine, task)
@@ -112,6 +119,6 @@ def reward_seconds(recipe: Recipe, machine: Machine, task: Task, prompt: int) ->
 def sft_seconds(recipe: Recipe, machine: Machine, task: Task, prompt: int) -> float:
     """A step of SFT."""
     assert recipe.sft is not None
-    work, length = Work(task), prompt + recipe.data.max_response_tokens
+    work, length = work_of(task), prompt + recipe.data.max_response_tokens
     rows = max(1, recipe.sft.batch_size // machine.processes)
     return (work.train(rows * length, length) + rows * length * work.head * 3) / slower(machine, task)

@@ -8,7 +8,8 @@ further layer adds what the second added, so a model of 80 layers costs no more 
 import copy
 import weakref
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 import torch
@@ -18,22 +19,38 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import DynamicCache
 
+from redline.attention import use_short_attention
 from redline.models import adapt
 from redline.policy.loss import CHUNK, token_logprobs
 from redline.recipe import Adapt
 from redline.trunk import layers_of, view_of
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Task:
-    """What is trained, and in which pieces. ``auto`` is the Transformers class that builds the model (a causal language model, or a
-    classifier: then no vocabulary is predicted), ``config`` its configuration at full depth."""
+    """What is trained. ``auto`` is the Transformers class that builds the model (a causal language model, or a classifier: then no
+    vocabulary is predicted), ``config`` its configuration at full depth. Tasks of equal content are equal, so results are kept."""
 
     auto: Any
     config: Any
     dtype: torch.dtype
     how: Adapt
     mixed: bool = False  # whether passes run under bfloat16 autocast, as `accelerate launch --mixed_precision bf16` has it
+    on_cpu: bool = True  # where short sequences have an attention of their own
+
+    def __hash__(self) -> int:
+        return hash(self._content())
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Task) and self._content() == other._content()
+
+    def _content(self) -> tuple[Any, ...]:
+        return self.auto, self.config.to_json_string(), self.dtype, self.how.model_dump_json(), self.mixed, self.on_cpu
+
+    @property
+    def predicts(self) -> bool:
+        """Whether it predicts tokens of the vocabulary."""
+        return "CausalLM" in self.auto.__name__
 
     @property
     def depth(self) -> int:
@@ -55,35 +72,35 @@ class Batch:
     responses: int
 
 
-def build(task: Task) -> nn.Module:
+def build(task: Task) -> Any:
     """The model on the meta device as training holds it: frozen, adapters in place or the trained weights marked."""
     with torch.device("meta"):
         model = task.auto.from_config(task.config, dtype=task.dtype).requires_grad_(False).eval()
         adapt(model, task.how, task.depth)
-        head = model.get_submodule("score") if hasattr(model, "score") else None
-        if head is not None:
-            head.float().requires_grad_(True)
-    return model  # type: ignore[no-any-return]
+        if not task.predicts:
+            model.score.float().requires_grad_(True)
+    return model
 
 
+@cache
 def training_bytes(task: Task, batch: Batch, masked: bool = False) -> float:
     """Bytes at the height of one forward and backward pass over a micro-batch, beyond weights and gradients: saved activations,
     what is computed on the way, and for a language model the chunk of logits. ``masked``: with a padding mask, as TRL runs."""
     return _deep(task, lambda model, cut: _training(task, model, cut, batch, masked), task.trained)
 
 
+@cache
 def forward_bytes(task: Task, batch: Batch) -> float:
     """Bytes at the height of a pass without gradients over all layers (they are freed layer by layer: depth does not matter)."""
-    whole = Task(task.auto, task.config, task.dtype, task.how.model_copy(update={"train_layers": None}), task.mixed)
+    whole = replace(task, how=task.how.model_copy(update={"train_layers": None}))
     return _traced(whole, 1, lambda model, cut: _forward(task, model, batch))
 
 
+@cache
 def logits_bytes(task: Task, batch: Batch) -> float:
     """Bytes that the logits of one chunk take at their height, forward and backward."""
-    if not hasattr(build(_shallow(task, 1)), "lm_head"):
-        return 0.0
     rows = min(CHUNK, batch.rows * batch.responses)
-    return _traced(task, 1, lambda model, cut: _logits(task, model, rows)) + _hidden_logsumexp(task, rows)
+    return _traced(task, 1, lambda model, cut: _logits(task, model, rows))
 
 
 def _deep(task: Task, run: Any, layers: int) -> float:
@@ -98,7 +115,7 @@ def _shallow(task: Task, layers: int) -> Task:
     config.num_hidden_layers = layers + cut
     if getattr(config, "layer_types", None):
         config.layer_types = config.layer_types[-config.num_hidden_layers:]
-    return Task(task.auto, config, task.dtype, task.how.model_copy(update={"train_layers": layers if cut else None}), task.mixed)
+    return replace(task, config=config, how=task.how.model_copy(update={"train_layers": layers if cut else None}))
 
 
 def _traced(task: Task, layers: int, run: Any) -> float:
@@ -106,6 +123,8 @@ def _traced(task: Task, layers: int, run: Any) -> float:
     model = build(shallow)
     with FakeTensorMode(), torch.autocast("cpu", torch.bfloat16) if task.mixed else nullcontext():
         _materialise(model)
+        if task.on_cpu:
+            use_short_attention(model)
         for parameter in model.parameters():
             if parameter.requires_grad:
                 parameter.grad = torch.empty_like(parameter)
@@ -120,7 +139,7 @@ def _training(task: Task, model: Any, cut: int, batch: Batch, masked: bool) -> N
     rows = torch.arange(batch.rows).repeat_interleave(batch.responses)
     columns = (torch.arange(batch.responses) + batch.length - batch.responses - 1).clamp(min=0).repeat(batch.rows)
     hidden = hidden[rows, columns]
-    if hasattr(model, "lm_head"):
+    if task.predicts:
         logprobs, _ = token_logprobs(hidden, model.get_output_embeddings(), torch.zeros_like(rows), 1.0, _cap(task.config))
         value = nn.Linear(hidden.shape[1], 1)(hidden.float())
         (logprobs.sum() + value.sum()).backward()
@@ -154,11 +173,6 @@ def _logits(task: Task, model: Any, rows: int) -> None:
     logprobs.sum().backward()
 
 
-def _hidden_logsumexp(task: Task, rows: int) -> int:
-    """``logsumexp`` holds one copy of the float32 logits inside PyTorch, where a trace does not look."""
-    return rows * int(task.config.get_text_config().vocab_size) * 4
-
-
 def _cap(config: Any) -> float | None:
     return getattr(config, "final_logit_softcapping", None)
 
@@ -171,7 +185,11 @@ class _NoCache(DynamicCache):
 
 
 class Tally(TorchDispatchMode):
-    """Counts the bytes of all storages that operations make while it is on: ``now``, and at most so far ``peak``."""
+    """Counts the bytes of all storages that operations make while it is on: ``now``, and at most so far ``peak``.
+
+    What an operation makes and frees inside itself is not seen, but for ``logsumexp``, which holds the exponentials of all its
+    input: of logits, that is the highest point.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -180,6 +198,8 @@ class Tally(TorchDispatchMode):
 
     def __torch_dispatch__(self, operation: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         given = {id(tensor.untyped_storage()) for tensor in tree_leaves((args, kwargs)) if isinstance(tensor, Tensor)}
+        if operation is torch.ops.aten.logsumexp.default:
+            self.peak = max(self.peak, self.now + args[0].nbytes)
         made = operation(*args, **(kwargs or {}))
         for tensor in tree_leaves(made):
             if isinstance(tensor, Tensor):
