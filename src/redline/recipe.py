@@ -262,6 +262,9 @@ class Policy(Section):
     """The KL penalty."""
     sampling: Sampling = Field(default_factory=Sampling)
     """The rollout."""
+    sampler: str | None = None
+    """`module:function` or `file.py:function` that samples in place of Redline (an inference server, say), called with (the
+    policy's model, the prompts' token ids, `sampling`, a seed), returning the token ids of a response to each. None: Redline."""
     updates: int = Field(40, ge=1)
     """PPO updates: each samples `batch_size` responses and learns from them `epochs` times."""
     batch_size: int = Field(32, ge=1)

@@ -37,6 +37,18 @@ def broken(prompts, responses):
 
 def short(prompts, responses):
     return [1.0]
+
+def generate(lm, prompts, sampling, seed):
+    """Greedy responses by Transformers' own generate."""
+    import torch
+    found = []
+    for prompt in prompts:
+        ids = lm.generate(torch.tensor([prompt]), do_sample=False, max_new_tokens=sampling.max_new_tokens)[0, len(prompt):]
+        found.append(ids.tolist())
+    return found
+
+def lazy(lm, prompts, sampling, seed):
+    return [[5] * (sampling.max_new_tokens + 1) for _ in prompts]
 '''
 PROMPTS = [Prompt(id=str(index), prompt=text) for index, text in enumerate(
     ["the film was", "I liked", "this is a", "why did they", "not good", "very much", "a book", "the actors were"])]
@@ -225,3 +237,19 @@ def test_the_critic_may_learn_other_returns_than_the_policy(tmp_path, model, rew
     one, two = log(tmp_path / "one")[0], log(tmp_path / "two")[0]
     assert one["advantage_std"] == two["advantage_std"]
     assert two["value_loss"] > one["value_loss"] > 0
+
+
+@pytest.mark.parametrize("adapt", [Adapt(lora_rank=4, train_layers=2), Adapt(lora_rank=4)])
+def test_another_engine_may_sample(tmp_path, model, rewards, adapt):
+    """Greedy sampling by Transformers' generate gives what our own sampler gives at top-k 1, down to the trained weights."""
+    how = {"adapt": adapt, "sampling": Sampling(max_new_tokens=10, top_k=1)}
+    train_policy(recipe(rewards, **how), model, PROMPTS, tmp_path / "own")
+    train_policy(recipe(rewards, sampler=f"{rewards}:generate", **how), model, PROMPTS, tmp_path / "theirs")
+    own, theirs = weights(tmp_path / "own"), weights(tmp_path / "theirs")
+    assert all(torch.allclose(own[name], theirs[name], atol=1e-4) for name in own)
+    assert [line["length"] for line in log(tmp_path / "own")] == [line["length"] for line in log(tmp_path / "theirs")]
+
+
+def test_what_an_engine_returns_is_checked(tmp_path, model, rewards):
+    with pytest.raises(UserError, match="11 tokens for prompt 0, of at most 10"):
+        train_policy(recipe(rewards, sampler=f"{rewards}:lazy"), model, PROMPTS, tmp_path)

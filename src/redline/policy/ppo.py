@@ -24,13 +24,14 @@ from redline.console import console, progress_bar
 from redline.data.files import write_jsonl
 from redline.data.records import Prompt
 from redline.errors import UserError
+from redline.functions import load_function
 from redline.models import eos_ids, load_tokenizer, save
 from redline.policy.actor import ActorCritic, predicted, rescore
 from redline.policy.advantages import AdaptiveKl, explained_variance, gae, token_kl, whiten
 from redline.policy.log import RunLog, sample_records
 from redline.policy.loss import LossParts, ppo_loss
 from redline.policy.monitors import advantage_monitors, peak_gb, phase_gb, reward_monitors, start_phase
-from redline.policy.sample import check_logits, sample
+from redline.policy.sample import check_logits, sample, sampled_by
 from redline.policy.watch import Gold, Watch
 from redline.processes import finish_tracking, new_accelerator
 from redline.recipe import Model, Policy
@@ -84,6 +85,7 @@ class Ppo:
         self.actor = ActorCritic(model, recipe.adapt, recipe.critic == "own").to(accelerator.device)
         check_logits(self.actor.lm)
         self.eos = eos_ids(self.actor.lm, self.tokenizer)
+        self.sampler = load_function(recipe.sampler) if recipe.sampler else None
         self.reward, cuts = build_reward(recipe.reward, reward, self.tokenizer, self.actor.lm, self.actor.split.cut)
         self.cuts = cuts | ({self.actor.split.cut} if self.actor.split.cut else set())
         heads = set(self.actor.value_head.parameters())
@@ -174,10 +176,14 @@ class Ppo:
     def _sample_and_score(self, rows: list[int], step: int) -> tuple[Rollout, list[Tensor]]:
         places = range(self.accelerator.process_index, len(rows), self.accelerator.num_processes)
         mine = [rows[place] for place in places]
+        texts = [self.prompts[row].prompt for row in mine]
+        ids, seed = [self.prompt_ids[row] for row in mine], (self.seed * 1_000_003 + step) * 1009
         with self._timed("sample"):
-            rollout = sample(self.actor.lm, [self.prompt_ids[row] for row in mine], self.recipe.sampling, self.eos,
-                             seed=(self.seed * 1_000_003 + step) * 1009, cuts=self.cuts,
-                             texts=[self.prompts[row].prompt for row in mine], places=places)
+            if self.sampler is None:
+                rollout = sample(self.actor.lm, ids, self.recipe.sampling, self.eos, seed, self.cuts, texts, places)
+            else:
+                rollout = sampled_by(self.sampler, self.actor.lm, ids, self.recipe.sampling, self.eos,
+                                     seed + self.accelerator.process_index, self.cuts, texts, self.recipe.microbatch_tokens)
         with self._timed("score"):
             rewards = self.reward(rollout)
         return rollout, rewards
@@ -270,7 +276,8 @@ class Ppo:
     def _metrics(self, rollout: Rollout, rewards: list[Tensor], shaped: list[Tensor], kl: list[Tensor], entropies: list[Tensor],
                  values: list[Tensor], returns: Tensor, mask: Tensor, logprobs: list[Tensor]) -> dict[str, float]:
         """Means over the whole batch (all processes) of what describes it."""
-        drift = sum(float((new - old).abs().sum()) for new, old in zip(logprobs, rollout.logprobs, strict=True))
+        sampled = rollout.logprobs or logprobs  # an engine outside gives none
+        drift = sum(float((new - old).abs().sum()) for new, old in zip(logprobs, sampled, strict=True))
         sums = torch.tensor([
             len(rollout), sum(rollout.sizes), sum(float(row.sum()) for row in rewards), sum(float(row.sum()) for row in shaped),
             sum(float(row.sum()) for row in kl), sum(float(row.sum()) for row in entropies), sum(rollout.ended), drift,

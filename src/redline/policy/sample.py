@@ -1,11 +1,12 @@
 """Sampling in batches: left padding, KV cache, finished rows dropped, and what PPO needs kept on the way."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from redline.batches import pack, pad
 from redline.console import progress_bar
 from redline.data.records import Prompt, Response, Text
 from redline.errors import UserError
@@ -17,6 +18,11 @@ from redline.trunk import Tap
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
     from transformers.generation import LogitsProcessorList
+
+
+Sampler = Callable[["PreTrainedModel", list[list[int]], Sampling, int], Sequence[Sequence[int]]]
+"""An engine of the user's: the policy as it is now, the prompts' token ids, the settings and a seed in; the token ids of a response
+to each prompt out, with the end-of-text token where one was sampled."""
 
 
 @torch.no_grad()
@@ -91,6 +97,33 @@ def sample(lm: "PreTrainedModel", prompts: Sequence[Sequence[int]], sampling: Sa
         ended=ended.tolist(),
         states={cut: _ragged(steps, [len(prompt) for prompt in prompts], sizes) for cut, steps in kept.items()},
     )
+
+
+def sampled_by(sampler: Sampler, lm: "PreTrainedModel", prompts: Sequence[Sequence[int]], sampling: Sampling, eos: Sequence[int],
+               seed: int, cuts: set[int], texts: Sequence[Text], budget: int) -> Rollout:
+    """The rollout of an engine outside of this process: as ``sample``, without its log-probabilities. The states that enter the
+    layers ``cuts`` are computed here, ``budget`` tokens at once. Raises UserError for what cannot be a response."""
+    found = [list(map(int, ids)) for ids in sampler(lm, [list(prompt) for prompt in prompts], sampling, seed)]
+    if len(found) != len(prompts):
+        raise UserError(f"policy.sampler returned {len(found)} responses for {len(prompts)} prompts; it must return one for each.")
+    for index, ids in enumerate(found):
+        if len(ids) > sampling.max_new_tokens or any(not 0 <= token < lm.config.vocab_size for token in ids):
+            raise UserError(f"policy.sampler returned {len(ids)} tokens for prompt {index}, of at most {sampling.max_new_tokens} "
+                            f"in a vocabulary of {lm.config.vocab_size}. Check that it uses the policy's tokenizer and settings.")
+    rollout = Rollout(
+        prompts=list(texts), prompt_ids=[torch.tensor(prompt) for prompt in prompts],
+        response_ids=[torch.tensor(ids, dtype=torch.long) for ids in found], logprobs=[],
+        ended=[bool(ids) and ids[-1] in set(eos) for ids in found])
+    if cuts:
+        rollout.states = {cut: [torch.empty(0)] * len(found) for cut in cuts}
+        tap, sequences = Tap(lm, cuts), rollout.sequences
+        with torch.no_grad():
+            for members in pack([len(ids) for ids in sequences], budget):
+                tap.run(input_ids=pad([sequences[row] for row in members]).to(lm.device), use_cache=False)
+                for cut, states in tap.states.items():
+                    for place, row in enumerate(members):
+                        rollout.states[cut][row] = states[place, : len(sequences[row])].clone()
+    return rollout
 
 
 def draw(logits: Tensor, uniforms: Tensor) -> Tensor:
