@@ -1,0 +1,188 @@
+"""What an update meets at its edges: empty and one-token responses, ends everywhere or nowhere, rewards that say nothing."""
+
+import json
+
+import engine_rig
+import pytest
+import torch
+from engine_rig import ADAPTS, Rig, Twin, assert_equal
+from reference_loop import Sampled
+from safetensors.torch import load_file
+from transformers import GPT2Config
+
+from redline.data.records import Prompt
+from redline.errors import UserError
+from redline.policy.log import RunLog
+from redline.policy.ppo import train_policy
+from redline.policy.sample import sample
+from redline.recipe import Adapt, Model, Optimizer, Reward, RewardTerm, Sampling
+from redline.reward.model import new_reward_model, save_reward_model
+from redline.reward.rewards import build_reward
+from tiny_models import CONFIGS, model_folder, random_model
+from tiny_tokenizers import byte_bpe
+
+EOS = 1
+
+
+def row(*response: int, ended: bool | None = None, prompt: tuple[int, ...] = (5, 6, 7), reward: float = 0.7) -> Sampled:
+    """A response, whose reward rises from token to token."""
+    ids = torch.tensor(response, dtype=torch.long)
+    ended = bool(response) and response[-1] == EOS if ended is None else ended
+    return Sampled(torch.tensor(prompt), ids, reward * torch.arange(len(ids)).float(), ended)
+
+
+BATCHES = {
+    "an empty response": [row(8, 9, 10), row(), row(11, EOS)],
+    "responses of one token": [row(8, reward=1), row(9), row(EOS)],
+    "none with an end": [row(8, 9), row(10, 11, 12)],
+    "all with an end": [row(8, 9, EOS), row(10, EOS)],
+    "nothing but ends": [row(EOS, reward=1), row(EOS, prompt=(9, 5))],
+    "all cut off at one length": [row(8, 9, 10, 11), row(12, 13, 14, 15)],
+    "one valid token": [row(), row(17), row()],
+    "ends inside the prompt": [row(8, 9, EOS, prompt=(5, EOS, EOS, 6)), row(9, 10, prompt=(EOS,))],
+    "padding's own token in prompt and response": [row(0, 0, 9, prompt=(0, 0, 5)), row(0, EOS, prompt=(0,))],
+    "rewards of zero": [row(8, 9, 10, reward=0), row(11, EOS, reward=0)],
+}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> Model:
+    return Model(name=model_folder(tmp_path_factory.mktemp("model")), dtype="float32")
+
+
+@pytest.fixture(scope="module", params=["LoRA", "full, upper layers"])
+def rig(request, model, tmp_path_factory) -> Rig:
+    return Rig(tmp_path_factory.mktemp("rig"), model, engine_rig.recipe(ADAPTS[request.param]))
+
+
+@pytest.mark.parametrize("case", BATCHES)
+def test_an_update_at_the_edge_equals_the_plain_loop(rig, monkeypatch, case):
+    batch = BATCHES[case]
+    metrics, columns = rig.update(monkeypatch, batch)
+    with torch.no_grad():
+        for name, parameter in rig.trained.items():
+            parameter.copy_(rig.start[name])
+    twin = Twin(rig, engine_rig.settings(rig.recipe))
+    seen = twin.update(batch, [list(range(len(batch)))] * 2)
+    if case == "one valid token":  # nothing to explain: one return has no variance
+        seen.means["explained_variance"] = float("nan")
+    assert_equal(rig, metrics, twin, seen)
+    assert [len(values) for values in columns["values"]] == [len(one.response) for one in batch]
+
+
+def test_a_batch_of_empty_responses_changes_nothing_and_says_so(rig, monkeypatch):
+    metrics, _ = rig.update(monkeypatch, [row(), row()])
+    assert all(torch.equal(parameter, rig.start[name]) for name, parameter in rig.trained.items())
+    assert metrics["kl"] == metrics["reward"] == metrics["policy_loss"] == metrics["grad_norm"] == 0
+
+
+@pytest.mark.xfail(strict=True, reason="_metrics divides the tokens clamped to at least 1 by the responses")
+def test_the_length_of_empty_responses_is_0(rig, monkeypatch):
+    assert rig.update(monkeypatch, [row(), row()])[0]["length"] == 0
+
+
+def test_an_empty_response_changes_no_gradient(rig, monkeypatch):
+    rig.update(monkeypatch, BATCHES["an empty response"])
+    with_it = rig.gradients[0]
+    rig.gradients = []
+    rig.ppo.optimizer.optimizer.register_step_pre_hook(lambda *_: rig.gradients.append(
+        {name: parameter.grad.clone() for name, parameter in rig.trained.items()}))
+    rig.update(monkeypatch, [one for one in BATCHES["an empty response"] if len(one.response)])
+    for name, gradient in rig.gradients[0].items():
+        torch.testing.assert_close(gradient, with_it[name], rtol=1e-4, atol=1e-6)
+
+
+def trained(out, model: Model, tmp_path, **changes) -> dict:
+    (tmp_path / "r.py").write_text("def f(prompts, responses):\n    return [float(text.count('a')) for text in responses]\n"
+                                   "def zero(prompts, responses):\n    return [0.0] * len(responses)\n")
+    how = engine_rig.recipe(Adapt(lora_rank=4, train_layers=2), **{
+        "reward": [RewardTerm(function=f"{tmp_path}/r.py:f")], "updates": 2, "optimizer": Optimizer(lr=0.01), **changes})
+    train_policy(how, model, [Prompt(id=text, prompt=text) for text in ("the film was<|endoftext|>", "I")], out)
+    return load_file(out / "adapter/adapter_model.safetensors")
+
+
+def test_which_token_pads_changes_nothing(tmp_path):
+    """Padding may be the end of text, as it is in most causal models, or any other token, or none."""
+    found = []
+    for pad in ("<|endoftext|>", "<s>", None):
+        folder = tmp_path / str(pad).strip("<|>")
+        name = model_folder(folder)
+        tokenizer = byte_bpe()
+        tokenizer.pad_token = pad
+        tokenizer.save_pretrained(folder)
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps(config | {"pad_token_id": tokenizer.pad_token_id}))
+        found.append(trained(folder / "out", Model(name=name, dtype="float32"), tmp_path))
+    for other in found[1:]:
+        assert all(torch.equal(tensor, other[name]) for name, tensor in found[0].items())
+
+
+def test_a_reward_of_zeros_is_trained_on(tmp_path, model):
+    """Its scale cannot be measured: it stays 1. The KL penalty alone moves the policy."""
+    trained(tmp_path / "out", model, tmp_path, reward=[RewardTerm(function=f"{tmp_path}/r.py:zero")], reward_scale=None)
+    lines = [json.loads(line) for line in (tmp_path / "out/log.jsonl").read_text().splitlines()]
+    assert [line["reward"] for line in lines] == [0, 0]
+    numbers = [value for line in lines for key, value in line.items() if key != "explained_variance" and isinstance(value, float)]
+    assert torch.tensor(numbers).isfinite().all()
+
+
+def test_a_prompt_at_the_models_limit_and_one_beyond():
+    """GPT-2 has a position for so many tokens and no more."""
+    config = GPT2Config(n_embd=32, n_layer=2, n_head=4, vocab_size=501, n_positions=16, bos_token_id=0, eos_token_id=1)
+    lm = random_model(config)
+    rollout = sample(lm, [list(range(5, 16)), [7]], Sampling(max_new_tokens=5), [500], seed=1, cuts={1})
+    assert [len(ids) for ids in rollout.sequences] == [16, 6]
+    assert [len(states) for states in rollout.states[1]] == [16, 6]
+
+
+@pytest.mark.xfail(strict=True, raises=IndexError, reason="nothing compares prompt + max_new_tokens with the model's positions")
+def test_a_prompt_beyond_the_models_limit_is_named(tmp_path):
+    config = GPT2Config(n_embd=32, n_layer=2, n_head=4, vocab_size=501, n_positions=16, bos_token_id=0, eos_token_id=1)
+    name = model_folder(tmp_path / "gpt2", config)
+    with pytest.raises(UserError, match="16"):
+        trained(tmp_path / "out", Model(name=name, dtype="float32"), tmp_path, sampling=Sampling(max_new_tokens=16))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("form", ["continuous", "discrete"])
+@pytest.mark.parametrize("kind", ["token", "sequence"])
+def test_a_reward_model_that_is_not_finite_is_named_with_its_sample(tmp_path, model, value, form, kind):
+    """Also in the discrete form, where a comparison with NaN would have made it a 0."""
+    made, wrapped = new_reward_model(Reward(kind=kind, loss="pairwise", adapt=Adapt(lora_rank=2)), model)
+    with torch.no_grad():
+        made.head.weight[0, 0] = value
+    save_reward_model(made, wrapped, tmp_path / "reward", model.name)
+    lm = random_model(CONFIGS["llama"])
+    terms = [RewardTerm(model=str(tmp_path / "reward"), form=form)]
+    reward, _ = build_reward(terms, None, byte_bpe(), lm, 0)
+    rollout = sample(lm, [[5, 6], [7]], Sampling(max_new_tokens=4), [500], seed=1, texts=["the film", "I"])
+    with pytest.raises(UserError, match=r"NaN or infinite for sample 0 \(prompt 'the film'\)"):
+        reward(rollout)
+
+
+def test_a_reward_of_the_wrong_length_is_named_before_terms_are_added(tmp_path, monkeypatch):
+    """Two terms of different lengths cannot be added up: the one that is wrong is named, not the sum."""
+    import redline.reward.rewards as rewards
+
+    (tmp_path / "r.py").write_text("def f(prompts, responses):\n    return [1.0] * len(responses)\n")
+    lm = random_model(CONFIGS["llama"])
+    monkeypatch.setattr(rewards, "function_reward", lambda *_: lambda batch: [torch.zeros(len(ids) - (index == 1))
+                                                                              for index, ids in enumerate(batch.response_ids)])
+    reward, _ = build_reward([RewardTerm(function=f"{tmp_path}/r.py:f")] * 2, None, byte_bpe(), lm, 0)
+    rollout = sample(lm, [[5, 6], [7]], Sampling(max_new_tokens=4), [500], seed=1, texts=["the film", "I"])
+    with pytest.raises(UserError, match=r"3 rewards for 4 tokens for sample 1 \(prompt 'I'\)"):
+        reward(rollout)
+
+
+@pytest.mark.parametrize("tail", [b"", b'{"update": 3, "text": "torn', '{"update": 3, "text": "\U0001f600'.encode()[:-2]])
+def test_a_log_survives_line_separators_and_a_torn_character(tmp_path, tail):
+    """A response may hold any character: those that Python takes for line ends too. A kill may fall into the middle of one."""
+    first = RunLog(tmp_path, 0)
+    for update in (1, 2):
+        first.samples([{"update": update, "text": "a\u2028b\x85c\x0bd\U0001f600"}])
+    with (tmp_path / "samples.jsonl").open("ab") as out:
+        out.write(tail)
+    RunLog(tmp_path, 2).samples([{"update": 3, "text": "now"}])
+    found = [json.loads(line) for line in (tmp_path / "samples.jsonl").read_text(encoding="utf-8").split("\n") if line]
+    assert [record["update"] for record in found] == [1, 2, 3]
+    assert found[0]["text"] == "a\u2028b\x85c\x0bd\U0001f600"
