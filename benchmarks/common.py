@@ -1,6 +1,7 @@
-"""What every result file says about where it comes from."""
+"""What every result file says about where it comes from, and the environments of peers."""
 
 import platform
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -17,3 +18,12 @@ def about(script: str) -> dict[str, Any]:
         "versions": {"python": platform.python_version(), "torch": torch.__version__, "transformers": transformers.__version__},
         "command": " ".join([f"python benchmarks/{script}", *sys.argv[1:]]),
     }
+
+
+def environment(folder: Path, *packages: str) -> Path:
+    """A peer's own environment with some packages, made on first use; returns its Python."""
+    python = folder / "bin" / "python"
+    if not python.exists():
+        subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
+    subprocess.run([str(python), "-m", "pip", "install", "--quiet", *packages], check=True)
+    return python.absolute()

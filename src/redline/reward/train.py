@@ -83,12 +83,13 @@ class _Trainer:
         self.model, self.optimizer = prepare(accelerator, reward, optimizer)
         self.cached, self.joint = 0, False
 
-    def lay_out(self, edits: list[Example]) -> None:
-        """Decide how the model reads edits: both sides in one row, what they begin with computed once, where the model can."""
+    def lay_out(self, edits: list[Example], apart: bool = False) -> None:
+        """Decide how the model reads edits: both sides in one row, what they begin with computed once, unless the model cannot or
+        they are to be read ``apart``."""
         longest = max(len(side.ids) for example in edits for side in example.sides)
         with gathered(self.model):
-            self.joint = self.reward.causal and self.reward.split.can_fork(longest)
-        if not self.joint:
+            self.joint = not apart and self.reward.causal and self.reward.split.can_fork(longest)
+        if not self.joint and not apart:
             console.print(f"{type(self.reward.model).__name__} reads the two sides of an edit apart: what they share is computed "
                           "twice, which takes longer.", highlight=False)
         for example in edits:

@@ -1,0 +1,141 @@
+"""Edits a second in the training of a token reward model, beside a token classifier on ``transformers.Trainer``.
+
+    python benchmarks/reward_training.py --peers ../shared/peers --data ../shared/data --environment peer [--repeats 3]
+
+The driver makes the peer's environment, then runs both sides in turn, each in a process of its own, and writes medians to
+benchmarks/results/reward_training.json. The work: the first 192 edits of CAD train (real human edits of film reviews), cropped to
+128 tokens, three classes on every token of both sides, SmolLM2-135M in bf16, LoRA rank 16 on all linear layers of all 30 layers, 8
+edits (the peer's 16 rows) a step.
+
+What differs: the peer draws rows, Redline edits with both their sides; the peer's loss weighs all tokens alike. A second row reads
+the two sides of each edit apart, to show what sharing their beginnings saves; a third trains the upper ten layers alone, as the
+recipes do: its edits a second count the frozen layers' one pass over every edit, shared by four epochs.
+"""
+
+import argparse
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from common import about, environment
+
+HERE = Path(__file__).parent
+EDITS, BATCH, LENGTH, EPOCHS = 192, 8, 128, 4
+OURS = {"Redline, LoRA on all 30 layers": [], "Redline, LoRA on all 30 layers, sides apart": ["--apart"],
+        "Redline, LoRA on the upper 10 of 30 layers": ["--layers", "10"]}
+THEIRS = "transformers.Trainer, LoRA on all 30 layers"
+PEER_PACKAGES = ["torch==2.13.0", "transformers", "peft", "accelerate", "rapidfuzz", "gguf"]
+
+
+def ours(arguments: argparse.Namespace) -> None:
+    """One configuration in this process: prints seconds a step, edits a second, tokens computed and peak memory as JSON."""
+    from accelerate import Accelerator
+
+    from redline.batches import draw_rows
+    from redline.recipe import Adapt, Model, Reward
+    from redline.reward.model import new_reward_model
+    from redline.reward.train import _Trainer
+
+    recipe = Reward(loss="hard", adapt=Adapt(lora_rank=16, train_layers=arguments.layers), batch_size=BATCH)
+    reward, _ = new_reward_model(recipe, Model(dtype="bfloat16"))
+    edits = read_edits(arguments.data, reward.tokenizer, recipe)
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = _Trainer(recipe, reward, Accelerator(), Path(folder), 0)
+        trainer.lay_out(edits, apart=arguments.apart)
+        batches = [[edits[row] for row in draw_rows(EDITS, BATCH, step, 0)] for step in range(arguments.steps)]
+        start = time.perf_counter()
+        if arguments.layers is not None:
+            for batch in batches:
+                trainer._states([row for example in batch for row in example.rows])
+        once = (time.perf_counter() - start) / (BATCH * arguments.steps) if arguments.layers is not None else 0.0
+        seconds = []
+        for batch in batches:
+            start = time.perf_counter()
+            trainer._step(batch)
+            seconds.append(time.perf_counter() - start)
+    step = statistics.median(seconds[1:] or seconds)
+    print(json.dumps({
+        "median_step_s": step, "edits_per_s": 1 / (step / BATCH + once / EPOCHS),
+        "tokens_an_edit": statistics.mean(sum(len(row.ids) for row in example.rows) for example in edits),
+        "peak_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6}))
+
+
+def read_edits(data: Path, tokenizer: Any, recipe: Any) -> list[Any]:
+    """The first edits of CAD train, labelled."""
+    from itertools import islice
+
+    from redline.data.check import Rejects
+    from redline.data.read import read
+    from redline.data.records import Edit
+    from redline.label.stage import label_edits
+    from redline.recipe import Source
+    from redline.reward.examples import examples
+
+    source = Source(path=str(data / "cad" / "train_paired.tsv"), columns={"id": "batch_id", "side": "Sentiment", "text": "Text"},
+                    sides={"Negative": "rejected", "Positive": "edited"}, replace={"<br />": " "})
+    found = list(islice(read(source, Edit, Rejects()), EDITS))
+    return examples(label_edits(found, tokenizer, max_response_tokens=LENGTH), tokenizer, recipe, LENGTH)
+
+
+def theirs(python: Path, arguments: argparse.Namespace, model: str) -> dict[str, float]:
+    command = [str(python), str(arguments.peers.absolute() / "hf_token_classification.py"), "--model", model, "--edits",
+               str(arguments.data.absolute() / "cad" / "train_paired.tsv"), "--length", str(LENGTH), "--batch", str(2 * BATCH),
+               "--steps", str(arguments.steps)]
+    with tempfile.TemporaryDirectory() as folder:
+        printed = subprocess.run(command, capture_output=True, text=True, check=True, cwd=folder).stdout.splitlines()[-1].split()
+    return dict(zip(printed[::2], map(float, printed[1::2]), strict=True))
+
+
+def main() -> None:
+    cli = argparse.ArgumentParser()
+    cli.add_argument("--peers", type=Path, default=HERE.parent.parent / "shared" / "peers")
+    cli.add_argument("--data", type=Path, default=HERE.parent.parent / "shared" / "data")
+    cli.add_argument("--environment", type=Path, default=Path("peer"))
+    cli.add_argument("--repeats", type=int, default=3)
+    cli.add_argument("--steps", type=int, default=12, help="the first of each run is not counted")
+    cli.add_argument("--ours", action="store_true", help="(the driver's own) run one configuration in this process")
+    cli.add_argument("--layers", type=int)
+    cli.add_argument("--apart", action="store_true")
+    arguments = cli.parse_args()
+    if arguments.ours:
+        ours(arguments)
+        return
+    from redline.models import embedded_model_folder
+
+    model, python = str(embedded_model_folder()), environment(arguments.environment, *PEER_PACKAGES)
+    runs: dict[str, list[dict[str, float]]] = {name: [] for name in [THEIRS, *OURS]}
+    for repeat in range(arguments.repeats):
+        for name in runs:
+            if name == THEIRS:
+                found = theirs(python, arguments, model)
+            else:
+                command = [sys.executable, __file__, "--ours", "--steps", str(arguments.steps), "--data", str(arguments.data),
+                           *OURS[name]]
+                found = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[-1])
+            runs[name].append(found)
+            print(repeat, name, found, flush=True)
+            write(runs, arguments.repeats)
+
+
+def write(runs: dict[str, list[dict[str, float]]], repeats: int) -> None:
+    """The medians so far, the runs behind them, and the ratios to the peer."""
+    rows = {name: {key: statistics.median(run[key] for run in found) for key in found[0]} for name, found in runs.items() if found}
+    result = {
+        "what": "training of a token reward model: 8 edits a step, CAD train at 128 tokens, LoRA rank 16, bf16, SmolLM2-135M",
+        "repeats": repeats, "medians": rows,
+        "times_the_edits_per_second": {name: rows[name]["edits_per_s"] / rows[THEIRS]["edits_per_s"] for name in OURS
+                                       if name in rows},
+        "runs": runs, **about("reward_training.py"),
+    }
+    (HERE / "results").mkdir(exist_ok=True)
+    (HERE / "results" / "reward_training.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
