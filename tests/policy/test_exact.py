@@ -229,7 +229,6 @@ def test_a_sequence_reward_is_ordinary_ppo(model, tmp_path, adapt):
                                        "assert_equal can compare value_clip_fraction too")
 def test_values_within_the_clip_range_are_not_counted_as_clipped():
     generator = torch.Generator().manual_seed(0)
-    old, returns = 0.01 * torch.randn(1000, generator=generator), torch.randn(1000, generator=generator)
-    values = old + 0.15 * torch.rand(1000, generator=generator)
-    zeros = torch.zeros(1000)
+    old, values = 0.05 * torch.rand(10000, generator=generator), 0.1 * torch.rand(10000, generator=generator)
+    zeros, returns = torch.zeros(10000), torch.randn(10000, generator=generator)
     assert ppo_loss(zeros, values, zeros, old, zeros, returns, clip=0.2, value_clip=0.2).value_clipped.item() == 0
