@@ -10,22 +10,28 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from redline.data.records import Edit, Prompt
 from redline.errors import UserError
 from redline.label.stage import label_edits
-from redline.policy.direct import SURE, UNSURE, train_direct, weighted_loss
+from redline.policy.direct import SURE, UNSURE, _sides, train_direct, weighted_loss
 from redline.policy.watch import Gold
 from redline.recipe import Adapt, Direct, Model, Policy, Sampling
 
 
 def test_the_loss_by_hand():
-    """One token wanted, one unwanted within the window, one unwanted but unlikely already, one without weight."""
-    wanted, unwanted, unlikely, plain = 0.3, (SURE + UNSURE) / 2, 2.5, 1.1
-    logits = torch.zeros(1, 5, 3)
-    for place, loss in enumerate((wanted, unwanted, unlikely, plain)):
-        probability = math.exp(-loss)
-        logits[0, place] = torch.log(torch.tensor([probability, (1 - probability) / 2, (1 - probability) / 2]))
-    ids, weights = torch.zeros(1, 5, dtype=torch.long), torch.tensor([[9.0, 1.0, -0.5, -0.5, 0.0]])
-    assert weighted_loss(logits, ids, weights).item() == pytest.approx((wanted - 0.5 * unwanted) / 2, rel=1e-5)
-    ones = torch.ones(1, 5)
-    assert weighted_loss(logits, ids, ones).item() == pytest.approx((wanted + unwanted + unlikely + plain) / 4, rel=1e-5)
+    """A token wanted, one unwanted within the window, one unwanted but unlikely already, one that the language needs."""
+    losses = torch.tensor([0.3, (SURE + UNSURE) / 2, 2.5, 0.1])
+    weights = torch.tensor([1.0, -0.5, -0.5, -0.5])
+    assert weighted_loss(-losses, weights).item() == pytest.approx((0.3 - 0.5 * losses[1].item()) / 2)
+    assert weighted_loss(-losses, torch.ones(4)).item() == pytest.approx(losses.mean().item())
+
+
+def test_what_has_weight():
+    row = {"prompt_ids": [5, 6], "chosen_ids": [7, 8, 9], "rejected_ids": [7, 4], "inserted": [0, 1, 1], "removed": [0, -1]}
+    [edited] = _sides(row, None)
+    assert (edited.places.tolist(), edited.weights.tolist()) == ([2, 3, 4], [1.0, 1.0, 1.0])
+    edited, rejected = _sides(row, 0.5)
+    assert (edited.ids.tolist(), edited.places.tolist(), edited.weights.tolist()) == ([5, 6, 7, 8, 9], [3, 4], [1.0, 1.0])
+    assert (rejected.ids.tolist(), rejected.places.tolist(), rejected.weights.tolist()) == ([5, 6, 7, 4], [3], [-0.5])
+    first = _sides({**row, "prompt_ids": [], "inserted": [1, 0, 0], "removed": [-1, 0]}, 0.5)  # nothing predicts the first token
+    assert first == []
 
 
 @pytest.fixture

@@ -6,13 +6,12 @@ same judge on the same prompts.
 
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
@@ -26,6 +25,7 @@ from redline.policy.log import RunLog
 from redline.policy.watch import Gold, Watch
 from redline.processes import this_process
 from redline.recipe import Direct, Model, Policy
+from redline.reward.train import CACHE_BYTES
 from redline.sharding import assemble
 
 POINTS = 6  # measurements of the gold score in a training
@@ -33,16 +33,14 @@ SURE, UNSURE = 0.6, 1.0  # nats: FIGA's code penalises a removed token only wher
 AT_ONCE = 4  # edits (two rows each) in a pass
 
 
-def weighted_loss(logits: Tensor, ids: Tensor, weights: Tensor) -> Tensor:
-    """The mean of ``weight * -log p`` over the tokens whose weight is not 0: SFT, and FIGA's loss (Guo et al. 2023).
+def weighted_loss(logprobs: Tensor, weights: Tensor) -> Tensor:
+    """The mean of ``weight * -log p`` over the tokens whose weight counts: SFT, and FIGA's loss (Guo et al. 2023). Shapes ``[N]``.
 
-    ``logits`` ``[B, T, V]``, ``ids`` and ``weights`` ``[B, T]``; a token is predicted at the position before it, so the first one's
-    weight counts for nothing. Tokens of negative weight are pushed away; as in the authors' code, only where their ``-log p`` lies
-    within ``SURE`` and ``UNSURE``: below, they belong to the language; above, they are unlikely already, and the loss has no floor.
+    Tokens of negative weight are pushed away. As in the authors' code, they count only where their ``-log p`` lies within ``SURE``
+    and ``UNSURE``: below, they belong to the language; above, they are unlikely already, and the loss has no floor.
     """
-    losses = F.cross_entropy(logits[:, :-1].float().transpose(1, 2), ids[:, 1:], reduction="none")
-    given = weights[:, 1:]
-    given = given.where((given > 0) | ((losses > SURE) & (losses < UNSURE)), 0.0)
+    losses = -logprobs
+    given = weights.where((weights > 0) | ((losses > SURE) & (losses < UNSURE)), 0.0)
     return (given * losses).sum() / (given != 0).sum().clamp(min=1)
 
 
@@ -98,31 +96,69 @@ def _row(record: Labels, tokenizer: Any) -> dict[str, list[int]] | None:
 def _weighted(recipe: Direct, actor: ActorCritic, rows: list[dict[str, list[int]]], tokenizer: Any,
               settings: dict[str, Any]) -> Trainer:
     """SFT gives every token of the edited side weight 1. FIGA gives it to what was put in alone, and ``-penalty`` to what was
-    removed from the rejected side."""
-    figa = recipe.method == "figa"
-
-    def collate(batch: list[dict[str, list[int]]]) -> dict[str, Tensor]:
-        ids, weights = [], []
-        for row in batch:
-            before = [0.0] * len(row["prompt_ids"])
-            ids.append(torch.tensor(row["prompt_ids"] + row["chosen_ids"]))
-            weights.append(torch.tensor(before + [float(label > 0) if figa else 1.0 for label in row["inserted"]]))
-            if figa:
-                ids.append(torch.tensor(row["prompt_ids"] + row["rejected_ids"]))
-                weights.append(torch.tensor(before + [recipe.penalty * min(label, 0) for label in row["removed"]]))
-        return {"input_ids": pad(ids), "weights": pad(weights)}
-
-    trainer = _Weighted(model=actor.peft or actor.lm, args=TrainingArguments(**settings), train_dataset=cast(Any, rows),
-                        data_collator=cast(Any, collate))
+    removed from the rejected side. Passes are PPO's: the frozen layers' states are computed once, the output embedding runs on
+    tokens of weight only."""
+    edits = [found for row in rows if (found := _sides(row, recipe.penalty if recipe.method == "figa" else None))]
+    if not edits:
+        raise UserError("direct: the edits put in and remove nothing that can be learned. Give more edits.")
+    size = sum(len(side.ids) for edit in edits for side in edit) * actor.value_head.in_features * actor.lm.dtype.itemsize
+    trainer = _Weighted(model=actor, args=TrainingArguments(**settings, ddp_find_unused_parameters=True),  # the critic's head
+                        train_dataset=cast(Any, edits),
+                        data_collator=cast(Any, lambda batch: _batch(batch, actor, size <= CACHE_BYTES)))
     trainer.model_accepts_loss_kwargs = False  # the loss is a mean: Trainer has to divide by the accumulated steps
     return trainer
 
 
+@dataclass
+class _Side:
+    """A response after its prompt: token ids ``[T]``, the places of the tokens that have weight, and their weights ``[n]``.
+
+    ``states`` enter the cut, once they are known.
+    """
+
+    ids: Tensor
+    places: Tensor
+    weights: Tensor
+    states: Tensor | None = None
+
+
+def _sides(row: dict[str, list[int]], penalty: float | None) -> list[_Side]:
+    """The sides of an edit that have tokens to learn from; with a ``penalty`` FIGA's, without the edited side as a whole."""
+    before = len(row["prompt_ids"])
+    wanted = [("chosen_ids", [1.0] * len(row["chosen_ids"]))]
+    if penalty is not None:
+        wanted = [("chosen_ids", [float(label > 0) for label in row["inserted"]]),
+                  ("rejected_ids", [penalty * min(label, 0) for label in row["removed"]])]
+    found = []
+    for name, weights in wanted:
+        places = [before + place for place, weight in enumerate(weights) if weight and before + place]  # none predicts the first
+        if places:
+            found.append(_Side(torch.tensor(row["prompt_ids"] + row[name]), torch.tensor(places),
+                               torch.tensor([weights[place - before] for place in places])))
+    return found
+
+
+def _batch(edits: list[list[_Side]], actor: ActorCritic, keep: bool) -> dict[str, Tensor]:
+    """What ``ActorCritic.forward`` takes, and the weights; ``keep`` the states for the next time."""
+    sides, states = [side for edit in edits for side in edit], []
+    for side in sides:
+        states.append(actor.split.lower(side.ids[None].to(actor.value_head.weight.device))[0].cpu() if side.states is None
+                      else side.states)
+        side.states = states[-1] if keep else None
+    return {
+        "states": pad(states),
+        "rows": torch.cat([torch.full((len(side.places),), row) for row, side in enumerate(sides)]),
+        "columns": torch.cat([side.places - 1 for side in sides]), "targets": torch.cat([side.ids[side.places] for side in sides]),
+        "weights": torch.cat([side.weights for side in sides]),
+    }
+
+
 class _Weighted(Trainer):
     def compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
-        logits = model(input_ids=inputs["input_ids"]).logits  # padded on the right: causal attention needs no mask
-        loss = weighted_loss(logits, inputs["input_ids"], inputs["weights"])
-        return (loss, logits) if return_outputs else loss
+        weights = inputs.pop("weights")
+        logprobs, _, _ = model(**inputs, temperature=1.0)
+        loss = weighted_loss(logprobs, weights)
+        return (loss, logprobs) if return_outputs else loss
 
 
 def _dpo(recipe: Direct, actor: ActorCritic, rows: list[dict[str, list[int]]], tokenizer: Any, settings: dict[str, Any]) -> Trainer:
