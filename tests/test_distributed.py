@@ -1,0 +1,194 @@
+"""Several processes: they end with the parameters of one, sharded or not; a lost one ends the run, which any number continues."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import load_file
+
+import distributed_driver
+from redline.batches import minibatches
+from redline.policy.advantages import explained_variance
+from redline.policy.sample import sample
+from redline.recipe import Sampling
+from tiny_models import CONFIGS, model_folder, random_model
+
+CONFIGURATIONS = Path(__file__).parents[1] / "recipes" / "accelerate"
+SUBJECTS = {"film": "not unfair", "book": "very much", "actors": "the film", "play": "I", "system": "this", "user": "they"}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    """A folder with a model, edits and their labels."""
+    from redline.label.stage import label_command
+
+    folder = tmp_path_factory.mktemp("data")
+    model_folder(folder / "model")
+    rows = [{"id": f"e{number}-{subject}", "prompt": f"the {subject} {number} was", "rejected": f" bad and {tail}",
+             "edited": f" good and {tail}"} for number in range(5) for subject, tail in SUBJECTS.items()]
+    (folder / "edits.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    label_command(str(folder / "edits.jsonl"), folder / "labels.jsonl", str(folder / "model"), None, "train", "token", None, False)
+    return folder
+
+
+def jobs(data: Path, where: str, reward: Path) -> list[dict[str, Any]]:
+    """LoRA with an uneven batch, and full fine-tuning with a reward model on the policy's backbone; reward model; SFT."""
+    upper = {"lora_rank": 0, "train_layers": 2}
+    found = [("reward", "reward", {}), ("policy", "policy", {"batch_size": 7}),
+             ("policy", "full", {"adapt": upper, "reward": str(reward), "updates": 2}), ("sft", "sft", {"epochs": 1})]
+    return [{"kind": kind, "model": str(data / "model"), "data": str(data), "out": str(data / where / name), "settings": settings}
+            for kind, name, settings in found]
+
+
+def launch(configuration: str, *command: object, **environment: str) -> subprocess.CompletedProcess:
+    """``accelerate launch`` of two processes, as a user would."""
+    program = [str(Path(sys.executable).with_name("accelerate")), "launch", "--config_file", str(CONFIGURATIONS / configuration),
+               "--num_processes", "2", "--main_process_port", "0", *map(str, command)]
+    return subprocess.run(program, env=os.environ | {"OMP_NUM_THREADS": "1"} | environment, capture_output=True, text=True,
+                          timeout=240)
+
+
+@pytest.fixture(scope="module")
+def single(data) -> Path:
+    """Everything in one process."""
+    distributed_driver.run(jobs(data, "single", data / "single/reward"))
+    return data / "single"
+
+
+@pytest.fixture(scope="module", params=["2-cpu-processes.yaml", "8-gpus-fsdp2.yaml"], ids=["ddp", "fsdp2"])
+def several(request, data, single) -> Path:
+    """Everything in two processes; and what one process did, continued by two from its last checkpoint but one."""
+    folder = data / request.param.removesuffix(".yaml")
+    todo = jobs(data, folder.name, single / "reward")
+    for job in todo[:2]:
+        resumed = folder / ("resumed-" + Path(job["out"]).name)
+        shutil.copytree(single / Path(job["out"]).name / "checkpoints", resumed / "checkpoints")
+        shutil.rmtree(max((resumed / "checkpoints").iterdir()))
+        if job["kind"] == "reward":
+            shutil.copy(single / "reward/best.safetensors", resumed)
+        todo.append(job | {"out": str(resumed)})
+    (folder / "jobs.json").write_text(json.dumps(todo))
+    done = launch(request.param, distributed_driver.__file__, folder / "jobs.json")
+    assert done.returncode == 0, done.stderr[-3000:]
+    return folder
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    """The trained weights of the last checkpoint, or of the finished model where there is none."""
+    kept = sorted(folder.glob("checkpoints/*/model.safetensors"))
+    return load_file(kept[-1] if kept else folder / "model.safetensors")
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+@pytest.mark.parametrize("name", ["reward", "policy", "full", "sft", "resumed-reward", "resumed-policy"])
+def test_two_processes_end_with_the_parameters_of_one(data, single, several, name):
+    one, two = (weights(folder) for folder in (single / name.removeprefix("resumed-"), several / name))
+    assert one.keys() == two.keys()
+    for key, tensor in one.items():
+        torch.testing.assert_close(two[key], tensor, rtol=0, atol=1e-5)
+    if name == "full":  # and they have moved
+        untrained = load_file(data / "model/model.safetensors")
+        saved = load_file(several / name / "model.safetensors")
+        assert max(float((saved[key] - untrained[key]).abs().max()) for key in saved) > 1e-3
+
+
+@pytest.mark.parametrize("name", ["reward", "policy", "full"])
+def test_metrics_are_of_the_whole_batch_and_written_once(single, several, name):
+    one, two = (lines(folder / name / "log.jsonl") for folder in (single, several))
+    assert len(one) == len(two)
+    for ours, theirs in zip(one, two, strict=True):
+        ours, theirs = ({key: value for key, value in row.items() if not key.startswith(("seconds", "gb_", "peak_gb"))}
+                        for row in (ours, theirs))
+        assert theirs == pytest.approx(ours, abs=1e-4, nan_ok=True)
+
+
+def test_saved_models_are_plain_whichever_way_they_were_trained(several):
+    from transformers import AutoModelForCausalLM, AutoModelForTokenClassification
+
+    for kind, names in ((AutoModelForTokenClassification, ["reward"]), (AutoModelForCausalLM, ["policy", "full", "sft"])):
+        for name in names:
+            model = kind.from_pretrained(several / name)
+            assert all(bool(parameter.isfinite().all()) for parameter in model.parameters())
+
+
+def test_a_killed_process_ends_the_run_and_another_number_continues(redline, data, tmp_path):
+    """The real command: of two processes one is killed in its third update; one alone goes on and ends as if nothing had been."""
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump({
+        "model": {"name": str(data / "model"), "dtype": "float32"}, "compare": {"judge": "length"},
+        "data": {"edits": {"path": str(data / "edits.jsonl")}, "validation_share": 0.3},
+        "policy": {"adapt": {"lora_rank": 4, "train_layers": 2}, "updates": 4, "batch_size": 8, "minibatch_size": 4,
+                   "sampling": {"max_new_tokens": 8}, "checkpoint_every": 1, "watch": {"every": 0},
+                   "reward": [{"function": f"{distributed_driver.__file__}:vowels"}]}}))
+    began = time.monotonic()
+    killed = launch("2-cpu-processes.yaml", "-m", "redline.cli", "train", "policy", path, "--out", tmp_path / "run", KILL="1 7")
+    assert killed.returncode != 0
+    assert time.monotonic() - began < 120
+    assert "redline: another process of this run has ended" in killed.stderr or "redline: stopped." in killed.stderr
+    assert "Traceback" not in killed.stderr.split("redline: ")[0]
+    assert [path.name for path in sorted((tmp_path / "run/policy/checkpoints").glob("[0-9]*"))] == ["000001", "000002"]
+
+    for folder in ("run", "whole"):
+        status, _, err = redline("train", "policy", path, "--out", tmp_path / folder)
+        assert status == 0, err
+    one, other = (load_file(tmp_path / folder / "policy/adapter/adapter_model.safetensors") for folder in ("run", "whole"))
+    for key, tensor in one.items():
+        torch.testing.assert_close(other[key], tensor, rtol=0, atol=1e-5)
+    assert [row["update"] for row in lines(tmp_path / "run/policy/log.jsonl")] == [1, 2, 3, 4]
+
+
+def test_processes_draw_what_one_would_have_drawn():
+    model, prompts, how = random_model(CONFIGS["llama"]), [[5, 6], [7], [5, 6], [7], [5, 6]], Sampling(max_new_tokens=9)
+    whole = [ids.tolist() for ids in sample(model, prompts, how, [1], seed=4).response_ids]
+    for rank in range(2):
+        part = sample(model, prompts[rank::2], how, [1], seed=4, places=range(rank, 5, 2))
+        assert [ids.tolist() for ids in part.response_ids] == whole[rank::2]
+    assert whole[0] != whole[2] != whole[4]  # one prompt, other rows: other draws
+
+
+@given(size=st.integers(1, 40), minibatch=st.integers(1, 40), seed=st.integers(0, 99))
+def test_minibatches_share_out_evenly(size, minibatch, seed):
+    found = minibatches(size, minibatch, seed, epoch=1)
+    assert sorted(row for rows in found for row in rows) == list(range(size))
+    assert len(found) == -(-size // minibatch)
+    for rows in found:
+        assert 0 < len({row % minibatch for row in rows}) == len(rows) <= minibatch
+        for processes in (divisor for divisor in range(1, minibatch + 1) if minibatch % divisor == 0 and size % minibatch == 0):
+            assert {sum(row % processes == rank for row in rows) for rank in range(processes)} == {minibatch // processes}
+
+
+def test_explained_variance_of_parts_is_that_of_the_whole():
+    values, returns = torch.randn(2, 30, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+    expected = 1 - ((returns - values).var(correction=0) / returns.var(correction=0)).item()
+    assert explained_variance(values, returns) == pytest.approx(expected)
+    rests = []  # what another process, with the last 20, would add
+
+    def other(part: torch.Tensor) -> torch.Tensor:
+        rests.append(part)
+        return part
+
+    explained_variance(values[10:], returns[10:], other)
+    assert len(rests) == 3
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGURATIONS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_accelerate_reads_the_configurations(path):
+    from accelerate.commands.config.config_args import load_config_from_file
+
+    read = load_config_from_file(str(path))
+    assert read.num_processes >= 1
+    if read.distributed_type == "FSDP":
+        assert (read.fsdp_config["fsdp_version"], read.fsdp_config["fsdp_cpu_ram_efficient_loading"]) == (2, False)
