@@ -20,7 +20,7 @@ from redline.plan.memory import Machine, held, kv_bytes, reward_stage, training_
 from redline.plan.trace import Batch, Tally, Task, build, forward_bytes, logits_bytes, training_bytes
 from redline.policy.loss import token_logprobs
 from redline.policy.ppo import Ppo
-from redline.recipe import Adapt, Model
+from redline.recipe import Adapt, Direct, Model
 from redline.recipe_file import check_recipe
 from redline.trunk import Split
 from tiny_models import CONFIGS, NO_PLAIN_STACK, model_folder, random_model
@@ -63,7 +63,10 @@ def a_pass(config, how: Adapt, dtype: torch.dtype):
 
 
 def allocated(run) -> int:
-    """The highest sum of what PyTorch's own allocator gives and takes back while ``run`` runs for the second time."""
+    """The highest sum of what PyTorch's own allocator gives and takes back while ``run`` runs for the second time.
+
+    (Products of bfloat16 matrices as narrow as tiny adapters make buffers that wider ones do not, so adapters are float32 here.)
+    """
     run()
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profiled:
         run()
@@ -71,8 +74,8 @@ def allocated(run) -> int:
     return max(accumulate(event.nbytes() for event in sorted(found, key=lambda event: event.start_ns())))
 
 
-@pytest.mark.parametrize(("how", "dtype"), [*((how, torch.bfloat16) for how in WAYS), (WAYS[2], torch.float32)],
-                         ids=["lora", "lora upper", "full", "full upper", "float32"])
+@pytest.mark.parametrize(("how", "dtype"), [*((how, torch.float32) for how in WAYS), (WAYS[2], torch.bfloat16)],
+                         ids=["lora", "lora upper", "full", "full upper", "bfloat16"])
 def test_traced_bytes_are_what_the_allocator_gives_a_real_pass(how, dtype):
     forward = a_pass(CONFIGS["llama"], how, dtype)
     peak = allocated(lambda: forward().backward())
@@ -197,6 +200,12 @@ def test_a_reward_model_on_the_policys_backbone_brings_only_its_adapters(tiny_mo
     assert 0 < shared < 1.1 * adapters < own
 
 
+def test_a_critic_of_its_own_doubles_what_is_trained(tiny_model):
+    shared, own = (plan_recipe(recipe_of(tiny_model, critic=critic), CPU)[-1].parts for critic in ("shared", "own"))
+    for part in ("gradients", "optimizer", "activations"):
+        assert own[part] == 2 * shared[part]
+
+
 def test_reward_states_are_kept_up_to_the_cache(tiny_model):
     recipe = recipe_of(tiny_model)
     recipe.reward.adapt = Adapt(lora_rank=4, train_layers=1)
@@ -256,6 +265,8 @@ def test_mistakes_are_named(tiny_model, tmp_path):
         machine_of(recipe, 1, "80GB", -1.0, None, False)
     with pytest.raises(UserError, match="multiple of the 3 GPUs"):
         plan_recipe(recipe, replace(CPU, gpus=3))
+    with pytest.raises(UserError, match="nothing to plan"):
+        plan_recipe(recipe.model_copy(update={"direct": Direct(method="dpo")}), CPU)
     with pytest.raises(UserError, match="no such model folder"):
         plan_recipe(recipe_of("./nowhere"), CPU)
     with pytest.raises(UserError, match="train_layers is 9"):

@@ -65,9 +65,14 @@ def plan_recipe(recipe: Recipe, machine: Machine | None = None, prompt_tokens: i
 
 
 def names_of(recipe: Recipe) -> list[str]:
-    """The stages of a recipe that train with the engine."""
+    """The stages of a recipe that can be planned. Raises UserError where there is none."""
     own = any(term.model is None and term.function is None for term in recipe.policy.reward)
-    return ["sft"] * (recipe.sft is not None) + ["reward"] * own + ["policy"]
+    if recipe.direct is not None:  # without RL there is no PPO, and a reward model only to choose the best of n
+        own = own and recipe.direct.method == "best_of_n"
+    found = ["sft"] * (recipe.sft is not None) + ["reward"] * own + ["policy"] * (recipe.direct is None)
+    if not found:
+        raise UserError(f"{recipe.name}: nothing to plan: SFT, reward models and PPO are planned, `direct` policies are not.")
+    return found
 
 
 def stage_of(name: str, recipe: Recipe, machine: Machine, prompt: int, edits: int | None) -> Stage:

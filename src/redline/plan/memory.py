@@ -5,7 +5,7 @@ optimising). A stage's total is its highest phase, not the sum of all parts.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any
 
@@ -18,7 +18,7 @@ from redline.reward.model import LABELS
 from redline.reward.train import CACHE_BYTES, MICROBATCH_TOKENS
 from redline.trunk import layers_of
 
-LIBRARIES = 0.62e9  # a CPU process after its imports and with a tokenizer (benchmarks/plan_memory.py measures it)
+LIBRARIES = 0.58e9  # a CPU process with its imports, a tokenizer, and kernels that have run (benchmarks/plan_memory.py)
 CUDA_CONTEXT = 0.6e9  # what CUDA, its libraries' workspaces and NCCL take on a GPU: an assumption, not measured here
 SCORING_TOKENS = 8192  # tokens that a reward model scores at once (RewardModel.rewards)
 SFT_ROWS = 8  # most responses of SFT computed at once
@@ -201,11 +201,13 @@ def policy_stage(recipe: Recipe, machine: Machine, prompt: int) -> Stage:
     config = load_config(recipe.model)
     train_layers(how.adapt, config.num_hidden_layers)
     task = training_task(AutoModelForCausalLM, config, recipe.model, how.adapt, machine)
-    found = held_by(task)
+    single = found = held_by(task)
+    actors = 2 if how.critic == "own" else 1  # a critic of its own has trained weights like the policy's, over the same frozen ones
+    found = replace(found, trained=actors * found.trained, count=actors * found.count)
     parts = weights_and_optimizer(found, machine)
     notes: list[str] = []
-    parts["reference copy"] = 0.0 if how.adapt.lora_rank else found.trained
-    parts["reward model"] = float(sum(reward_weights(recipe, machine, found, notes)))
+    parts["reference copy"] = 0.0 if how.adapt.lora_rank else single.trained
+    parts["reward model"] = float(sum(reward_weights(recipe, machine, single, notes)))
     fixed = sum(parts.values())
 
     response, length = how.sampling.max_new_tokens, prompt + how.sampling.max_new_tokens
@@ -216,7 +218,7 @@ def policy_stage(recipe: Recipe, machine: Machine, prompt: int) -> Stage:
     rows = min(max(1, how.minibatch_size // machine.processes), max(1, how.microbatch_tokens // length))
     batch = Batch(rows, length, response)
     parts["logits"] = logits_bytes(task, batch)
-    parts["activations"] = training_bytes(task, batch) - parts["logits"]
+    parts["activations"] = actors * (training_bytes(task, batch) - parts["logits"])
     drawing = share * config.get_text_config().vocab_size * (task.dtype.itemsize + 16.0)  # logits, scaled, softmax, its sums
     prefill = forward_bytes(task, Batch(share, prompt, 1))
     scored = forward_bytes(task, Batch(min(share, max(1, SCORING_TOKENS // length)), length, 1))

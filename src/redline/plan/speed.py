@@ -105,7 +105,8 @@ def update_seconds(recipe: Recipe, machine: Machine, task: Task, prompt: int) ->
         reward = work_of(reward_task(recipe, machine))
         scoring = reward.forward(reward.trained, tokens, length)
     heads = predicted * work.head * (2 if how.adapt.lora_rank or how.adapt.train_layers else 4)
-    return sampling + (rescoring + scoring + how.epochs * (work.train(tokens, length) + heads)) / flops
+    passes = 2 if how.critic == "own" else 1
+    return sampling + (rescoring + scoring + how.epochs * (passes * work.train(tokens, length) + heads)) / flops
 
 
 def reward_seconds(recipe: Recipe, machine: Machine, task: Task, prompt: int) -> float:
