@@ -10,6 +10,7 @@ import yaml
 
 from redline.errors import UserError
 from redline.experiment.arms import cells, load_experiment
+from redline.experiment.run import _must_wait
 from redline.run import Run
 
 BASE = {
@@ -101,7 +102,7 @@ def test_from_a_recipe_to_a_page(redline, recipe, tmp_path):
     ("baseline=tokens", "which is no arm"),
     ("arms.token={policy.updatess: 2}", "unknown key `policy.updatess`. Did you mean `updates`?"),
     ("arms.both.policy.reward=[{model: '@nobody'}]", "takes the reward model of `nobody`"),
-    ("arms.token={seeds: 3}", "`seeds` is 3; it is a list"), ("arms={a/b: {}}", "an arm's name is its folder's"),
+    ("arms.token={seeds: [7]}", "`seeds` is [7]; it is a list of some of"), ("arms={a/b: {}}", "an arm's name is its folder's"),
     ("bases={}", "unknown key `bases`. Did you mean `base`?")])
 def test_mistakes_are_said_with_their_place(redline, recipe, tmp_path, change, said):
     arguments = [change] if change.startswith("baseline") else [change, *(["baseline=null"] if change.startswith("arms={") else [])]
@@ -136,3 +137,17 @@ def test_runs_differ_in_what_their_stages_depend_on_and_in_nothing_else(recipe, 
     assert asked["token, seed 1"] == asked["uniform, seed 1"]
     assert {name for name, _ in asked["token, seed 1"] - asked["both, seed 1"]} == {"reward"}
     assert {name for name, _ in asked["sft, seed 1"]} == {"data", "label"}
+
+
+def test_at_once_only_what_does_not_wait_for_another(recipe, tmp_path):
+    asked = {cell.name: cell for cell in cells(load_experiment(recipe), tmp_path)}
+    token, uniform, both, sft = (asked[f"{arm}, seed 1"] for arm in ("token", "uniform", "both", "sft"))
+    assert _must_wait(uniform, [token], [], [])  # it would train the same reward model
+    assert _must_wait(both, [], [token], [])  # it takes that arm's reward model
+    assert not _must_wait(asked["token, seed 0"], [token], [], [])
+    assert not _must_wait(uniform, [], [token], [])
+    token.folder.mkdir(parents=True)
+    state = {name: {"settings": settings, "seconds": 1.0} for name, settings in Run(token.recipe, token.folder).missing()}
+    (token.folder / "state.json").write_text(json.dumps(state))
+    assert not _must_wait(uniform, [token], [], [token.folder])  # it takes over what is done there
+    assert not _must_wait(sft, [token], [], [token.folder])

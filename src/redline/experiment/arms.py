@@ -58,9 +58,12 @@ def cells(experiment: Experiment, out: Path, only: Sequence[str] = ()) -> list[C
 
 
 def _seeds(experiment: Experiment, arm: str) -> list[int]:
-    seeds = experiment.arms[arm].get("seeds", experiment.seeds)
-    if not isinstance(seeds, list) or not seeds or not all(isinstance(seed, int) for seed in seeds):
-        raise UserError(f"{experiment.name}, arm {arm}: `seeds` is {seeds!r}; it is a list of numbers, such as [0, 1, 2].")
+    """The experiment's seeds that an arm is run with."""
+    own = experiment.arms[arm].get("seeds", experiment.seeds)
+    seeds = [seed for seed in experiment.seeds if seed in own] if isinstance(own, list) else []
+    if not seeds:
+        raise UserError(f"{experiment.name}, arm {arm}: `seeds` is {own!r}; it is a list of some of the experiment's "
+                        f"{experiment.seeds}.")
     return seeds
 
 

@@ -49,7 +49,7 @@ def print_summary(summary: dict[str, Any], console: Console | None = None) -> No
     table = Table(box=None, pad_edge=False, header_style="dim", title=f"\n{summary['name']}", title_justify="left")
     table.add_column("arm")
     judges = [judge.rpartition("/")[2] for judge in summary["judges"]]
-    for name in ("seeds", *judges, "KL", "perplexity", "distinct bigrams", f"less {summary['baseline']}"):
+    for name in ("seeds", *judges, "KL", "perplexity", "distinct bigrams", f"minus {summary['baseline']}"):
         table.add_column(name, justify="right", overflow="fold")
     for arm in summary["arms"]:
         table.add_row(arm["arm"], f"{len(arm['seeds'])}/{len(arm['asked'])}",

@@ -86,9 +86,10 @@ def _at_once(cells: Sequence[Cell], known: Sequence[Path], parallel: int) -> lis
                     running[pool.submit(run_cell, cell, known)] = cell
             for done in wait(running, LOOK_AGAIN, FIRST_COMPLETED).done:
                 cell, reason = running.pop(done), done.result()
-                console.print(f"{cell.name}: {'failed' if reason else 'done'}", highlight=False)
                 if reason:
                     failures.append(_told(cell, reason))
+                else:
+                    console.print(f"{cell.name}: done", highlight=False)
     return failures
 
 
