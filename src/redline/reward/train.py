@@ -27,6 +27,7 @@ from redline.scheduling import scheduler
 from redline.sharding import assemble, clip_gradients, gathered, load_trained, prepare, trained_weights
 
 MICROBATCH_TOKENS = 8192
+CPU_MICROBATCH_TOKENS = 768  # no fewer tokens a second than in large ones, less padding, and states that stay in the cache
 CACHE_BYTES = 4 * 2**30  # lower states are kept in memory up to this size; beyond it they are computed again
 SHOWN = 500  # held-out edits of each set whose rewards are written to scores.jsonl
 
@@ -82,6 +83,7 @@ class _Trainer:
         self.reward = reward
         self.model, self.optimizer = prepare(accelerator, reward, optimizer)
         self.cached, self.joint = 0, False
+        self.budget = CPU_MICROBATCH_TOKENS if accelerator.device.type == "cpu" else MICROBATCH_TOKENS
 
     def lay_out(self, edits: list[Example], apart: bool = False) -> None:
         """Decide how the model reads edits: both sides in one row, what they begin with computed once, unless the model cannot or
@@ -133,7 +135,7 @@ class _Trainer:
     def _step(self, batch: list[Example]) -> float:
         """One optimizer step on a batch of edits, in micro-batches whose gradients add up to the batch's exactly."""
         mine = batch[self.accelerator.process_index::self.accelerator.num_processes]
-        groups = pack([example.cost for example in mine], MICROBATCH_TOKENS)
+        groups = pack([example.cost for example in mine], self.budget)
         passes = int(self.accelerator.gather(torch.tensor([len(groups)], device=self.accelerator.device)).max())
         total = self._weight(batch)
         loss_sum = 0.0
@@ -204,7 +206,7 @@ class _Trainer:
     def _computed(self, missing: list[Row]) -> dict[int, Tensor]:
         """The lower states of some rows, by the rows' ids; kept with the rows while they fit in memory."""
         computed = {}
-        for group in pack([len(row.ids) for row in missing], MICROBATCH_TOKENS):
+        for group in pack([len(row.ids) for row in missing], self.budget):
             members = [missing[index] for index in group]
             ids = pad([row.ids for row in members]).to(self.accelerator.device)
             states = self.reward.lower(ids, self._forks(members)).cpu()
@@ -219,7 +221,7 @@ class _Trainer:
     def rewards(self, edits: list[Example]) -> list[tuple[Tensor, Tensor]]:
         """The rewards of (better, worse) of some edits: of every token ``[R]``, or of the whole ``[1]`` for sequence models."""
         found: list[tuple[Tensor, Tensor]] = [(torch.zeros(0), torch.zeros(0))] * len(edits)
-        for group in pack([example.cost for example in edits], MICROBATCH_TOKENS):
+        for group in pack([example.cost for example in edits], self.budget):
             logits, sides = self._logits(self.reward, [edits[index] for index in group])
             values = (logits[:, 0] if self.recipe.kind == "sequence" else token_rewards(logits)).cpu()
             parts = values.split(sides.bincount().tolist())
