@@ -44,32 +44,38 @@ def _others(experiment: Experiment, folder: Path) -> list[Path]:
 
 
 def print_summary(summary: dict[str, Any], console: Console | None = None) -> None:
-    """The arms in a table on stdout: win rates, KL, perplexity, and the difference from the baseline by the first judge."""
+    """The arms in a table on stdout, the baseline first: win rates and the difference from it in per cent, KL, perplexity, distinct
+    bigrams."""
     console = console or Console(highlight=False)
-    table = Table(box=None, pad_edge=False, header_style="dim", title=f"\n{summary['name']}", title_justify="left")
-    table.add_column("arm")
-    judges = [judge.rpartition("/")[2] for judge in summary["judges"]]
-    for name in ("seeds", *judges, "KL", "perplexity", "distinct bigrams", f"minus {summary['baseline']}"):
-        table.add_column(name, justify="right", overflow="fold")
-    for arm in summary["arms"]:
-        table.add_row(arm["arm"], f"{len(arm['seeds'])}/{len(arm['asked'])}",
-                      *(_rate(arm["win_rates"][judge]) for judge in summary["judges"]), f"{arm['kl']:.1f}",
-                      f"{arm['perplexity']:.1f} ({arm['perplexity_reference']:.1f})",
-                      f"{arm['distinct_bigrams']:.2f} ({arm['distinct_bigrams_reference']:.2f})", _less(summary, arm["arm"]))
+    base = summary["baseline"]
+    table = Table(box=None, pad_edge=False, collapse_padding=True, header_style="dim", title=f"\n{summary['name']}",
+                  title_justify="left")
+    judges = [judge.rpartition(":")[2].rpartition("/")[2] for judge in summary["judges"]]
+    for name in ("arm", "seeds", *judges, "KL", "perpl.", "bigrams", "minus first"):
+        table.add_column(name, justify="left" if name == "arm" else "right", no_wrap=True)
+    for arm in sorted(summary["arms"], key=lambda arm: arm["arm"] != base):
+        rates = [_rate(arm["win_rates"][judge]) for judge in summary["judges"]]
+        table.add_row(arm["arm"], f"{len(arm['seeds'])}/{len(arm['asked'])}", *rates, f"{round(arm['kl'], 1) + 0.0:.1f}",
+                      f"{arm['perplexity']:.1f}", f"{arm['distinct_bigrams']:.2f}", _minus(summary, arm["arm"]))
+    if summary["arms"]:
+        first = summary["arms"][0]
+        table.add_row("the reference", "", *("50.0" for _ in judges), "0.0", f"{first['perplexity_reference']:.1f}",
+                      f"{first['distinct_bigrams_reference']:.2f}", style="dim")
     console.print(table)
-    console.print("95 % intervals over seeds and prompts; in brackets the reference's own", style="dim")
     if summary["unfinished"]:
         console.print(f"not finished: {'; '.join(summary['unfinished'])}", markup=False)
 
 
 def _rate(found: dict[str, Any]) -> str:
-    return f"{found['win_rate']:.3f} ({found['ci95'][0]:.2f}-{found['ci95'][1]:.2f})" if found else "-"
+    return f"{100 * found['win_rate']:.1f}" if found else "-"
 
 
-def _less(summary: dict[str, Any], arm: str) -> str:
+def _minus(summary: dict[str, Any], arm: str) -> str:
+    """An arm's difference from the baseline at the end, by the first judge, with its interval over seeds and prompts."""
     for row in summary["differences"]:
         if row["kl"] is None and row["judge"] == summary["gold"] and {row["a"], row["b"]} == {arm, summary["baseline"]}:
             sign = 1 if row["a"] == arm else -1
-            low, high = sorted(sign * bound for bound in row["ci95"])
-            return f"{sign * row['difference']:+.3f} ({low:+.2f} to {high:+.2f})"
+            middle, low, high = (round(100 * value, 1) + 0.0 for value in (sign * row["difference"],
+                                                                          *sorted(sign * bound for bound in row["ci95"])))
+            return f"{middle:+.1f} ({low:+.1f} to {high:+.1f})"
     return ""
