@@ -1,6 +1,7 @@
 """Backbones, adapters and tokenizers, and the embedded default model. Weights load from safetensors only."""
 
 import contextlib
+import copy
 import os
 import shutil
 import tempfile
@@ -68,6 +69,8 @@ def load_model(auto: Any, model: Model, **options: Any) -> "PreTrainedModel":
     """
     folder = resolve(model.name)
     options |= {"dtype": dtype_of(model), "trust_remote_code": model.trust_remote_code}
+    if model.load_in_4bit:
+        options |= {"quantization_config": _four_bit(), "device_map": {"": device()}}
     with _user_errors(model.name, "model"):
         if (Path(folder) / "adapter_config.json").exists() and not (Path(folder) / "config.json").exists():
             from peft import PeftConfig, PeftModel
@@ -77,9 +80,25 @@ def load_model(auto: Any, model: Model, **options: Any) -> "PreTrainedModel":
             merged: PreTrainedModel = PeftModel.from_pretrained(loaded, folder).merge_and_unload()
             return merged.requires_grad_(False).eval().to(device())
         loaded = auto.from_pretrained(folder, revision=model.revision or "main", use_safetensors=True, **options)
-    loaded = loaded.requires_grad_(False).eval().to(device())
+    loaded = loaded.requires_grad_(False).eval()
+    loaded = loaded if model.load_in_4bit else loaded.to(device())
     use_short_attention(loaded)
     return loaded
+
+
+def _four_bit() -> Any:
+    """QLoRA's storage of frozen weights (Dettmers et al. 2023): NF4 with its scales quantised again, computed in bfloat16."""
+    from transformers import BitsAndBytesConfig
+
+    if find_spec("bitsandbytes") is None:
+        raise UserError("model.load_in_4bit: the package bitsandbytes is not installed. Run: pip install bitsandbytes")
+    return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True,
+                              bnb_4bit_compute_dtype=torch.bfloat16)
+
+
+def is_quantised(model: "PreTrainedModel") -> bool:
+    """Whether a model holds 4-bit weights."""
+    return bool(getattr(model, "is_loaded_in_4bit", False))
 
 
 def resolve(name: str) -> str:
@@ -147,6 +166,9 @@ def cache_dir() -> Path:
 def for_training(model: Model, lora_rank: int) -> Model:
     """The model as it is held while it is trained. Full fine-tuning keeps float32 weights: bfloat16 has no room for small updates
     (0.02 + 1e-5 is 0.02). To compute in bfloat16 all the same, use ``accelerate launch --mixed_precision bf16``."""
+    if model.load_in_4bit and not lora_rank:
+        raise UserError("model.load_in_4bit: weights of 4 bits cannot be trained. Train adapters (lora_rank above 0), or load them "
+                        "whole.")
     return model if lora_rank else model.model_copy(update={"dtype": "float32"})
 
 
@@ -191,7 +213,7 @@ def adapt(model: "PreTrainedModel", how: Adapt, depth: int) -> "PeftModel | PreT
         config = LoraConfig(r=how.lora_rank, lora_alpha=2 * how.lora_rank, target_modules=sorted(linear),
                             layers_to_transform=None if whole else list(trained), layers_pattern=None if whole else name)
         with _quietly():
-            return get_peft_model(model, fused(config))  # adapters in float32: bfloat16 would swallow small updates
+            return get_peft_model(model, config if is_quantised(model) else fused(config))  # adapters in float32: bfloat16 would swallow small updates
     if whole:
         return model.requires_grad_(True)
     for layer in list(layers)[trained.start:]:
@@ -224,13 +246,27 @@ def save(model: "PreTrainedModel", wrapped: "PeftModel | None", tokenizer: "PreT
         (adapter / "README.md").unlink(missing_ok=True)  # PEFT's empty card: the folder's own speaks for both
         described = read_json(adapter / "adapter_config.json")
         write_json(adapter / "adapter_config.json", described | {"base_model_name_or_path": base})
-        model = wrapped.merge_and_unload()
+        model = _merged(model, adapter, base) if is_quantised(model) else wrapped.merge_and_unload()
     try:
         with _quietly():
             model.save_pretrained(folder)
             tokenizer.save_pretrained(folder)
     except (OSError, SafetensorError) as error:
         raise UserError(f"{folder}: the model cannot be written ({error}). Free space, then run the same command again.") from error
+
+
+def _merged(model: "PreTrainedModel", adapter: Path, base: str) -> "PreTrainedModel":
+    """Whole weights of a 4-bit model with its adapter merged in (in 4 bits most of an adapter would be rounded away)."""
+    from peft import PeftModel
+
+    config = copy.deepcopy(model.config)
+    del config.quantization_config
+    with _quietly():
+        plain: Any = type(model).from_pretrained(resolve(base), config=config, dtype=torch.bfloat16, use_safetensors=True,
+                                                 revision=getattr(config, "_commit_hash", None) or "main")
+    plain.load_state_dict({name: weights for name, weights in model.named_parameters()
+                           if weights.requires_grad and "lora_" not in name}, strict=False)  # a reward model's head
+    return PeftModel.from_pretrained(plain, str(adapter)).merge_and_unload()
 
 
 def train_layers(how: Adapt, depth: int) -> int:

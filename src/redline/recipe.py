@@ -20,6 +20,8 @@ class Model(Section):
     """Commit or tag of a Hugging Face model."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Weights' type. auto: bfloat16 where the processor computes in it, else float32."""
+    load_in_4bit: bool = False
+    """Hold the frozen weights in 4 bits (QLoRA: NF4, quantised twice) and compute in bfloat16. Needs adapters, and bitsandbytes."""
     trust_remote_code: bool = False
     """Run Python code that the model's repository brings. Only for repositories you trust."""
 
@@ -144,6 +146,8 @@ class Adapt(Section):
     """Rank of the LoRA adapters on every linear layer; 0 trains the weights themselves (full fine-tuning), in float32."""
     train_layers: int | None = Field(None, ge=1)
     """How many of the uppermost layers are trained; the frozen ones below are computed once and kept. None: all."""
+    gradient_checkpointing: bool = False
+    """Keep only what enters each trained layer, and compute the rest again in the backward pass: less memory, more time."""
 
 
 class Sft(Section):

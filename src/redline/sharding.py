@@ -37,11 +37,23 @@ def prepare(accelerator: "Accelerator", model: nn.Module, optimizer: torch.optim
         layers = {type(module) for module in model.modules() if type(module).__name__ in names}
         warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view")  # nothing here writes into one
         plugin.auto_wrap_policy = functools.partial(transformer_auto_wrap_policy, transformer_layer_cls=layers)
+        _unshare(model, layers)
     if accelerator.distributed_type == "DEEPSPEED":
         raise UserError("Reward models and PPO do not run under DeepSpeed. Use FSDP2 (recipes/accelerate/8-gpus-fsdp2.yaml), which "
                         "shards the same; supervised fine-tuning does.")
     prepared, optimizer = accelerator.prepare(model, optimizer)
     return prepared, optimizer
+
+
+def _unshare(model: nn.Module, layers: set[type[nn.Module]]) -> None:
+    """Give each layer weights of its own: FSDP2 cannot shard one that two layers share, as a critic shares the policy's."""
+    seen: set[int] = set()
+    for layer in [module for module in model.modules() if type(module) in layers]:
+        for module in layer.modules():
+            for name, parameter in module._parameters.items():
+                if parameter is not None and id(parameter) in seen:
+                    module._parameters[name] = nn.Parameter(parameter.detach().clone(), requires_grad=parameter.requires_grad)
+        seen |= {id(parameter) for parameter in layer.parameters()}
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from redline.console import console
 
@@ -21,20 +22,24 @@ class Split:
 
     ``lower(ids)`` gives the states that enter layer ``cut``; ``upper(states)`` gives the last hidden states. With ``cut`` 0, or
     for a model that does not fit (``fits`` is False: no plain list of layers, or a view whose output differs), ``lower`` gives
-    the token ids themselves and ``upper`` runs the whole model.
+    the token ids themselves and ``upper`` runs the whole model. With ``recompute`` the upper layers keep only what enters them,
+    and run again in the backward pass (gradient checkpointing); LookupError for a model without a plain list of layers.
 
     Sequences are padded on the right and no mask is passed: causal attention lets no valid token see the padding.
     Shapes: ids ``[B, T]``, states ``[B, T, H]`` (or ids), hidden ``[B, T, H]``.
     """
 
-    def __init__(self, model: "PreTrainedModel", cut: int):
+    def __init__(self, model: "PreTrainedModel", cut: int, recompute: bool = False):
         self.model, self.base = model, model.base_model
+        self._whole: Any = self.base
         self.fits = cut > 0 and _fits(self.base, cut)
         if cut > 0 and not self.fits:
             console.print(f"{type(model).__name__} cannot be cut at layer {cut}: whole passes are used, which takes longer.")
         self.cut = cut if self.fits else 0
         if self.cut:
-            self._lower, self._upper = _lower(self.base, cut), _upper(self.base, cut)
+            self._lower, self._upper = _lower(self.base, cut), _upper(self.base, cut, recompute)
+        elif recompute:
+            self._whole = view_of(self.base, [_Recomputed(layer) for layer in layers_of(self.base)[1]])
 
     @torch.no_grad()
     def lower(self, ids: Tensor, forks: Tensor | None = None) -> Tensor:
@@ -45,7 +50,7 @@ class Split:
         """The last hidden states, after the final norm, with gradients for whatever is trained above the cut."""
         if self.cut:
             return self._upper(states, **self._how(states, forks))
-        return self.base(input_ids=states, use_cache=False, **self._how(states, forks)).last_hidden_state
+        return self._whole(input_ids=states, use_cache=False, **self._how(states, forks)).last_hidden_state
 
     def _how(self, states: Tensor, forks: Tensor | None) -> dict[str, Tensor]:
         return {} if forks is None else forked(forks, states.shape[1], self.model.dtype)
@@ -172,6 +177,15 @@ class _Feed(_Wrapped):
         return self.layer(self.fed, *args, **kwargs)
 
 
+class _Recomputed(_Wrapped):
+    """Keeps nothing of a pass with gradients but what entered the layer: gradient checkpointing."""
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        if not torch.is_grad_enabled():
+            return self.layer(*args, **kwargs)
+        return checkpoint(self.layer, *args, use_reentrant=False, **kwargs)
+
+
 class _End(nn.Module):
     """Stands after the last layer of the lower part: keeps the states, ignores everything else."""
 
@@ -196,10 +210,11 @@ def _lower(base: nn.Module, cut: int) -> Any:
     return run
 
 
-def _upper(base: nn.Module, cut: int) -> Any:
+def _upper(base: nn.Module, cut: int, recompute: bool = False) -> Any:
     _, layers = layers_of(base)
-    feed = _Feed(layers[cut])
-    view = view_of(base, [feed, *list(layers)[cut + 1:]], start=cut)
+    first, *rest = [_Recomputed(layer) if recompute else layer for layer in layers[cut:]]
+    feed = _Feed(first)
+    view = view_of(base, [feed, *rest], start=cut)
 
     def run(states: Tensor, **how: Tensor) -> Tensor:
         feed.fed = states

@@ -34,13 +34,13 @@ class ActorCritic(nn.Module):
         wrapped = adapt(lm, how, depth)
         self.lm: PreTrainedModel = lm
         self.peft: Any = wrapped if how.lora_rank else None
-        self.split = Split(lm, cut)
+        self.split = Split(lm, cut, how.gradient_checkpointing)
         self.value_head = nn.Linear(lm.config.get_text_config().hidden_size, 1)
         nn.init.zeros_(self.value_head.weight)
         nn.init.zeros_(self.value_head.bias)
         self.value_head.to(lm.device)
         self.critic: Any = _copy(lm.base_model) if own_critic else None
-        self._critic_split = Split(self.critic, self.split.cut) if self.critic is not None else None
+        self._critic_split = Split(self.critic, self.split.cut, how.gradient_checkpointing) if self.critic is not None else None
         # held in a list, so that it is no submodule: its weights are neither trained nor saved
         self._reference = [] if how.lora_rank else [Split(_copy(lm).requires_grad_(False), self.split.cut)]
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from redline.batches import pack, pad
 from redline.data.records import Text
 from redline.errors import UserError
-from redline.models import ADAPTER, adapt, for_training, load_config, load_model, load_tokenizer, save, train_layers
+from redline.models import ADAPTER, adapt, for_training, is_quantised, load_config, load_model, load_tokenizer, save, train_layers
 from redline.recipe import Model, Reward
 from redline.reward.losses import token_rewards
 from redline.trunk import Split, layers_of
@@ -28,12 +28,13 @@ class RewardModel(nn.Module):
     cut at layer ``cut`` (see ``redline.trunk``); a bidirectional one always runs whole, with an attention mask.
     """
 
-    def __init__(self, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", kind: str, cut: int = 0):
+    def __init__(self, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", kind: str, cut: int = 0,
+                 recompute: bool = False):
         super().__init__()
         self.model, self.tokenizer, self.kind = model, tokenizer, kind
         self.shares = False  # whether its lower states are another model's too (see load_reward_model)
         self.causal = _is_causal(model)
-        self.split = Split(model, cut if self.causal else 0)
+        self.split = Split(model, cut if self.causal else 0, recompute and self.causal)
         heads = [child for child in model.children() if isinstance(child, nn.Linear)]
         if not heads:
             raise UserError(f"{type(model).__name__} has no plain linear head: choose another backbone for the reward model.")
@@ -125,7 +126,7 @@ def new_reward_model(recipe: Reward, backbone: Model) -> tuple[RewardModel, Any]
     fingerprint = fingerprint_of(model.base_model)
     trained = train_layers(recipe.adapt, depth)
     wrapped = adapt(model, recipe.adapt, depth)
-    reward = RewardModel(model, tokenizer, recipe.kind, depth - trained)
+    reward = RewardModel(model, tokenizer, recipe.kind, depth - trained, recipe.adapt.gradient_checkpointing)
     reward.head.float().requires_grad_(True)
     nn.init.zeros_(reward.head.weight)
     if reward.head.bias is not None:
@@ -162,7 +163,7 @@ def load_reward_model(name: str, share: "PreTrainedModel | None" = None, share_c
         raise UserError(f"{name}: it has {len(names)} classes; a sequence reward model has one.")
     auto = AutoModelForTokenClassification if kind == "token" else AutoModelForSequenceClassification
     ours = getattr(config, "redline", None) or {}
-    if share is not None and (Path(name) / ADAPTER).is_dir() and ours.get("backbone") == fingerprint_of(share.base_model, config):
+    if share is not None and not is_quantised(share) and (Path(name) / ADAPTER).is_dir() and ours.get("backbone") == fingerprint_of(share.base_model, config):
         model = _onto(share, auto, config, Path(name))
         reward = RewardModel(model, tokenizer, kind, min(ours["cut"], share_cut))
         reward.shares = True
