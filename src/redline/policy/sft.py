@@ -53,7 +53,7 @@ def train_sft(recipe: Sft, model: Model, edits: Sequence[Edit], out: Path, *, ma
     trainer.add_callback(_sealing(settings))
     with writing(work):
         trainer.train(resume_from_checkpoint=_newest_whole(work, settings))
-    assemble(trainer.accelerator, trainer.model)
+    assemble(trainer.accelerator, trainer.accelerator.unwrap_model(trainer.model))
     if trainer.accelerator.is_main_process:
         final = trainer.accelerator.unwrap_model(trainer.model)
         if recipe.lora_rank:
