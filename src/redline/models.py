@@ -213,7 +213,8 @@ def adapt(model: "PreTrainedModel", how: Adapt, depth: int) -> "PeftModel | PreT
         config = LoraConfig(r=how.lora_rank, lora_alpha=2 * how.lora_rank, target_modules=sorted(linear),
                             layers_to_transform=None if whole else list(trained), layers_pattern=None if whole else name)
         with _quietly():
-            return get_peft_model(model, config if is_quantised(model) else fused(config))  # adapters in float32: bfloat16 would swallow small updates
+            # adapters in float32: bfloat16 would swallow small updates
+            return get_peft_model(model, config if is_quantised(model) else fused(config))
     if whole:
         return model.requires_grad_(True)
     for layer in list(layers)[trained.start:]:

@@ -163,7 +163,8 @@ def load_reward_model(name: str, share: "PreTrainedModel | None" = None, share_c
         raise UserError(f"{name}: it has {len(names)} classes; a sequence reward model has one.")
     auto = AutoModelForTokenClassification if kind == "token" else AutoModelForSequenceClassification
     ours = getattr(config, "redline", None) or {}
-    if share is not None and not is_quantised(share) and (Path(name) / ADAPTER).is_dir() and ours.get("backbone") == fingerprint_of(share.base_model, config):
+    plain = share is not None and not is_quantised(share)
+    if share is not None and plain and (Path(name) / ADAPTER).is_dir() and ours.get("backbone") == fingerprint_of(share.base_model, config):
         model = _onto(share, auto, config, Path(name))
         reward = RewardModel(model, tokenizer, kind, min(ours["cut"], share_cut))
         reward.shares = True
