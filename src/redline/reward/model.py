@@ -163,8 +163,9 @@ def load_reward_model(name: str, share: "PreTrainedModel | None" = None, share_c
         raise UserError(f"{name}: it has {len(names)} classes; a sequence reward model has one.")
     auto = AutoModelForTokenClassification if kind == "token" else AutoModelForSequenceClassification
     ours = getattr(config, "redline", None) or {}
-    plain = share is not None and not is_quantised(share)
-    if share is not None and plain and (Path(name) / ADAPTER).is_dir() and ours.get("backbone") == fingerprint_of(share.base_model, config):
+    if share is not None and is_quantised(share):
+        share = None  # its layers hold no plain weights
+    if share is not None and (Path(name) / ADAPTER).is_dir() and ours.get("backbone") == fingerprint_of(share.base_model, config):
         model = _onto(share, auto, config, Path(name))
         reward = RewardModel(model, tokenizer, kind, min(ours["cut"], share_cut))
         reward.shares = True
