@@ -128,10 +128,10 @@ def test_a_killed_process_ends_the_run_and_another_number_continues(redline, dat
     """The real command: of two processes one is killed in its third update; one alone goes on and ends as if nothing had been."""
     path = tmp_path / "recipe.yaml"
     path.write_text(yaml.safe_dump({
-        "model": {"name": str(data / "model"), "dtype": "float32"}, "compare": {"judge": "length"},
+        "model": {"name": str(data / "model"), "dtype": "float32"}, "compare": {"judge": "length"}, "watch": {"every": 0},
         "data": {"edits": {"path": str(data / "edits.jsonl")}, "validation_share": 0.3},
         "policy": {"adapt": {"lora_rank": 4, "train_layers": 2}, "updates": 4, "batch_size": 8, "minibatch_size": 4,
-                   "sampling": {"max_new_tokens": 8}, "checkpoint_every": 1, "watch": {"every": 0},
+                   "sampling": {"max_new_tokens": 8}, "checkpoint_every": 1,
                    "reward": [{"function": f"{distributed_driver.__file__}:vowels"}]}}))
     began = time.monotonic()
     killed = launch("2-cpu-processes.yaml", "-m", "redline.cli", "train", "policy", path, "--out", tmp_path / "run", KILL="1 7")
@@ -139,6 +139,7 @@ def test_a_killed_process_ends_the_run_and_another_number_continues(redline, dat
     assert time.monotonic() - began < 120
     assert "redline: another process of this run has ended" in killed.stderr or "redline: stopped." in killed.stderr
     assert "Traceback" not in killed.stderr.split("redline: ")[0]
+    assert "(SIGKILL)" in killed.stderr  # the launcher says which
     assert [path.name for path in sorted((tmp_path / "run/policy/checkpoints").glob("[0-9]*"))] == ["000001", "000002"]
 
     for folder in ("run", "whole"):

@@ -1,0 +1,76 @@
+"""Gradient checkpointing gives the same gradients for less memory; 4-bit base weights train, and are saved whole."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch.autograd.graph import saved_tensors_hooks
+
+from redline.data.records import Prompt
+from redline.errors import UserError
+from redline.models import load_causal_lm
+from redline.policy.actor import ActorCritic
+from redline.recipe import Adapt, Model, Policy, RewardTerm, Sampling
+from tiny_models import CONFIGS, model_folder
+
+
+def gradients(model: Model, how: Adapt) -> tuple[dict[str, torch.Tensor], int]:
+    """The gradients of a policy's log-probabilities and values, and the bytes that are kept for the backward pass."""
+    torch.manual_seed(0)
+    actor = ActorCritic(model, how)
+    torch.nn.init.normal_(actor.value_head.weight)
+    for name, parameter in actor.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.1, generator=torch.Generator().manual_seed(parameter.numel()))
+    ids = torch.randint(0, 400, (2, 30), generator=torch.Generator().manual_seed(1))
+    kept: dict[int, int] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        kept[tensor.data_ptr()] = tensor.numel() * tensor.element_size()
+        return tensor
+
+    rows, columns = torch.arange(2).repeat_interleave(29), torch.arange(29).repeat(2)
+    with saved_tensors_hooks(keep, lambda tensor: tensor):
+        logprobs, values, _ = actor(actor.split.lower(ids), rows, columns, ids[:, 1:].flatten(), 1.0)
+    (logprobs.sum() + values.square().sum()).backward()
+    return {name: parameter.grad for name, parameter in actor.named_parameters() if parameter.requires_grad}, sum(kept.values())
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gemma3"])
+@pytest.mark.parametrize("how", [{"lora_rank": 4}, {"lora_rank": 4, "train_layers": 2}, {"lora_rank": 0, "train_layers": 2}])
+def test_checkpointed_gradients_are_the_same(tmp_path, family, how):
+    model = Model(name=model_folder(tmp_path, CONFIGS[family]), dtype="float32")
+    plain, kept = gradients(model, Adapt(**how))
+    again, less = gradients(model, Adapt(**how, gradient_checkpointing=True))
+    assert plain.keys() == again.keys()
+    for name, gradient in plain.items():
+        torch.testing.assert_close(again[name], gradient)
+    assert any(bool(gradient.abs().max() > 1e-3) for gradient in plain.values())
+    assert less < kept / 2
+
+
+def test_four_bits_need_adapters_and_the_package(tmp_path, monkeypatch):
+    with pytest.raises(UserError, match="weights of 4 bits cannot be trained"):
+        ActorCritic(Model(name="smollm2-135m", load_in_4bit=True), Adapt(lora_rank=0))
+    monkeypatch.setattr("redline.models.find_spec", lambda name: None)
+    with pytest.raises(UserError, match="bitsandbytes is not installed"):
+        load_causal_lm(Model(name=model_folder(tmp_path), load_in_4bit=True))
+
+
+def test_four_bit_weights_train_and_are_saved_whole(tmp_path):
+    pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed")
+    from redline.policy.ppo import train_policy
+
+    config = type(CONFIGS["llama"])(**CONFIGS["llama"].to_dict() | {"hidden_size": 64, "intermediate_size": 128, "head_dim": 16})
+    model = Model(name=model_folder(tmp_path / "model", config), dtype="bfloat16", load_in_4bit=True)
+    assert load_causal_lm(model).get_memory_footprint() < load_causal_lm(model.model_copy(update={"load_in_4bit": False})
+                                                                         ).get_memory_footprint()
+    rewards = tmp_path / "rewards.py"
+    rewards.write_text("def count(prompts, responses):\n    return [float(text.count('a')) for text in responses]\n")
+    how = Policy(updates=2, batch_size=4, minibatch_size=4, sampling=Sampling(max_new_tokens=6),
+                 adapt=Adapt(lora_rank=4, train_layers=2), reward=[RewardTerm(function=f"{rewards}:count")])
+    train_policy(how, model, [Prompt(id=text, prompt=text) for text in ("the film", "a book")], tmp_path / "out")
+    saved = load_causal_lm(Model(name=str(tmp_path / "out"), dtype="bfloat16"))
+    assert not hasattr(saved.config, "quantization_config")
+    assert {parameter.dtype for parameter in saved.parameters()} == {torch.bfloat16}
+    assert Path(tmp_path / "out/adapter/adapter_model.safetensors").exists()
