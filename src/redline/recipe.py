@@ -163,6 +163,8 @@ class Sft(Section):
     """Rank of LoRA adapters, merged at the end; 0: full fine-tuning."""
     lr: float = Field(2e-4, gt=0)
     """Peak learning rate."""
+    gradient_checkpointing: bool = False
+    """As `adapt.gradient_checkpointing`."""
 
 
 class Reward(Section):

@@ -46,7 +46,9 @@ def train_sft(recipe: Sft, model: Model, edits: Sequence[Edit], out: Path, *, ma
                        per_device_train_batch_size=at_once, gradient_accumulation_steps=share // at_once,
                        completion_only_loss=True, seed=seed,
                        lr_scheduler_type="cosine", warmup_steps=0.03, save_steps=0.1, save_total_limit=2, save_strategy="steps",
-                       report_to=list(trackers) or "none", logging_steps=5, bf16=False, gradient_checkpointing=False,
+                       report_to=list(trackers) or "none", logging_steps=5, bf16=False,
+                       gradient_checkpointing=recipe.gradient_checkpointing,
+                       gradient_checkpointing_kwargs={"use_reentrant": False},
                        accelerator_config={"use_configured_state": True}),  # else Trainer asks anew, and CPU processes stand alone
     )
     settings = {"sft": recipe.model_dump(), "model": model.name, "edits": len(rows), "max_tokens": max_tokens, "seed": seed}
