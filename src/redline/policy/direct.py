@@ -198,6 +198,7 @@ class _Watched(TrainerCallback):
         found = self.watch.after(state.global_step)
         model.train()
         if found:
+            del found["gold_proxy"]  # there is no reward
             self.log.metrics({"update": state.global_step, "seconds": self.seconds, **found})
             self.seconds = 0.0
 

@@ -11,6 +11,7 @@ from redline.models import EMBEDDED
 from redline.recipe import Source
 from redline.report.charts import number, percent
 from redline.report.folder import RunFolder
+from redline.report.stages import method_of
 
 MARK = "<!-- Written by `redline report`. Delete this line, and it leaves your changes alone. -->"
 FROM_PEFT = "[More Information Needed]"  # the card that PEFT puts beside an adapter: nobody has filled it in
@@ -152,7 +153,10 @@ def policy_card(run: Path) -> str:
                 base,
                 "peft" if adapter else "transformers",
                 "text-generation",
-                ["ppo", "rlhf", *(["lora"] if adapter else [])],
+                [
+                    *(["ppo", "rlhf"] if folder.recipe.direct is None else [folder.recipe.direct.method]),
+                    *(["lora"] if adapter else []),
+                ],
                 results,
                 "text-generation",
                 "held-out prompts",
@@ -160,7 +164,7 @@ def policy_card(run: Path) -> str:
             MARK,
             f"# Policy of the run {_plain(folder.name)}",
             "",
-            f"{_plain(base)}, aligned by Redline with fine-grained PPO: a reward at every token, learned from minimal edits.",
+            f"{_plain(base)}, aligned by Redline from minimal edits: {method_of(folder.recipe)}.",
             "",
             "## Use",
             "",

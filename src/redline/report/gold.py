@@ -29,7 +29,7 @@ def gold(run: RunFolder, log: list[Line]) -> dict[str, Any] | None:
 
 def _charts(run: RunFolder, measured: list[Line], parted: list[Line]) -> list[Any]:
     """The reference is the point at update 0 and KL 0: a win rate of one half over itself, and what the reward gave it."""
-    rewards = [line["reward"] for line in run.stream(REFERENCE) if "reward" in line]
+    rewards = [line["reward"] for line in run.stream(REFERENCE) if "reward" in line] if run.recipe.direct is None else []
     start = {"update": 0, "gold_kl": 0.0, "gold": 0.5, "gold_error": 0.0} | (
         {"gold_proxy": sum(rewards) / len(rewards)} if rewards else {})
     lines, warned = [start, *measured], parted[0] if parted else {}

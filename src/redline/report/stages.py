@@ -11,7 +11,7 @@ from redline.data.files import read_jsonl
 from redline.data.records import Edit, as_text
 from redline.edit.stats import BIN, KINDS, statistics
 from redline.label.show import DELETED, INSERTED, diff, visible
-from redline.recipe import Source
+from redline.recipe import Recipe, Source
 from redline.report import charts
 from redline.report.charts import Series, number
 from redline.report.folder import Line, RunFolder
@@ -23,6 +23,9 @@ MOST = 20_000  # edits and labels that statistics are taken of
 SETS = ("pairs", "edits", "validation", "test", "prompts", "eval_prompts")
 AROUND = 24  # tokens shown on each side of a hit or miss
 SHOWN = 4  # hits, misses, samples
+DIRECT = {  # policies without RL
+    "sft": "imitating the edits (SFT)", "dpo": "preferring the edits (DPO)", "figa": "imitating what edits put in (FIGA)",
+    "best_of_n": "the best of several responses, without training"}
 
 
 def setup(run: RunFolder) -> dict[str, Any]:
@@ -45,8 +48,8 @@ def setup(run: RunFolder) -> dict[str, Any]:
         ),
         (
             "Policy",
-            f"PPO, {policy.updates} updates of {policy.batch_size} responses, "
-            f"{_adapted(policy.adapt.lora_rank, policy.adapt.train_layers)}",
+            method_of(recipe) if recipe.direct is not None and recipe.direct.method == "best_of_n" else
+            f"{method_of(recipe)}; {_adapted(policy.adapt.lora_rank, policy.adapt.train_layers)}",
         ),
         (
             "KL",
@@ -60,10 +63,22 @@ def setup(run: RunFolder) -> dict[str, Any]:
     ]
     return {
         "facts": facts,
+        "method": method_of(recipe),
         "stages": [(name, duration(seconds)) for name, seconds in stages if seconds >= 0.5],
         "total": duration(sum(seconds for _, seconds in stages)),
         "recipe": (run.path / "recipe.yaml").read_text(encoding="utf-8", errors="replace"),
     }
+
+
+def method_of(recipe: Recipe) -> str:
+    """How a run's policy is made, in a few words."""
+    policy, direct = recipe.policy, recipe.direct
+    if direct is None:
+        what = "token" if recipe.reward.kind == "token" else "response"
+        return f"PPO with a reward for every {what}, {policy.updates} updates of {policy.batch_size} responses"
+    if direct.method == "best_of_n":
+        return f"{DIRECT[direct.method]}, n = {direct.n}"
+    return f"{DIRECT[direct.method]}, {direct.epochs:g} epochs in steps of {direct.batch_size}"
 
 
 def _adapted(rank: int, layers: int | None) -> str:
@@ -294,7 +309,7 @@ def policy(run: RunFolder) -> dict[str, Any] | None:
     log = run.lines("policy/log.jsonl")
     if not log:
         return None
-    done, planned = log[-1]["update"], run.recipe.policy.updates
+    done, planned = log[-1]["update"], run.recipe.policy.updates if run.recipe.direct is None else log[-1]["update"]
     phases = {
         key.removeprefix("seconds_"): sum(line[key] for line in log if key in line) / len(log)
         for key in log[-1]
