@@ -283,7 +283,7 @@ def test_a_full_disk_while_the_policy_is_saved_is_one_line(killed):
     assert "cannot be written" in attempt["line"]
 
 
-@pytest.mark.xfail(strict=True, raises=FileNotFoundError, reason="_Trainer._load_best asks nobody whether best.safetensors is there")
+@pytest.mark.xfail(strict=True, raises=FileNotFoundError, reason="_Trainer._load_best: a plain load_file")
 def test_a_reward_trainings_lost_best_weights_are_one_line(tmp_path, model, rewards):
     train("reward", tmp_path, model, rewards)
     (tmp_path / "best.safetensors").unlink()
