@@ -39,8 +39,6 @@ def exploding(prompts, responses):
         return [1e30] * len(responses)
     return vowels(prompts, responses)
 '''
-LOWER_STATES = ("reward/train.py computes a row's lower states with whatever rows lack theirs: a resumed training groups them "
-                "otherwise, and rounding differs")
 TEXTS = ["the film was", "I liked", "this is a", "why did they do it at all", "not good", "very much", "a book", "the actors were"]
 
 
@@ -250,10 +248,7 @@ def killed(tmp_path_factory, model) -> tuple[Path, dict[str, list[dict]]]:
     return folder, found
 
 
-SOMETIMES = ["policy", "sft", pytest.param("reward", marks=pytest.mark.xfail(reason=LOWER_STATES))]
-
-
-@pytest.mark.parametrize("kind", SOMETIMES)
+@pytest.mark.parametrize("kind", ["policy", "sft", "reward"])
 def test_killed_at_any_moment_and_resumed_equals_never_stopped_bit_for_bit(killed, kind):
     folder, found = killed
     assert len(found[kind]) == MOMENTS[kind] + IN_A_WRITE[kind]
@@ -265,7 +260,7 @@ def test_killed_at_any_moment_and_resumed_equals_never_stopped_bit_for_bit(kille
         assert len({attempt["reached"] for attempt in found[kind]}) > 2  # and updates of every number had been done
 
 
-@pytest.mark.parametrize("kind", SOMETIMES)
+@pytest.mark.parametrize("kind", ["policy", "sft", "reward"])
 def test_a_full_disk_is_one_line_and_the_last_checkpoint_stays(killed, kind):
     folder, found = killed
     (attempt,) = found[f"{kind}, full"]
@@ -276,14 +271,12 @@ def test_a_full_disk_is_one_line_and_the_last_checkpoint_stays(killed, kind):
     assert_same(Path(attempt["out"]), folder / f"{kind}-whole")
 
 
-@pytest.mark.xfail(strict=True, reason="models.save writes the adapter outside its try")
 def test_a_full_disk_while_the_policy_is_saved_is_one_line(killed):
     (attempt,) = killed[1]["saving"]
     assert attempt["status"] == 2
     assert "cannot be written" in attempt["line"]
 
 
-@pytest.mark.xfail(strict=True, raises=FileNotFoundError, reason="_Trainer._load_best: a plain load_file")
 def test_a_reward_trainings_lost_best_weights_are_one_line(tmp_path, model, rewards):
     train("reward", tmp_path, model, rewards)
     (tmp_path / "best.safetensors").unlink()
@@ -291,7 +284,7 @@ def test_a_reward_trainings_lost_best_weights_are_one_line(tmp_path, model, rewa
         train("reward", tmp_path, model, rewards)
 
 
-@pytest.mark.parametrize("layers", [None, pytest.param(1, marks=pytest.mark.xfail(strict=True, reason=LOWER_STATES))])
+@pytest.mark.parametrize("layers", [None, 1])
 def test_a_reward_training_resumes_bit_for_bit_with_and_without_kept_states(tmp_path, model, monkeypatch, layers):
     """Stopped right behind its second checkpoint: what the memory kept until then is gone."""
     from redline.checkpoint import Checkpoints
@@ -315,8 +308,7 @@ def test_a_reward_training_resumes_bit_for_bit_with_and_without_kept_states(tmp_
     assert_same(tmp_path / "resumed", tmp_path / "whole")
 
 
-@pytest.mark.parametrize("kind", ["policy", "sft", pytest.param("reward", marks=pytest.mark.xfail(
-    strict=True, raises=FileExistsError, reason="_Trainer._save_best makes its folder outside redline.checkpoint.writing"))])
+@pytest.mark.parametrize("kind", ["policy", "sft", "reward"])
 def test_a_file_in_the_place_of_the_folder_is_one_line_and_stays(tmp_path, model, rewards, kind):
     out = tmp_path / "out"
     for taken in (out, *([out.with_name("out.work")] if kind == "sft" else [])):

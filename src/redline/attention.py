@@ -1,8 +1,8 @@
 """Attention of short sequences on a CPU, where plain matrix products beat the fused kernel.
 
-PyTorch's fused CPU kernel takes half of a backward pass at the lengths that rollouts have; written out, with the scores of all heads in
-one product and grouped heads never repeated, forward and backward pass of a small model take three quarters of the time. Its
-memory grows with the square of the length, so longer sequences keep the fused kernel, as do other devices.
+PyTorch's fused CPU kernel takes half of a backward pass at the lengths that rollouts have; written out, with the scores of all
+heads in one product and grouped heads never repeated, forward and backward pass of a small model take three quarters of the
+time. Its memory grows with the square of the length, so longer sequences keep the fused kernel, as do other devices.
 """
 
 from typing import TYPE_CHECKING, Any

@@ -1,7 +1,6 @@
 """Backbones, adapters and tokenizers, and the embedded default model. Weights load from safetensors only."""
 
 import contextlib
-import copy
 import os
 import shutil
 import tempfile
@@ -12,10 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import SafetensorError
 from torch import nn
 
 from redline.attention import use_short_attention
+from redline.checkpoint import writing
 from redline.console import console
 from redline.data.files import read_json, write_json
 from redline.errors import UserError
@@ -241,33 +240,16 @@ def save(model: "PreTrainedModel", wrapped: "PeftModel | None", tokenizer: "PreT
 
     ``base`` is the name of the model that the adapter belongs to. Merging ends the training of ``model``.
     """
-    if wrapped is not None:
-        adapter = folder / ADAPTER
-        wrapped.save_pretrained(str(adapter))
-        (adapter / "README.md").unlink(missing_ok=True)  # PEFT's empty card: the folder's own speaks for both
-        described = read_json(adapter / "adapter_config.json")
-        write_json(adapter / "adapter_config.json", described | {"base_model_name_or_path": base})
-        model = _merged(model, adapter, base) if is_quantised(model) else wrapped.merge_and_unload()
-    try:
-        with _quietly():
-            model.save_pretrained(folder)
-            tokenizer.save_pretrained(folder)
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"{folder}: the model cannot be written ({error}). Free space, then run the same command again.") from error
-
-
-def _merged(model: "PreTrainedModel", adapter: Path, base: str) -> "PreTrainedModel":
-    """Whole weights of a 4-bit model with its adapter merged in (in 4 bits most of an adapter would be rounded away)."""
-    from peft import PeftModel
-
-    config = copy.deepcopy(model.config)
-    del config.quantization_config
-    with _quietly():
-        plain: Any = type(model).from_pretrained(resolve(base), config=config, dtype=torch.bfloat16, use_safetensors=True,
-                                                 revision=getattr(config, "_commit_hash", None) or "main")
-    plain.load_state_dict({name: weights for name, weights in model.named_parameters()
-                           if weights.requires_grad and "lora_" not in name}, strict=False)  # a reward model's head
-    return PeftModel.from_pretrained(plain, str(adapter)).merge_and_unload()
+    with writing(folder), _quietly():
+        if wrapped is not None:
+            adapter = folder / ADAPTER
+            wrapped.save_pretrained(str(adapter))
+            (adapter / "README.md").unlink(missing_ok=True)  # PEFT's empty card: the folder's own speaks for both
+            described = read_json(adapter / "adapter_config.json")
+            write_json(adapter / "adapter_config.json", described | {"base_model_name_or_path": base})
+            model = wrapped.merge_and_unload()
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
 
 
 def train_layers(how: Adapt, depth: int) -> int:

@@ -223,7 +223,7 @@ class Kl(Section):
     horizon: int = Field(256, ge=1)
     """Responses in which the controller corrects an error of its whole size (Ziegler et al. 2019); smaller answers faster."""
     estimator: Literal["k1", "k3"] = "k1"
-    """Of each token's KL: log ratio, or Schulman's k3."""
+    """Of each token's KL, as it is logged and steers the controller: log ratio, or Schulman's k3. The penalty is always k1."""
     stop: float | None = Field(100.0, gt=0)
     """A policy further than this from its reference (nats a response) stops the run: its text is noise by then. None: never."""
     per_batch: float | None = Field(None, gt=0)

@@ -119,8 +119,6 @@ def settings(how: Policy) -> Settings:
 
 def assert_equal(rig: Rig, metrics: dict, twin: Twin, seen, rtol: float = 2e-3) -> None:
     """Every logged mean and every gradient of an update of the engine are the twin's."""
-    noisy = seen.means.pop("value_clip_fraction")  # the engine counts differences of a rounding error: see test_exact
-    assert metrics["value_clip_fraction"] > noisy - 1e-4
     for name, value in seen.means.items():
         torch.testing.assert_close(torch.tensor(metrics[name]).double(), torch.tensor(value).double(), rtol=rtol, atol=1e-4,
                                    equal_nan=True, msg=lambda text, name=name: f"{name}: {text}")

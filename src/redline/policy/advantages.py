@@ -37,13 +37,13 @@ def whiten(values: Tensor, mask: Tensor, total: Callable[[Tensor], Tensor] = lam
     """Shift and scale the valid entries to mean 0 and variance 1; masked ones become 0. Shapes ``[B, T]``.
 
     ``total`` adds a tensor up over processes, so that every process whitens with the moments of the whole batch. With fewer
-    than two valid entries, or none that differ, there is nothing to scale by: they are returned as they are.
+    than two valid entries there is nothing to scale by: they are returned as they are. Entries that are all equal become 0.
     """
     kept = values.where(mask, 0).double()
     count, summed = total(torch.stack([mask.sum().double(), kept.sum()]))
     mean = summed / count.clamp(min=1)
     variance = total(((kept - mean) * mask).square().sum()) / count.clamp(min=1)
-    if count < 2 or variance <= 0:
+    if count < 2:
         return values.where(mask, 0)
     return ((kept - mean) / (variance + 1e-8).sqrt() * mask).to(values.dtype)
 

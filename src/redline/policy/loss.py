@@ -28,14 +28,14 @@ def ppo_loss(logprobs: Tensor, values: Tensor, old_logprobs: Tensor, old_values:
     policy: ``max(-A r, -A clip(r, 1 ± clip))`` with ``r = exp(logprob - old)``. value: half the larger of ``(v - R)^2`` and
     ``(v_clipped - R)^2``, where ``v_clipped`` stays within ``value_clip`` of the old value. moved: KL(old, new), estimated by k3.
     """
-    change = logprobs - old_logprobs
+    change, drift = logprobs - old_logprobs, values - old_values
     ratio = change.exp()
     plain, held = -advantages * ratio, -advantages * ratio.clamp(1 - clip, 1 + clip)
-    near = old_values + (values - old_values).clamp(-value_clip, value_clip)
+    near = old_values + drift.clamp(-value_clip, value_clip)
     error, held_error = (values - returns).square(), (near - returns).square()
     return LossParts(
-        policy=torch.maximum(plain, held).sum(), value=0.5 * torch.maximum(error, held_error).sum(),
-        clipped=(held > plain).sum(), value_clipped=(held_error > error).sum(), moved=(ratio - 1 - change).detach().sum(),
+        policy=torch.maximum(plain, held).sum(), value=0.5 * torch.maximum(error, held_error).sum(), clipped=(held > plain).sum(),
+        value_clipped=((drift.abs() > value_clip) & (held_error > error)).sum(), moved=(ratio - 1 - change).detach().sum(),
     )
 
 

@@ -7,8 +7,10 @@
 5. several epochs of clipped policy and value losses over minibatches
 """
 
+import json
 import math
 import time
+import zlib
 from collections.abc import Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import fields
@@ -84,6 +86,11 @@ class Ppo:
         self.prompt_ids = [encode_prompt(self.tokenizer, prompt.prompt) for prompt in self.prompts]
         self.actor = ActorCritic(model, recipe.adapt, recipe.critic == "own").to(accelerator.device)
         check_logits(self.actor.lm)
+        positions = getattr(self.actor.lm.config, "max_position_embeddings", None)
+        longest = max(map(len, self.prompt_ids)) + recipe.sampling.max_new_tokens
+        if positions is not None and longest > positions:
+            raise UserError(f"policy: the longest prompt and sampling.max_new_tokens make {longest} tokens; {model.name} has "
+                            f"{positions} positions. Lower sampling.max_new_tokens or data.max_prompt_tokens.")
         self.eos = eos_ids(self.actor.lm, self.tokenizer)
         self.sampler = load_function(recipe.sampler) if recipe.sampler else None
         self.reward, cuts = build_reward(recipe.reward, reward, self.tokenizer, self.actor.lm, self.actor.split.cut)
@@ -96,9 +103,10 @@ class Ppo:
         self.model, self.optimizer = prepare(accelerator, self.actor, optimizer)
         minibatches = -(-recipe.batch_size // recipe.minibatch_size)
         self.schedule = scheduler(self.optimizer, how, recipe.updates * recipe.epochs * minibatches)
+        fingerprint = zlib.crc32(json.dumps(self.prompt_ids).encode())
         settings = recipe.model_dump(exclude={"checkpoint_every", "sample_every", "microbatch_tokens"})
-        self.checkpoints = Checkpoints(out / "checkpoints", accelerator, settings | {"seed": seed, "prompts": len(self.prompts)},
-                                       self.model, self.optimizer, self.schedule)
+        settings |= {"seed": seed, "model": model.name, "prompts": fingerprint}
+        self.checkpoints = Checkpoints(out / "checkpoints", accelerator, settings, self.model, self.optimizer, self.schedule)
         self.kl = AdaptiveKl(recipe.kl.coefficient, recipe.kl.target, recipe.kl.horizon)
         self.scale, self.mean_length = recipe.reward_scale, 1.0
         self.timings: dict[str, float] = {}
@@ -153,9 +161,11 @@ class Ppo:
                 logprobs, values, entropies = rescore(self.actor, rollout, temperature, self.recipe.microbatch_tokens, entropy=True)
                 reference, _, _ = rescore(self.actor, rollout, temperature, self.recipe.microbatch_tokens, reference=True)
         shaped = [self._shape(*parts) for parts in zip(rewards, rollout.ended, strict=True)]
-        kl = [token_kl(policy, base, self.recipe.kl.estimator) for policy, base in zip(logprobs, reference, strict=True)]
+        log_ratios = list(zip(logprobs, reference, strict=True))
+        kl = [token_kl(policy, base, self.recipe.kl.estimator) for policy, base in log_ratios]
         self._check_kl(kl, rollout, step)
-        penalised = [reward - self.kl.coefficient * penalty for reward, penalty in zip(shaped, kl, strict=True)]
+        # the penalty is k1 whatever is watched: as a reward, k3 has hardly a gradient near the reference
+        penalised = [reward - self.kl.coefficient * token_kl(*pair) for reward, pair in zip(shaped, log_ratios, strict=True)]
         mask = pad([torch.ones_like(row, dtype=torch.bool) for row in values])
         advantages, returns = gae(pad(penalised), pad(values), mask, self.recipe.gamma, self.recipe.gae_lambda)
         if self.recipe.value_lambda is not None:
@@ -283,10 +293,10 @@ class Ppo:
             sum(float(row.sum()) for row in kl), sum(float(row.sum()) for row in entropies), sum(rollout.ended), drift,
         ], dtype=torch.float64, device=self.accelerator.device)
         count, tokens, raw, scaled, divergence, entropy, ended, drift = self._total(sums).tolist()
-        tokens = max(tokens, 1)
+        at_least = max(tokens, 1)
         return {
             "reward": scaled / count, "raw_reward": raw / count, "kl": divergence / count, "kl_coefficient": self.kl.coefficient,
-            "entropy": entropy / tokens, "length": tokens / count, "ended": ended / count, "sampler_drift": drift / tokens,
+            "entropy": entropy / at_least, "length": tokens / count, "ended": ended / count, "sampler_drift": drift / at_least,
             "explained_variance": explained_variance(torch.cat(values), returns[mask], self._total),
         }
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from redline.batches import draw_rows, pack, pad
-from redline.checkpoint import Checkpoints
+from redline.checkpoint import Checkpoints, writing
 from redline.console import console, progress_bar
 from redline.data.files import write_json, write_jsonl
 from redline.data.records import Labels
@@ -29,6 +29,7 @@ from redline.sharding import assemble, clip_gradients, gathered, load_trained, p
 MICROBATCH_TOKENS = 8192
 CPU_MICROBATCH_TOKENS = 768  # no fewer tokens a second than in large ones, less padding, and states that stay in the cache
 CACHE_BYTES = 4 * 2**30  # lower states are kept in memory up to this size; beyond it they are computed again
+KEPT_AT_ONCE = 64  # edits whose lower states are computed between two signs of progress
 SHOWN = 500  # held-out edits of each set whose rewards are written to scores.jsonl
 
 
@@ -74,6 +75,7 @@ class _Trainer:
 
     def __init__(self, recipe: Reward, reward: RewardModel, accelerator: Any, out: Path, seed: int):
         self.recipe, self.accelerator, self.out, self.seed = recipe, accelerator, out, seed
+        self.best = out / "best.safetensors"
         heads = list(reward.head.parameters())
         others = [parameter for parameter in reward.parameters()
                   if parameter.requires_grad and not any(parameter is head for head in heads)]
@@ -82,7 +84,7 @@ class _Trainer:
                                       eps=how.eps, weight_decay=how.weight_decay)
         self.reward = reward
         self.model, self.optimizer = prepare(accelerator, reward, optimizer)
-        self.cached, self.joint = 0, False
+        self.kept, self.joint = 0, False
         self.budget = CPU_MICROBATCH_TOKENS if accelerator.device.type == "cpu" else MICROBATCH_TOKENS
 
     def lay_out(self, edits: list[Example], apart: bool = False) -> None:
@@ -111,6 +113,7 @@ class _Trainer:
         start, state = checkpoints.load()
         state = state or {"best": -1.0, "best_step": 0, "seconds": 0.0, "history": []}
         clock = time.monotonic() - state["seconds"]
+        self._keep_states([*train, *validation])
         with progress_bar("reward model", steps, start, accelerator.is_main_process) as bar:
             for step in range(start, steps):
                 loss = self._step([train[row] for row in draw_rows(len(train), batch, step, self.seed)])
@@ -194,28 +197,39 @@ class _Trainer:
         """(fork, second) ``[B, 2]`` of some rows, which stands for a mask; None where the model reads sides apart."""
         return torch.tensor([[row.fork, row.second] for row in rows], device=self.accelerator.device) if self.joint else None
 
+    def _keep_states(self, edits: list[Example]) -> None:
+        """Compute the frozen layers' states of as many edits as memory takes, once.
+
+        Rows that are computed together differ from rows computed alone in their rounding, so it is done in an order that a resumed
+        training repeats, whatever steps it has left.
+        """
+        if not self.reward.split.cut:
+            return
+        with gathered(self.model), progress_bar("frozen layers", len(edits), show=self.accelerator.is_main_process) as bar:
+            for start in range(0, len(edits), KEPT_AT_ONCE):
+                part = edits[start:start + KEPT_AT_ONCE]
+                for row, states in self._lower([row for example in part for row in example.rows]):
+                    if self.kept + states.nbytes > CACHE_BYTES:
+                        return
+                    row.states, self.kept = states, self.kept + states.nbytes
+                bar.advance(len(part))
+
     def _states(self, rows: list[Row]) -> list[Tensor]:
-        """The lower states of some rows: computed on first use, then kept while they fit in memory."""
+        """The lower states of some rows: those kept, or computed now."""
         if not self.reward.split.cut:
             return [row.ids for row in rows]
-        missing = [row for row in rows if row.states is None]
         with gathered(self.model):
-            computed = self._computed(missing)
+            computed = {id(row): states for row, states in self._lower([row for row in rows if row.states is None])}
         return [computed[id(row)] if row.states is None else row.states for row in rows]
 
-    def _computed(self, missing: list[Row]) -> dict[int, Tensor]:
-        """The lower states of some rows, by the rows' ids; kept with the rows while they fit in memory."""
-        computed = {}
-        for group in pack([len(row.ids) for row in missing], self.budget):
-            members = [missing[index] for index in group]
+    def _lower(self, rows: list[Row]) -> Iterator[tuple[Row, Tensor]]:
+        """Rows, in an order of their own, with their lower states."""
+        for group in pack([len(row.ids) for row in rows], self.budget):
+            members = [rows[index] for index in group]
             ids = pad([row.ids for row in members]).to(self.accelerator.device)
             states = self.reward.lower(ids, self._forks(members)).cpu()
             for row, found in zip(members, states, strict=True):
-                computed[id(row)] = found[: len(row.ids)].clone()
-                size = computed[id(row)].nbytes
-                if self.cached + size <= CACHE_BYTES:
-                    row.states, self.cached = computed[id(row)], self.cached + size
-        return computed
+                yield row, found[: len(row.ids)].clone()
 
     @torch.no_grad()
     def rewards(self, edits: list[Example]) -> list[tuple[Tensor, Tensor]]:
@@ -253,16 +267,19 @@ class _Trainer:
 
         weights = trained_weights(self.reward)
         if self.accelerator.is_main_process:
-            self.out.mkdir(parents=True, exist_ok=True)
-            aside = self.out / ".best.part"
-            save_file(weights, aside)
-            aside.replace(self.out / "best.safetensors")
+            with writing(self.best):
+                self.out.mkdir(parents=True, exist_ok=True)
+                aside = self.out / ".best.part"
+                save_file(weights, aside)
+                aside.replace(self.best)
         self.accelerator.wait_for_everyone()
 
     def _load_best(self) -> None:
         from safetensors.torch import load_file
 
-        load_trained(self.reward, load_file(self.out / "best.safetensors"))
+        if not self.best.exists():
+            raise UserError(f"{self.best}: the best weights of this training are gone. Delete {self.out} and train again.")
+        load_trained(self.reward, load_file(self.best))
 
 
 def measure(rewards: list[tuple[Tensor, Tensor]], labels: list[tuple[Tensor, Tensor]], differ: list[bool], kind: str,
