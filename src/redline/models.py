@@ -81,6 +81,9 @@ def load_model(auto: Any, model: Model, **options: Any) -> "PreTrainedModel":
         loaded = auto.from_pretrained(folder, revision=model.revision or "main", use_safetensors=True, **options)
     loaded = loaded.requires_grad_(False).eval()
     loaded = loaded if model.load_in_4bit else loaded.to(device())
+    for module in loaded.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):  # bitsandbytes' packing for such processors has no backward pass
+            module.support_avx512bf16_for_cpu = False
     use_short_attention(loaded)
     return loaded
 
@@ -247,9 +250,23 @@ def save(model: "PreTrainedModel", wrapped: "PeftModel | None", tokenizer: "PreT
             (adapter / "README.md").unlink(missing_ok=True)  # PEFT's empty card: the folder's own speaks for both
             described = read_json(adapter / "adapter_config.json")
             write_json(adapter / "adapter_config.json", described | {"base_model_name_or_path": base})
-            model = wrapped.merge_and_unload()
+            model = _merged(model, adapter, base) if is_quantised(model) else wrapped.merge_and_unload()
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
+
+
+def _merged(model: "PreTrainedModel", adapter: Path, base: str) -> "PreTrainedModel":
+    """Whole weights of a 4-bit model with its adapter merged in (in 4 bits most of an adapter would be rounded away)."""
+    from peft import PeftModel
+
+    config = copy.deepcopy(model.config)
+    del config.quantization_config
+    plain: Any = type(model).from_pretrained(resolve(base), config=config, dtype=torch.bfloat16, use_safetensors=True,
+                                             revision=getattr(config, "_commit_hash", None) or "main")
+    plain.load_state_dict({name: weights for name, weights in model.named_parameters()
+                           if weights.requires_grad and "lora_" not in name}, strict=False)  # a reward model's head
+    merged: PreTrainedModel = PeftModel.from_pretrained(plain, str(adapter)).merge_and_unload()
+    return merged
 
 
 def train_layers(how: Adapt, depth: int) -> int:
