@@ -1,6 +1,7 @@
 """Backbones, adapters and tokenizers, and the embedded default model. Weights load from safetensors only."""
 
 import contextlib
+import copy
 import os
 import shutil
 import tempfile
