@@ -56,13 +56,14 @@ def train_sft(recipe: Sft, model: Model, edits: Sequence[Edit], out: Path, *, ma
     with writing(work):
         trainer.train(resume_from_checkpoint=_newest_whole(work, settings))
     assemble(trainer.accelerator, trainer.accelerator.unwrap_model(trainer.model))
+    aside, deepspeed = out.with_name(out.name + ".part"), trainer.accelerator.distributed_type == "DEEPSPEED"
+    if deepspeed:  # which has weights in its own parts: Trainer writes the model, or the adapter alone, which loads as well
+        trainer.save_model(str(aside))
     if trainer.accelerator.is_main_process:
-        final = trainer.accelerator.unwrap_model(trainer.model)
-        if recipe.lora_rank:
-            final = final.merge_and_unload()
-        aside = out.with_name(out.name + ".part")
+        final: Any = trainer.accelerator.unwrap_model(trainer.model)
         with writing(out):
-            final.save_pretrained(aside)
+            if not deepspeed:
+                (final.merge_and_unload() if recipe.lora_rank else final).save_pretrained(aside)
             tokenizer.save_pretrained(aside)
             shutil.rmtree(out, ignore_errors=True)
             aside.rename(out)
