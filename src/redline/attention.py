@@ -42,16 +42,16 @@ def short_attention(module: nn.Module, query: Tensor, key: Tensor, value: Tensor
     batch, heads, _, width = query.shape
     shared = key.shape[1]
     grouped = query.reshape(batch * shared, heads // shared * size, width)
-    scale = width**-0.5 if scaling is None else scaling
-    scores = torch.bmm(grouped * scale, key.reshape(batch * shared, length, width).transpose(1, 2))
+    keys = key.reshape(batch * shared, length, width).transpose(1, 2)
+    scores = torch.baddbmm(grouped.new_zeros(()), grouped, keys, beta=0, alpha=width**-0.5 if scaling is None else scaling)
     scores = scores.view(batch, heads, size, length)
-    causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
-    if attention_mask is not None:
-        blocked = attention_mask.logical_not() if attention_mask.dtype == torch.bool else None
-        scores = scores + attention_mask if blocked is None else scores.masked_fill(blocked, torch.finfo(scores.dtype).min)
-    elif causal:
-        ones = torch.ones(size, length, dtype=torch.bool, device=scores.device)
-        scores = scores.masked_fill(ones.triu(length - size + 1), torch.finfo(scores.dtype).min)
+    if attention_mask is not None and attention_mask.dtype != torch.bool:
+        scores = scores + attention_mask
+    elif attention_mask is not None:
+        scores.masked_fill_(attention_mask.logical_not(), torch.finfo(scores.dtype).min)
+    elif getattr(module, "is_causal", True) if is_causal is None else is_causal:
+        seen = torch.ones(size, length, dtype=torch.bool, device=scores.device).tril(length - size)
+        scores.masked_fill_(seen.logical_not(), torch.finfo(scores.dtype).min)
     weights = scores.softmax(-1).view(batch * shared, heads // shared * size, length)
     out = torch.bmm(weights, value.reshape(batch * shared, length, width)).view(batch, heads, size, width)
     return out.transpose(1, 2).contiguous(), None

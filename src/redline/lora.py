@@ -31,7 +31,15 @@ class FusedLinear(Linear):
             return super().forward(x, *args, **kwargs)
         name = self.active_adapters[0]
         base = self.base_layer
-        return _Fused.apply(x, base.weight, base.bias, self.lora_A[name].weight, self.lora_B[name].weight, self.scaling[name])
+        inputs = x, base.weight, base.bias, self.lora_A[name].weight, self.lora_B[name].weight, self.scaling[name]
+        return _Fused.apply(*inputs) if torch.is_grad_enabled() else _adapted(*inputs)[0]
+
+
+def _adapted(x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    rows = x.reshape(-1, x.shape[-1])
+    low = rows @ a.to(x.dtype).t()
+    out = F.linear(rows, weight, bias).addmm_(low, b.to(x.dtype).t(), alpha=scale)
+    return out.view(*x.shape[:-1], out.shape[-1]), low
 
 
 class _Fused(torch.autograd.Function):
@@ -39,12 +47,10 @@ class _Fused(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, scale: float) -> Tensor:
-        rows = x.reshape(-1, x.shape[-1])
-        low = rows @ a.to(x.dtype).t()
-        out = F.linear(rows, weight, bias).addmm_(low, b.to(x.dtype).t(), alpha=scale)
+        out, low = _adapted(x, weight, bias, a, b, scale)
         ctx.save_for_backward(x, low, weight, a, b)
         ctx.scale = scale
-        return out.view(*x.shape[:-1], out.shape[-1])
+        return out
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> Any:

@@ -50,11 +50,12 @@ def token_logprobs(hidden: Tensor, head: torch.nn.Linear, targets: Tensor, tempe
     if not hidden.requires_grad or not torch.is_grad_enabled():
         parts = [_chunk(rows, head, wanted, temperature, cap, entropy)
                  for rows, wanted in zip(hidden.split(CHUNK), targets.split(CHUNK), strict=True)]
-    elif head.weight.requires_grad or cap is not None or entropy:
+    elif head.weight.requires_grad or cap is not None:
         parts = [checkpoint(_chunk, rows, head, wanted, temperature, cap, entropy, use_reentrant=False)
                  for rows, wanted in zip(hidden.split(CHUNK), targets.split(CHUNK), strict=True)]
     else:
-        return _Fused.apply(hidden, head.weight, head.bias, targets, temperature), None
+        found, entropies = _Fused.apply(hidden, head.weight, head.bias, targets, temperature, entropy)
+        return found, entropies if entropy else None
     if not parts:
         return hidden.new_zeros(0, dtype=torch.float32), hidden.new_zeros(0, dtype=torch.float32) if entropy else None
     entropies = torch.cat([part for _, part in parts if part is not None]) if entropy else None
@@ -77,8 +78,9 @@ def _chunk(hidden: Tensor, head: torch.nn.Linear, targets: Tensor, temperature: 
 
 class _Fused(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, temperature: float) -> Tensor:
-        found = torch.empty(len(targets), device=hidden.device)
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, temperature: float,
+                entropy: bool) -> tuple[Tensor, Tensor]:
+        found, entropies = (torch.empty(size, device=hidden.device) for size in (len(targets), len(targets) * entropy))
         gradient = torch.empty_like(hidden)
         for start in range(0, len(targets), CHUNK):
             rows = slice(start, start + CHUNK)
@@ -86,14 +88,19 @@ class _Fused(torch.autograd.Function):
             if temperature != 1:
                 logits.div_(temperature)
             chosen, top = logits.gather(1, targets[rows, None])[:, 0], logits.amax(1)
-            total = logits.sub_(top[:, None]).exp_().sum(1)  # from here on unnormalised probabilities, in the logits' place
+            logits.sub_(top[:, None])
+            expected = (logits.exp() * logits).sum(1) if entropy else None
+            total = logits.exp_().sum(1)  # from here on unnormalised probabilities, in the logits' place
+            if expected is not None:
+                entropies[rows] = total.log() - expected / total
             found[rows] = chosen - top - total.log()
             gradient[rows] = weight[targets[rows]] - (logits.to(weight.dtype) @ weight / total[:, None]).to(weight.dtype)
         ctx.save_for_backward(gradient)
         ctx.temperature = temperature
-        return found
+        ctx.mark_non_differentiable(entropies)
+        return found, entropies
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> Any:
         (stored,) = ctx.saved_tensors
-        return (gradients[0][:, None] / ctx.temperature).to(stored.dtype) * stored, None, None, None, None
+        return (gradients[0][:, None] / ctx.temperature).to(stored.dtype) * stored, None, None, None, None, None

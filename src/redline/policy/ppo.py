@@ -13,7 +13,7 @@ import time
 import zlib
 from collections.abc import Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,6 +44,25 @@ from redline.sharding import assemble, clip_gradients, gathered, prepare
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+@dataclass
+class _Pass:
+    """What a pass over some rows gave ``[N]``, with the graph behind it."""
+
+    rows: list[int]
+    logprobs: Tensor
+    values: Tensor
+    entropies: Tensor
+
+    def split(self, rollout: Rollout) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+        """Log-probabilities, values and entropies ``[R_i]`` of every response, without the graph."""
+        found = [[torch.zeros(0)] * len(rollout) for _ in range(3)]
+        sizes = [rollout.sizes[row] for row in self.rows]
+        for kind, output in enumerate((self.logprobs, self.values, self.entropies)):
+            for row, part in zip(self.rows, output.detach().float().cpu().split(sizes), strict=True):
+                found[kind][row] = part
+        return found[0], found[1], found[2]
+
 
 CALIBRATION = 4  # batches of the reference's responses that the reward scale is measured on
 
@@ -158,7 +177,9 @@ class Ppo:
         with gathered(self.model):
             rollout, rewards = self._sample_and_score(draw_rows(len(self.prompts), self.recipe.batch_size, step, self.seed), step)
             with self._timed("rescore"):
-                logprobs, values, entropies = rescore(self.actor, rollout, temperature, self.recipe.microbatch_tokens, entropy=True)
+                first = self._first_pass(rollout)
+                logprobs, values, entropies = first.split(rollout) if first else rescore(
+                    self.actor, rollout, temperature, self.recipe.microbatch_tokens, entropy=True)
                 reference, _, _ = rescore(self.actor, rollout, temperature, self.recipe.microbatch_tokens, reference=True)
         shaped = [self._shape(*parts) for parts in zip(rewards, rollout.ended, strict=True)]
         log_ratios = list(zip(logprobs, reference, strict=True))
@@ -172,7 +193,7 @@ class Ppo:
             _, returns = gae(pad(penalised), pad(values), mask, self.recipe.gamma, self.recipe.value_lambda)
         whitened = whiten(advantages, mask, self._total)
         with self._timed("optimise"):
-            losses = self._optimise(rollout, logprobs, values, whitened, returns, step)
+            losses = self._optimise(rollout, logprobs, values, whitened, returns, step, first)
         metrics = self._metrics(rollout, rewards, shaped, kl, entropies, values, returns, mask, logprobs) | losses
         metrics |= reward_monitors(rewards, shaped, rollout.ended, self._total) | advantage_monitors(advantages, mask, self._total)
         self.kl.update(metrics["kl"], self.recipe.batch_size)
@@ -229,8 +250,17 @@ class Ppo:
             shaped[-1] += self.recipe.eos_reward if ended else -self.recipe.no_eos_penalty
         return shaped
 
+    def _first_pass(self, rollout: Rollout) -> "_Pass | None":
+        """Where the first epoch is one pass over the whole batch, that pass: it is what re-scoring would compute."""
+        rows = [row for row, size in enumerate(rollout.sizes) if size]
+        alone = self.accelerator.num_processes == 1 and self.recipe.minibatch_size >= self.recipe.batch_size
+        if not alone or not rows or len(pack([len(rollout.sequences[row]) for row in rows], self.recipe.microbatch_tokens)) > 1:
+            return None
+        inputs = predicted(rollout, rows, self.actor.split.cut, self.accelerator.device)
+        return _Pass(rows, *self.model(*inputs, self.recipe.sampling.temperature, entropy=True))
+
     def _optimise(self, rollout: Rollout, logprobs: list[Tensor], values: list[Tensor], advantages: Tensor, returns: Tensor,
-                  step: int) -> dict[str, float]:
+                  step: int, first: "_Pass | None") -> dict[str, float]:
         """All epochs over a batch; returns means of what ``LossParts`` names and the largest ratio error of the first pass."""
         recipe, accelerator, device = self.recipe, self.accelerator, self.accelerator.device
         sums, ratio_error = torch.zeros(len(fields(LossParts)), dtype=torch.float64, device=device), torch.zeros(1, device=device)
@@ -239,6 +269,8 @@ class Ppo:
                  for rows in minibatches(recipe.batch_size, recipe.minibatch_size, self.seed + 7919 * step, epoch)]
         for number, rows in enumerate(order):
             groups, tokens, passes = self._micro_batches(rollout, rows)
+            if first and number == 0:
+                groups = [first.rows]
             before = sums.clone()
             # every process makes as many passes, since sharded layers are gathered together: idle ones count for nothing
             for place, members in enumerate(groups + [[0]] * (passes - len(groups))):
@@ -247,8 +279,11 @@ class Ppo:
                 advantage, wanted = (torch.cat([part[row, : rollout.sizes[row]] for row in members]).to(device)
                                      for part in (advantages, returns))
                 with nullcontext() if place == passes - 1 else accelerator.no_sync(self.model):
-                    inputs = predicted(rollout, members, self.actor.split.cut, device)
-                    new, value, _ = self.model(*inputs, recipe.sampling.temperature)
+                    if first and number == 0:
+                        new, value = first.logprobs, first.values
+                    else:
+                        inputs = predicted(rollout, members, self.actor.split.cut, device)
+                        new, value, _ = self.model(*inputs, recipe.sampling.temperature)
                     parts = ppo_loss(new, value, old, old_values, advantage, wanted, recipe.clip, recipe.value_clip)
                     loss = counts * (parts.policy + recipe.value_coefficient * parts.value) / tokens
                     accelerator.backward(loss * accelerator.num_processes)
