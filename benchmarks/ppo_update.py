@@ -28,9 +28,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from common import about
+from common import about, environment
 
 HERE = Path(__file__).parent
+RESULT = HERE / "results" / "ppo_update.json"
 EPOCHS = 4
 QUESTIONS = [
     "Write a short poem about the sea.", "What is the capital of France?", "How do I make tea?",
@@ -121,21 +122,14 @@ def theirs(python: Path, peers: Path, model: str, flags: list[str], updates: int
     return {"median_update_s": found["median_update_s"], "peak_gb": found["peak_gb"]}
 
 
-def environment(folder: Path) -> Path:
-    """The peer's own environment; returns its Python."""
-    python = folder / "bin" / "python"
-    if not python.exists():
-        subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
-        subprocess.run([str(python), "-m", "pip", "install", "--quiet", "torch==2.13.0", "trl==1.12.0", "peft", "gguf"], check=True)
-    return python.absolute()
-
-
 def main() -> None:
     cli = argparse.ArgumentParser()
     cli.add_argument("--peers", type=Path, default=HERE.parent.parent / "shared" / "peers")
     cli.add_argument("--environment", type=Path, default=Path("peer"))
     cli.add_argument("--repeats", type=int, default=3)
     cli.add_argument("--updates", type=int, default=2, help="the first of each run is not counted")
+    cli.add_argument("--only", default="", help="only rows with this in their name")
+    cli.add_argument("--go-on", action="store_true", help="add what is missing to the result file")
     cli.add_argument("--ours", action="store_true", help="(the driver's own) run one configuration in this process")
     cli.add_argument("--lora-rank", type=int)
     cli.add_argument("--layers", type=int)
@@ -147,11 +141,14 @@ def main() -> None:
         return
     from redline.models import embedded_model_folder
 
-    model, python = str(embedded_model_folder()), environment(arguments.environment)
+    model, python = str(embedded_model_folder()), environment(arguments.environment, "torch==2.13.0", "trl==1.12.0", "peft", "gguf")
     names = [*list(OURS)[:1], *list(THEIRS)[:1], *list(OURS)[1:], *list(THEIRS)[1:]]  # both sides in turn
-    runs: dict[str, list[dict[str, float]]] = {name: [] for name in names}
+    done = json.loads(RESULT.read_text(encoding="utf-8"))["runs"] if arguments.go_on else {}
+    runs: dict[str, list[dict[str, float]]] = {name: done.get(name, []) for name in names}
     for repeat in range(arguments.repeats):
         for name in runs:
+            if len(runs[name]) > repeat or arguments.only not in name:
+                continue
             if name in OURS:
                 command = [sys.executable, __file__, "--ours", "--updates", str(arguments.updates), *OURS[name]]
                 found = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[-1])
@@ -173,8 +170,7 @@ def write(runs: dict[str, list[dict[str, float]]], arguments: argparse.Namespace
         "updates_a_run": arguments.updates, "medians": rows, "ratios": ratios, "runs": runs,
         **about("ppo_update.py"),
     }
-    (HERE / "results").mkdir(exist_ok=True)
-    (HERE / "results" / "ppo_update.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    RESULT.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
