@@ -1,4 +1,4 @@
-"""The two layers computed our own way equal the libraries': LoRA's linear layer (PEFT) and attention of short sequences (SDPA)."""
+"""What is computed our own way equals the libraries': LoRA's layer (PEFT), attention of short sequences (SDPA), packed weights."""
 
 import copy
 from types import SimpleNamespace
@@ -12,6 +12,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from redline.attention import LONGEST, short_attention, use_short_attention
 from redline.lora import FusedLinear, fused
+from redline.packed import _can_pack, packed
 from tiny_models import CONFIGS, random_model
 
 
@@ -102,3 +103,18 @@ def test_models_give_the_same_with_it(name):
     use_short_attention(model)
     torch.testing.assert_close(model(input_ids=ids, attention_mask=mask).logits[:, 4:], before, rtol=1e-4, atol=1e-4)
     assert "redline" not in model.config.to_json_string(), "what runs here is no matter of the saved model"
+
+
+def test_packed_weights_give_the_same_and_leave_no_trace():
+    model = random_model(CONFIGS["llama"]).to(torch.bfloat16)
+    ids = torch.randint(5, 500, (4, 11), generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        plain = model(input_ids=ids).logits
+        with packed(model, 4):
+            assert ("forward" in model.lm_head.__dict__) == _can_pack()
+            torch.testing.assert_close(model(input_ids=ids).logits, plain)
+        model.lm_head.weight.zero_()  # a change of weights counts again
+        assert not model(input_ids=ids).logits.any()
+    with pytest.raises(KeyError), packed(model, 4):
+        raise KeyError
+    assert "forward" not in model.lm_head.__dict__

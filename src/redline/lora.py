@@ -30,16 +30,19 @@ class FusedLinear(Linear):
         if self.disable_adapters or self.merged or len(self.active_adapters) != 1 or torch.is_autocast_enabled(x.device.type):
             return super().forward(x, *args, **kwargs)
         name = self.active_adapters[0]
-        base = self.base_layer
-        inputs = x, base.weight, base.bias, self.lora_A[name].weight, self.lora_B[name].weight, self.scaling[name]
-        return _Fused.apply(*inputs) if torch.is_grad_enabled() else _adapted(*inputs)[0]
+        base: Any = self.base_layer
+        a: Any = self.lora_A[name].weight
+        b: Any = self.lora_B[name].weight
+        scale = self.scaling[name]
+        if torch.is_grad_enabled():
+            return _Fused.apply(x, base.weight, base.bias, a, b, scale)
+        return _add(base(x), x.reshape(-1, x.shape[-1]) @ a.to(x.dtype).t(), b, scale)
 
 
-def _adapted(x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-    rows = x.reshape(-1, x.shape[-1])
-    low = rows @ a.to(x.dtype).t()
-    out = F.linear(rows, weight, bias).addmm_(low, b.to(x.dtype).t(), alpha=scale)
-    return out.view(*x.shape[:-1], out.shape[-1]), low
+def _add(out: Tensor, low: Tensor, b: Tensor, scale: float) -> Tensor:
+    """``out`` ``[..., out]`` plus, in place, ``scale low B'`` for ``low`` ``[N, rank]``."""
+    out.view(-1, out.shape[-1]).addmm_(low, b.to(out.dtype).t(), alpha=scale)
+    return out
 
 
 class _Fused(torch.autograd.Function):
@@ -47,10 +50,10 @@ class _Fused(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, scale: float) -> Tensor:
-        out, low = _adapted(x, weight, bias, a, b, scale)
+        low = x.reshape(-1, x.shape[-1]) @ a.to(x.dtype).t()
         ctx.save_for_backward(x, low, weight, a, b)
         ctx.scale = scale
-        return out
+        return _add(F.linear(x, weight, bias), low, b, scale)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> Any:

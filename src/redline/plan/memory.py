@@ -15,10 +15,11 @@ from redline.models import dtype_of, load_config, train_layers
 from redline.plan.trace import Batch, Task, build, forward_bytes, logits_bytes, training_bytes
 from redline.recipe import Adapt, Model, Recipe
 from redline.reward.model import LABELS
-from redline.reward.train import CACHE_BYTES, MICROBATCH_TOKENS
+from redline.reward.train import CACHE_BYTES, CPU_MICROBATCH_TOKENS, MICROBATCH_TOKENS
 from redline.trunk import layers_of
 
 LIBRARIES = 0.58e9  # a CPU process with its imports, a tokenizer, and kernels that have run (benchmarks/plan_memory.py)
+HEAP = 0.3  # on a CPU: blocks that the C library's heap keeps between live ones, as a share of what comes and goes (same benchmark)
 CUDA_CONTEXT = 0.6e9  # what CUDA, its libraries' workspaces and NCCL take on a GPU: an assumption, not measured here
 SCORING_TOKENS = 8192  # tokens that a reward model scores at once (RewardModel.rewards)
 SFT_ROWS = 8  # most responses of SFT computed at once
@@ -151,8 +152,8 @@ def sft_stage(recipe: Recipe, machine: Machine, prompt: int) -> Stage:
     parts["activations"] = training_bytes(task, batch, masked=True) - one_chunk
     vocabulary = min(TRL_VOCABULARY, int(task.config.get_text_config().vocab_size))
     parts["logits"] = min(rows * length, TRL_TOKENS) * vocabulary * (task.dtype.itemsize + 8.0)
-    return Stage("sft", parts, {"train": fixed + parts["activations"] + parts["logits"],
-                                "step": fixed + step_bytes(found, machine)})
+    return with_heap(Stage("sft", parts, {"train": fixed + parts["activations"] + parts["logits"],
+                                          "step": fixed + step_bytes(found, machine)}), fixed, machine)
 
 
 def reward_task(recipe: Recipe, machine: Machine) -> Task:
@@ -178,7 +179,8 @@ def reward_stage(recipe: Recipe, machine: Machine, prompt: int, edits: int | Non
     response = recipe.data.max_response_tokens
     length = prompt + 2 * response
     share = max(1, min(how.batch_size, edits or how.batch_size) // machine.processes)
-    rows = min(share, max(1, MICROBATCH_TOKENS // length))
+    budget = MICROBATCH_TOKENS if machine.gpus else CPU_MICROBATCH_TOKENS
+    rows = min(share, max(1, budget // length))
     found = held_by(task)
     parts = weights_and_optimizer(found, machine)
     fixed = sum(parts.values())
@@ -188,9 +190,9 @@ def reward_stage(recipe: Recipe, machine: Machine, prompt: int, edits: int | Non
         parts["lower states"] = min(float(CACHE_BYTES), (edits or 10**9) * length * width)
         fixed += parts["lower states"]
     parts["activations"] = training_bytes(task, Batch(rows, length, 2 * response), masked=True)
-    scored = forward_bytes(task, Batch(max(1, MICROBATCH_TOKENS // length), length, 2 * response))
-    return Stage("reward", parts, {"train": fixed + parts["activations"], "validate": fixed - parts["gradients"] + scored,
-                                   "step": fixed + step_bytes(found, machine)})
+    scored = forward_bytes(task, Batch(max(1, budget // length), length, 2 * response))
+    return with_heap(Stage("reward", parts, {"train": fixed + parts["activations"], "validate": fixed - parts["gradients"] + scored,
+                                             "step": fixed + step_bytes(found, machine)}), fixed, machine)
 
 
 def policy_stage(recipe: Recipe, machine: Machine, prompt: int) -> Stage:
@@ -223,12 +225,20 @@ def policy_stage(recipe: Recipe, machine: Machine, prompt: int) -> Stage:
     prefill = forward_bytes(task, Batch(share, prompt, 1))
     scored = forward_bytes(task, Batch(min(share, max(1, SCORING_TOKENS // length)), length, 1))
     resting = fixed - parts["gradients"]
-    return Stage("policy", parts, {
+    return with_heap(Stage("policy", parts, {
         "sample": resting + parts["KV cache"] * (1 + 1 / config.num_hidden_layers) + max(2 * states, states + prefill, drawing),
         "score": resting + states + scored,
         "optimise": fixed + states + parts["activations"] + parts["logits"],
         "step": fixed + states + step_bytes(found, machine),
-    }, step="an update", steps=how.updates, notes=notes)
+    }, step="an update", steps=how.updates, notes=notes), fixed, machine)
+
+
+def with_heap(stage: Stage, fixed: float, machine: Machine) -> Stage:
+    """On a CPU what comes and goes leaves gaps: more of them, the more of it there is. ``fixed`` bytes stay."""
+    if not machine.gpus:
+        stage.parts["heap"] = HEAP * max(0.0, stage.total - fixed)
+        stage.phases = {name: size + HEAP * max(0.0, size - fixed) for name, size in stage.phases.items()}
+    return stage
 
 
 def kv_bytes(config: Any, dtype: torch.dtype, rows: int, length: int) -> float:

@@ -11,6 +11,7 @@ from redline.console import progress_bar
 from redline.data.records import Prompt, Response, Text
 from redline.errors import UserError
 from redline.models import eos_ids, load_causal_lm, load_tokenizer
+from redline.packed import packed
 from redline.recipe import Model, Sampling
 from redline.rollout import Rollout
 from redline.trunk import Tap
@@ -61,33 +62,34 @@ def sample(lm: "PreTrainedModel", prompts: Sequence[Sequence[int]], sampling: Sa
     kept: dict[int, list[tuple[Tensor, Tensor]]] = {cut: [] for cut in cuts or ()}  # (rows, their new states), a step each
 
     step_ids, positions = ids, (mask.cumsum(1) - 1).clamp(min=0)
-    for step in range(sampling.max_new_tokens):
-        hidden = tap.run(input_ids=step_ids, attention_mask=mask[live, :width + step], position_ids=positions,
-                         past_key_values=cache, use_cache=True).last_hidden_state[:, -1]
-        for cut, state in tap.states.items():
-            kept[cut].append((live, state))
-        logits = logits_of(lm, hidden).float()
-        if sampling.temperature != 1:
-            logits = logits / sampling.temperature
-        allowed = logits if step >= sampling.min_new_tokens else logits.index_fill(1, stop, -torch.inf)
-        drawn = draw(warpers(tokens[live, :step], allowed) if warpers else allowed, uniforms[live, step])
-        tokens[live, step] = drawn
-        logprobs[live, step] = logits.gather(1, drawn[:, None])[:, 0] - logits.logsumexp(1)
-        counts[live] += 1
-        done = torch.isin(drawn, stop)
-        ended[live] |= done
-        mask = torch.cat([mask, torch.ones_like(mask[:, :1])], dim=1)
-        if bool(done.any()):
-            keep = (~done).nonzero()[:, 0]
-            live, drawn = live[keep], drawn[keep]
-            if not len(live):
-                break
-            cache.batch_select_indices(keep)
-        step_ids, positions = drawn[:, None], (lengths[live] + step)[:, None]
-    if kept and len(live):  # the last token of the responses that were cut off
-        tap.run(input_ids=step_ids, attention_mask=mask[live], position_ids=positions, past_key_values=cache, use_cache=True)
-        for cut, state in tap.states.items():
-            kept[cut].append((live, state))
+    with packed(lm, len(prompts)):
+        for step in range(sampling.max_new_tokens):
+            hidden = tap.run(input_ids=step_ids, attention_mask=mask[live, :width + step], position_ids=positions,
+                             past_key_values=cache, use_cache=True).last_hidden_state[:, -1]
+            for cut, state in tap.states.items():
+                kept[cut].append((live, state))
+            logits = logits_of(lm, hidden).float()
+            if sampling.temperature != 1:
+                logits = logits / sampling.temperature
+            allowed = logits if step >= sampling.min_new_tokens else logits.index_fill(1, stop, -torch.inf)
+            drawn = draw(warpers(tokens[live, :step], allowed) if warpers else allowed, uniforms[live, step])
+            tokens[live, step] = drawn
+            logprobs[live, step] = logits.gather(1, drawn[:, None])[:, 0] - logits.logsumexp(1)
+            counts[live] += 1
+            done = torch.isin(drawn, stop)
+            ended[live] |= done
+            mask = torch.cat([mask, torch.ones_like(mask[:, :1])], dim=1)
+            if bool(done.any()):
+                keep = (~done).nonzero()[:, 0]
+                live, drawn = live[keep], drawn[keep]
+                if not len(live):
+                    break
+                cache.batch_select_indices(keep)
+            step_ids, positions = drawn[:, None], (lengths[live] + step)[:, None]
+        if kept and len(live):  # the last token of the responses that were cut off
+            tap.run(input_ids=step_ids, attention_mask=mask[live], position_ids=positions, past_key_values=cache, use_cache=True)
+            for cut, state in tap.states.items():
+                kept[cut].append((live, state))
     sizes = counts.tolist()
     return Rollout(
         prompts=list(texts if texts is not None else [""] * len(prompts)),
