@@ -19,7 +19,7 @@ demo: install
 	$(BIN)/redline run recipes/quickstart.yaml --out runs/demo
 
 test: install
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist loadfile
 
 lint: install
 	$(BIN)/ruff check .
