@@ -7,17 +7,18 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from redline import recipe
+from redline.experiment import recipe as experiment
 
 HEAD = """# Recipes: every key
 
 A recipe is a YAML file; `redline run RECIPE.yaml key=value ...` overrides single keys (`policy.kl.target=4`). `${NAME}` and
-`${NAME:-default}` are filled in from the environment. Unknown keys are refused. This page is made from `src/redline/recipe.py` by
-`python docs/recipe_reference.py`.
+`${NAME:-default}` are filled in from the environment. Unknown keys are refused. This page is made from the recipe's classes by `python
+docs/recipe_reference.py`.
 """
 
 
 def page() -> str:
-    sections = [kind for kind in vars(recipe).values()
+    sections = [kind for kind in [*vars(recipe).values(), experiment.Experiment, experiment.JudgedBy]
                 if isinstance(kind, type) and issubclass(kind, recipe.Section) and kind is not recipe.Section]
     sections.sort(key=lambda kind: kind is not recipe.Recipe)
     return HEAD + "".join(section(kind) for kind in sections)
@@ -33,7 +34,8 @@ def section(kind: type[BaseModel]) -> str:
 
 def readable(annotation: object) -> str:
     text = annotation.__name__ if isinstance(annotation, type) and not getattr(annotation, "__args__", None) else str(annotation)
-    for old, new in (("redline.recipe.", ""), ("typing.", ""), ("<class '", ""), ("'>", ""), ("|", "\\|")):
+    for old, new in (("redline.recipe.", ""), ("redline.experiment.recipe.", ""), ("typing.", ""), ("<class '", ""), ("'>", ""),
+                     ("|", "\\|")):
         text = text.replace(old, new)
     return f"`{text}`"
 

@@ -7,9 +7,9 @@ import yaml
 
 from redline.data.files import write_json, write_jsonl
 from redline.experiment.arms import Cell
+from redline.experiment.recipe import Experiment
 from redline.experiment.results import Point, Result, _plain
 from redline.experiment.summary import summarise
-from redline.recipe import Experiment
 
 BASE: dict[str, Any] = {"data": {"edits": {"path": "edits.jsonl"}}}
 PROMPTS = [f"p{number}" for number in range(20)]

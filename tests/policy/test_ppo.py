@@ -1,9 +1,6 @@
 """PPO on a tiny model: it learns, resumes bit for bit, equals a plain loop, and stops on what is not finite."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -18,15 +15,8 @@ from redline.recipe import Adapt, Kl, Model, Optimizer, Policy, RewardTerm, Samp
 from tiny_models import model_folder
 
 REWARDS = '''
-import os, signal
-
 def vowels(prompts, responses):
     """A reward for each a of the response: dense, by character spans."""
-    left = os.environ.get("KILL_AFTER")
-    if left is not None:
-        os.environ["KILL_AFTER"] = str(int(left) - 1)
-        if int(left) <= 0:
-            os.kill(os.getpid(), signal.SIGKILL)
     return [[(i, i + 1, 1.0) for i, letter in enumerate(text) if letter in "ae"] for text in responses]
 
 def count(prompts, responses):
@@ -109,44 +99,6 @@ def test_the_saved_adapter_is_the_trained_policy_for_plain_peft(tmp_path, model,
     ids = torch.arange(5, 25)[None]
     torch.testing.assert_close(plain(input_ids=ids).logits, merged(input_ids=ids).logits, rtol=1e-4, atol=1e-4)
     assert not torch.allclose(merged(input_ids=ids).logits, load_causal_lm(model)(input_ids=ids).logits, atol=1e-3)
-
-
-@pytest.fixture(scope="module")
-def process(model, rewards):
-    """Run the training in a process of its own, killed after some calls of the reward function or left alone."""
-    script = ("import sys; from pathlib import Path; sys.path.insert(0, sys.argv[1]); import test_ppo as t;"
-              "from redline.recipe import Model;"
-              "t.train_policy(t.recipe(Path(sys.argv[3])), Model(name=sys.argv[2], dtype='float32'), t.PROMPTS, Path(sys.argv[4]))")
-    here = Path(__file__).parent
-
-    def run(out: Path, kill_after: int | None = None) -> subprocess.CompletedProcess:
-        environment = os.environ | {"PYTHONPATH": str(here.parent), "OMP_NUM_THREADS": "1"}
-        environment |= {} if kill_after is None else {"KILL_AFTER": str(kill_after)}
-        command = [sys.executable, "-c", script, str(here), model.name, str(rewards), str(out)]
-        return subprocess.run(command, env=environment, capture_output=True, text=True)
-
-    return run
-
-
-@pytest.fixture(scope="module")
-def whole(process, tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("whole")
-    assert process(folder).returncode == 0
-    return folder
-
-
-@pytest.mark.parametrize("calls", [3, 6])
-def test_killed_and_resumed_equals_never_stopped_bit_for_bit(tmp_path, process, whole, calls):
-    """The reward function kills its process: while the scale is measured, and in update 3."""
-    killed = process(tmp_path, calls)
-    assert killed.returncode == -9, killed.stderr[-2000:]
-    resumed = process(tmp_path)
-    assert resumed.returncode == 0, resumed.stderr[-2000:]
-    one, other = weights(tmp_path), weights(whole)
-    assert all(torch.equal(one[name], other[name]) for name in other)
-    lines = [[{key: value for key, value in line.items() if "seconds" not in key and "gb" not in key} for line in log(folder)]
-             for folder in (tmp_path, whole)]
-    assert lines[0] == lines[1]
 
 
 def test_other_settings_than_the_checkpoints_are_refused(tmp_path, model, rewards):

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from redline.errors import UserError
-from redline.recipe import Experiment, Recipe
+from redline.experiment.recipe import Experiment
+from redline.recipe import Recipe
 from redline.recipe_file import check, check_recipe, parsed, read_plain, set_key
 
 

@@ -10,10 +10,10 @@ from rich.table import Table
 
 from redline.data.files import whole_file, write_json
 from redline.experiment.arms import cells, load_experiment
+from redline.experiment.recipe import Experiment
 from redline.experiment.results import collect
 from redline.experiment.run import run_cells
 from redline.experiment.summary import summarise
-from redline.recipe import Experiment
 
 
 def run_experiment(recipe: Path, overrides: Sequence[str], out: Path | None = None, arms: Sequence[str] = (), parallel: int = 1,

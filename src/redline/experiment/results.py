@@ -9,10 +9,10 @@ from redline.console import track
 from redline.data.files import read_json, read_jsonl, write_json, write_jsonl
 from redline.data.records import Record
 from redline.experiment.arms import Cell
+from redline.experiment.recipe import Experiment
 from redline.judge.compare import compare
 from redline.judge.judges import Judge, load_judge
 from redline.judge.systems import read_responses
-from redline.recipe import Experiment
 
 Preferences = dict[str, float]  # by the prompt's id: 1 the policy's response is better, 0 the reference's, 0.5 a tie
 KEPT = ("win_rate", "ci95", "standard_error", "n", "wins", "ties", "losses", "length_controlled_win_rate")

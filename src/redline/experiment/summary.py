@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from redline.experiment.arms import Cell
+from redline.experiment.recipe import Experiment
 from redline.experiment.results import Point, Preferences, Result
 from redline.experiment.statistics import first_reach, interval, level_weights
 from redline.judge.statistics import Floats
-from redline.recipe import Experiment
 
 Table = dict[int, Preferences]  # by seed
 MEANS = ("kl", "perplexity", "perplexity_reference", "distinct_bigrams", "distinct_bigrams_reference", "repetition_rate",

@@ -17,7 +17,6 @@ from redline.plan.memory import Machine, Stage, model_dtype, policy_stage, rewar
 from redline.recipe import Adapt, Recipe, Source
 
 UNITS = {"kb": 1e3, "mb": 1e6, "gb": 1e9, "tb": 1e12, "kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40, "": 1e9}
-ROOM = 0.95  # share of a device's memory that a plan may fill: fragments and other processes need some
 
 
 def memory_of(text: str) -> float:
@@ -152,7 +151,7 @@ def changes(name: str, recipe: Recipe, machine: Machine, prompt: int) -> Iterato
 def advice(stage: Stage, recipe: Recipe, machine: Machine, prompt: int, edits: int | None) -> list[dict[str, Any]]:
     """Changes in turn until the stage fits: what, bytes then (with those before), and whether that is enough. Changes that spare
     nothing are left out; the list is empty where the stage fits already."""
-    room, last, found = machine.memory * ROOM, stage.total, []
+    room, last, found = machine.room, stage.total, []
     if last <= room:
         return []
     for what, smaller, where in changes(stage.name, recipe, machine, prompt):
@@ -217,5 +216,5 @@ def plan_command(path: Path, overrides: list[str], gpus: int | None, gpu_memory:
 
 def _plain(stage: Stage, machine: Machine, price: float | None) -> dict[str, Any]:
     hours = stage.hours
-    return asdict(stage) | {"total": stage.total, "fits": stage.total <= machine.memory * ROOM, "hours": hours,
+    return asdict(stage) | {"total": stage.total, "fits": stage.total <= machine.room, "hours": hours,
                             "cost": None if price is None or hours is None else hours * price * machine.processes}

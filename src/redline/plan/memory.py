@@ -18,6 +18,7 @@ from redline.reward.model import LABELS
 from redline.reward.train import CACHE_BYTES, CPU_MICROBATCH_TOKENS, MICROBATCH_TOKENS
 from redline.trunk import layers_of
 
+ROOM = 0.95  # share of a device's memory that a plan may fill: fragments and other processes need some
 LIBRARIES = 0.58e9  # a CPU process with its imports, a tokenizer, and kernels that have run (benchmarks/plan_memory.py)
 HEAP = 0.3  # on a CPU: blocks that the C library's heap keeps between live ones, as a share of what comes and goes (same benchmark)
 CUDA_CONTEXT = 0.6e9  # what CUDA, its libraries' workspaces and NCCL take on a GPU: an assumption, not measured here
@@ -42,6 +43,11 @@ class Machine:
     @property
     def processes(self) -> int:
         return max(self.gpus, 1)
+
+    @property
+    def room(self) -> float:
+        """Bytes that a plan may fill."""
+        return self.memory * ROOM
 
 
 @dataclass

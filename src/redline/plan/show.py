@@ -5,11 +5,10 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from redline.plan.command import ROOM
 from redline.plan.memory import Machine, Stage
 
 ORDER = ("libraries", "weights", "gathered layers", "reference copy", "reward model", "gradients", "DDP buckets", "optimizer",
-         "lower states", "KV cache", "activations", "logits")
+         "lower states", "KV cache", "activations", "logits", "heap")
 
 
 def show(facts: dict[str, Any], plans: dict[str, list[Stage]], changes: dict[str, list[dict[str, Any]]], machine: Machine,
@@ -43,7 +42,7 @@ def _memory(plans: dict[str, list[Stage]], machine: Machine) -> Table:
     table.add_section()
     table.add_row("highest phase", *(max(stage.phases, key=stage.phases.__getitem__) for _, stage in columns))
     table.add_row("[bold]total[/]", *(f"[bold]{_gb(stage.total)}[/]" for _, stage in columns))
-    table.add_row("fits", *("yes" if stage.total <= machine.memory * ROOM else "[bold red]no[/]" for _, stage in columns))
+    table.add_row("fits", *("yes" if stage.total <= machine.room else "[bold red]no[/]" for _, stage in columns))
     return table
 
 
@@ -63,10 +62,11 @@ def _time(stages: list[Stage], machine: Machine, price: float | None) -> Table:
 
 
 def _advise(out: Console, name: str, stage: Stage, found: list[dict[str, Any]], machine: Machine) -> None:
-    room = machine.memory * ROOM
+    room = machine.room
     if stage.total <= room:
         return
-    out.print(f"[bold red]{name} does not fit[/]: {_gb(stage.total)} GB of {_gb(room)} GB ({ROOM:.0%} of the memory). Change, one "
+    out.print(f"[bold red]{name} does not fit[/]: {_gb(stage.total)} GB of {_gb(room)} GB ({room / machine.memory:.0%} of the "
+              f"memory). Change, one "
               "after the other:", highlight=False)
     for line in found:
         out.print(f"  {line['change']}: {_gb(line['bytes'])} GB{', fits' if line['fits'] else ''}", highlight=False, markup=False)
