@@ -12,8 +12,8 @@ from redline.experiment import recipe as experiment
 HEAD = """# Recipes: every key
 
 A recipe is a YAML file; `redline run RECIPE.yaml key=value ...` overrides single keys (`policy.kl.target=4`). `${NAME}` and
-`${NAME:-default}` are filled in from the environment. Unknown keys are refused. This page is made from the recipe's classes by `python
-docs/recipe_reference.py`.
+`${NAME:-default}` are filled in from the environment. Unknown keys are refused. This page is made from the recipes' classes by
+`python docs/recipe_reference.py`.
 """
 
 
