@@ -20,7 +20,7 @@ from redline.trunk import layers_of
 
 ROOM = 0.95  # share of a device's memory that a plan may fill: fragments and other processes need some
 LIBRARIES = 0.58e9  # a CPU process with its imports, a tokenizer, and kernels that have run (benchmarks/plan_memory.py)
-HEAP = 0.45  # on a CPU: blocks that the C library's heap keeps between live ones, as a share of what comes and goes (same benchmark)
+HEAP = 0.45  # on a CPU: what the C heap keeps between live blocks, as a share of what comes and goes (same benchmark)
 CUDA_CONTEXT = 0.6e9  # what CUDA, its libraries' workspaces and NCCL take on a GPU: an assumption, not measured here
 SCORING_TOKENS = 8192  # tokens that a reward model scores at once (RewardModel.rewards)
 SFT_ROWS = 8  # most responses of SFT computed at once
