@@ -1,0 +1,172 @@
+"""Does a token reward model find what people changed? Two losses, three data sets of human edits, 100 to 1,000 edits to learn from.
+
+    python benchmarks/reward_quality.py [--data ../shared/data] [--seeds 3] [--only cad]
+
+Each training takes a random part of the training edits (the seed's), keeps a tenth of it to choose its checkpoint by, and is
+measured once on edits that nothing else uses: CAD dev, the ParaDetox comments whose hash recipes/paradetox_split.py keeps apart,
+DeFacto val. The soft loss is TLCR's classification, the other Bradley-Terry over the summed rewards of the changed tokens.
+SmolLM2-135M cut to its lower 20 layers, adapters on the uppermost 6 of these, three epochs: the settings of
+recipes/experiment-cad.yaml, chosen on none of the test edits. The pairwise loss gives no probabilities, so it has no calibration
+error (ECE).
+
+Every finished training is a line of benchmarks/results/reward_quality.jsonl and is not done again; means over the seeds go to
+benchmarks/results/reward_quality.json, the picture to docs/images/reward-quality.svg.
+"""
+
+import argparse
+import json
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from common import about
+
+HERE = Path(__file__).parent
+LINES, RESULT = HERE / "results" / "reward_quality.jsonl", HERE / "results" / "reward_quality.json"
+PICTURE = HERE.parent / "docs" / "images" / "reward-quality.svg"
+LOSSES = ["soft", "pairwise"]
+SIZES = [100, 300, 1000]
+RESPONSE, PROMPT = 128, 512  # tokens; longer responses are cropped, edits with longer prompts left out
+FIGURES = ["auc", "pairwise_accuracy", "ece"]
+TITLES = {"cad": "CAD: reviews", "paradetox": "ParaDetox: comments", "defacto": "DeFacto: summaries"}
+SUMMARY = {"prompt": "{article}\n\nOne-sentence summary:", "rejected": " {candidate}", "edited": " {feedback.summary}"}
+REVIEW: dict[str, Any] = {"columns": {"id": "batch_id", "side": "Sentiment", "text": "Text"},
+                          "sides": {"Negative": "rejected", "Positive": "edited"}, "replace": {"<br />": " "}}
+
+
+def sources(data: Path, scratch: Path) -> dict[str, tuple[dict[str, Any], dict[str, Any]]]:
+    """For each data set its edits to learn from and to measure on."""
+    split = HERE.parent / "recipes" / "paradetox_split.py"
+    subprocess.run([sys.executable, str(split), str(data / "paradetox"), str(scratch)], check=True, capture_output=True)
+    return {"cad": ({"path": str(data / "cad/train_paired.tsv"), **REVIEW}, {"path": str(data / "cad/dev_paired.tsv"), **REVIEW}),
+            "paradetox": ({"path": str(scratch / "edits.jsonl")}, {"path": str(scratch / "report.jsonl")}),
+            "defacto": ({"path": str(data / "defacto/train.jsonl"), "columns": SUMMARY},
+                        {"path": str(data / "defacto/val.jsonl"), "columns": SUMMARY})}
+
+
+def labels(source: dict[str, Any], tokenizer: Any) -> list[Any]:
+    """The usable edits of a source, labelled, in an order that depends on nothing but their ids."""
+    from redline.data.check import Rejects
+    from redline.data.read import read
+    from redline.data.records import Edit
+    from redline.label.stage import label_edits
+    from redline.recipe import Source
+
+    edits = read(Source(**source), Edit, Rejects())
+    found = label_edits(edits, tokenizer, max_response_tokens=RESPONSE, max_prompt_tokens=PROMPT, rejects=Rejects())
+    return sorted(found, key=lambda record: record.id)
+
+
+def train(name: str, loss: str, size: int, seed: int, edits: list[Any], test: list[Any]) -> dict[str, Any]:
+    """One reward model, and what it makes of the test edits."""
+    from redline.recipe import Adapt, Model, Reward
+    from redline.reward.train import train_reward
+
+    part = random.Random(seed).sample(edits, min(size, len(edits)))
+    held = max(10, len(part) // 10)
+    recipe = Reward(loss=loss, depth=20, adapt=Adapt(train_layers=6), epochs=3, batch_size=8)
+    with tempfile.TemporaryDirectory() as folder:
+        found = train_reward(recipe, Model(), part[held:], part[:held], Path(folder), test=test, max_response=RESPONSE, seed=seed)
+    return {"data": name, "loss": loss, "size": size, "edits": len(part), "seed": seed, "test_edits": len(test),
+            "pairs": found["test"]["pairs"], "seconds": found["seconds"],
+            **{key: found["test"][key] for key in FIGURES if key in found["test"]}}
+
+
+def finished() -> list[dict[str, Any]]:
+    return [json.loads(line) for line in LINES.read_text(encoding="utf-8").splitlines()] if LINES.exists() else []
+
+
+def missing(names: list[str], seeds: int) -> Iterator[tuple[str, str, int, int]]:
+    """The trainings still to do: data set, loss, edits, seed; small ones first."""
+    done = {(one["data"], one["loss"], one["size"], one["seed"]) for one in finished()}
+    every = ((name, loss, size, seed) for seed in range(seeds) for size in SIZES for name in names for loss in LOSSES)
+    yield from (one for one in every if one not in done)
+
+
+def summarise(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """A row for each data set, loss and size: mean, least and largest of each figure over the seeds."""
+    rows = []
+    for name in TITLES:
+        for loss in LOSSES:
+            for size in SIZES:
+                runs = [one for one in lines if (one["data"], one["loss"], one["size"]) == (name, loss, size)]
+                if runs:
+                    rows.append({"data": name, "loss": loss, "size": size, "edits": runs[0]["edits"], "seeds": len(runs)} | {
+                        key: [statistics.mean(found), min(found), max(found)]
+                        for key in FIGURES if (found := [one[key] for one in runs if key in one])})
+    return rows
+
+
+def draw(rows: list[dict[str, Any]]) -> str:
+    """Token AUC against edits, a panel for each data set: lines through the means, bars from the least to the largest."""
+    colours = {"soft": "#4e79a7", "pairwise": "#e15759"}
+    parts = ['<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 960 300" font-family="sans-serif" font-size="12">'
+             '<rect width="960" height="300" fill="white"/>']
+    for panel, (name, title) in enumerate(TITLES.items()):
+        left, top, width, height = 50 + panel * 310, 40, 250, 190
+        parts.append(f'<text x="{left}" y="24" font-weight="bold">{title}</text>')
+        for tick in (0.5, 0.6, 0.7, 0.8, 0.9, 1.0):
+            y = top + height * (1 - tick) * 2
+            grey = "#888" if tick == 0.5 else "#ddd"
+            parts.append(f'<line x1="{left}" x2="{left + width}" y1="{y:.1f}" y2="{y:.1f}" stroke="{grey}"/>'
+                         f'<text x="{left - 8}" y="{y + 4:.1f}" '
+                         f'text-anchor="end">{tick:.1f}</text>')
+        for loss, colour in colours.items():
+            points = []
+            for place, size in enumerate(SIZES):
+                row = next((row for row in rows if (row["data"], row["loss"], row["size"]) == (name, loss, size)), None)
+                if row is None:
+                    continue
+                x = left + 25 + place * 100 + (5 if loss == "pairwise" else -5)
+                middle, low, high = (top + height * (1 - value) * 2 for value in row["auc"])
+                points.append(f"{x},{middle:.1f}")
+                parts.append(f'<g stroke="{colour}" fill="{colour}"><line x1="{x}" x2="{x}" y1="{low:.1f}" y2="{high:.1f}" '
+                             f'stroke-width="5" opacity="0.4"/><circle cx="{x}" cy="{middle:.1f}" r="3"/></g>')
+                if loss == "soft":
+                    parts.append(f'<text x="{x + 5}" y="{top + height + 18}" text-anchor="middle">{row["edits"]:,}</text>')
+            parts.append(f'<polyline points="{" ".join(points)}" fill="none" stroke="{colour}" stroke-width="2"/>')
+    keys = {"soft": "classification (soft labels)", "pairwise": "pairwise over changed tokens"}
+    for place, (loss, text) in enumerate(keys.items()):
+        parts.append(f'<rect x="{50 + place * 210}" y="272" width="12" height="12" fill="{colours[loss]}"/>'
+                     f'<text x="{67 + place * 210}" y="282">{text}</text>')
+    parts.append('<text x="470" y="282">token AUC against edits learned from; 0.5 is chance; bars: range over the seeds</text>')
+    return "\n".join([*parts, "</svg>\n"])
+
+
+def main() -> None:
+    cli = argparse.ArgumentParser()
+    cli.add_argument("--data", type=Path, default=HERE.parent.parent / "shared" / "data")
+    cli.add_argument("--seeds", type=int, default=3)
+    cli.add_argument("--only", choices=TITLES, help="one data set")
+    arguments = cli.parse_args()
+    from redline.models import EMBEDDED, load_tokenizer
+
+    with tempfile.TemporaryDirectory() as scratch:
+        tokenizer, found = load_tokenizer(EMBEDDED), sources(arguments.data, Path(scratch))
+        sets: dict[str, tuple[list[Any], list[Any]]] = {}
+        for name, loss, size, seed in missing([arguments.only] if arguments.only else list(TITLES), arguments.seeds):
+            if name not in sets:
+                edits, test = (labels(source, tokenizer) for source in found[name])
+                sets[name] = edits, test
+            line = train(name, loss, size, seed, *sets[name])
+            print(json.dumps(line), flush=True)
+            with LINES.open("a", encoding="utf-8") as out:
+                out.write(json.dumps(line) + "\n")
+            write()
+    write()
+
+
+def write() -> None:
+    rows = summarise(finished())
+    RESULT.write_text(json.dumps({"what": "token reward models on held-out human edits: mean, least, largest over the seeds",
+                                  "rows": rows, **about("reward_quality.py")}, indent=2) + "\n", encoding="utf-8")
+    PICTURE.write_text(draw(rows), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
