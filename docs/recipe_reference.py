@@ -18,7 +18,7 @@ A recipe is a YAML file; `redline run RECIPE.yaml key=value ...` overrides singl
 
 
 def page() -> str:
-    sections = [kind for kind in [*vars(recipe).values(), experiment.Experiment, experiment.JudgedBy]
+    sections = [kind for kind in [*vars(recipe).values(), experiment.Experiment]
                 if isinstance(kind, type) and issubclass(kind, recipe.Section) and kind is not recipe.Section]
     sections.sort(key=lambda kind: kind is not recipe.Recipe)
     return HEAD + "".join(section(kind) for kind in sections)

@@ -193,7 +193,7 @@ def judge_check(
         limit: Annotated[int | None, typer.Option(help="Use so many pairs", min=1)] = None,
         again: Annotated[int, typer.Option(help="Ask so many pairs a second time", min=0)] = 100,
         out: Annotated[Path | None, typer.Option(help="Also write the figures as JSON")] = None,
-        cache: Annotated[Path | None, typer.Option(help="File of verdicts given before")] = None,
+        cache: Annotated[Path | None, typer.Option(help="Verdicts given before; default: verdicts.sqlite, beside --out")] = None,
         base_url: Annotated[str | None, typer.Option(help="OpenAI-compatible endpoint of an LLM judge")] = None,
         template: Annotated[str | None, typer.Option(help="What it is asked: a file with {prompt}, {a} and {b}")] = None,
         verdict: Annotated[str, typer.Option(help="Its answer: json, or token (log-probabilities of A and B)")] = "json",

@@ -323,13 +323,27 @@ class Direct(Section):
     """Of best_of_n: responses sampled for each prompt."""
 
 
-class Compare(Section):
+class JudgedBy(Section):
+    """A judge, and how it is asked where it is an LLM."""
+
+    judge: str
+    """vader, `length`, a Hugging Face reward model's name or folder, `module:function`, or an LLM's name with base_url."""
+    base_url: str | None = None
+    """OpenAI-compatible endpoint of an LLM judge. Its key comes from OPENAI_API_KEY."""
+    template: str | None = None
+    """What an LLM judge is asked: a file with {prompt}, {a} and {b}. None: Redline's own question."""
+    verdict: Literal["json", "token"] = "json"
+    """How it answers: json, an object with a reason and A, B or tie; token, one letter, read from log-probabilities where the
+    endpoint gives them."""
+    concurrency: int = Field(8, ge=1)
+    """Requests to it under way at once."""
+
+
+class Compare(JudgedBy):
     """The comparison of the policy with the model it started from."""
 
     judge: str = "vader"
     """vader, `length`, a Hugging Face reward model's name or folder, `module:function`, or an LLM's name with base_url."""
-    base_url: str | None = None
-    """OpenAI-compatible endpoint of an LLM judge. Its key comes from OPENAI_API_KEY."""
     limit: int | None = Field(None, ge=1)
     """Use at most so many prompts."""
     sampling: Sampling | None = None
@@ -343,7 +357,8 @@ class Watch(Section):
     """As `compare.judge`. None: compare's judge, unless an endpoint answers for it or people do: what costs is watched only
     when it is named here."""
     base_url: str | None = None
-    """Endpoint of an LLM judge named here. None: `compare.base_url`, where compare has the same judge."""
+    """Endpoint of an LLM judge named here. None: `compare.base_url`, where compare has the same judge; its template and verdict
+    are compare's too, then."""
     every: int = Field(10, ge=0)
     """Updates between two measurements; the last update is always measured. 0: never watch."""
     prompts: int = Field(64, ge=2)

@@ -18,7 +18,7 @@ from redline.data.read import read
 from redline.data.records import Edit, Labels, Pair, Prompt, Response, as_text
 from redline.errors import UserError
 from redline.processes import this_process, wait_for_everyone
-from redline.recipe import Model, Recipe, Sampling, Source
+from redline.recipe import JudgedBy, Model, Recipe, Sampling, Source
 from redline.recipe_file import load_recipe
 
 if TYPE_CHECKING:
@@ -249,7 +249,7 @@ class Run:
     def _gold(self) -> "Gold | None":
         """The judge that watches the policy while it learns; None, and the console says why, where none can or may."""
         from redline.judge.cache import VerdictCache
-        from redline.judge.judges import Judge, load_judge
+        from redline.judge.judges import Judge, judge_of
         from redline.judge.verdicts import judge_pairs
         from redline.policy.watch import Gold
 
@@ -266,8 +266,9 @@ class Run:
         if why:
             console.print(f"no judge watches this training: {why}", highlight=False, markup=False)
             return None
-        base_url = how.base_url or (compare.base_url if how.judge == compare.judge else None)
-        judge: Judge | None = load_judge(name, base_url) if this_process().is_main_process else None
+        asked = compare if name == compare.judge else JudgedBy(judge=name)
+        asked = asked.model_copy(update={"base_url": how.base_url or asked.base_url})
+        judge: Judge | None = judge_of(asked) if this_process().is_main_process else None
 
         def prefer(policy: Sequence[Response], reference: Sequence[Response]) -> list[float | None]:
             assert judge is not None  # only the main process judges
@@ -292,12 +293,12 @@ class Run:
 
     def _compare(self) -> None:
         from redline.judge.compare import compare
-        from redline.judge.judges import load_judge
+        from redline.judge.judges import judge_of
         from redline.policy.evaluate import side_by_side
         from redline.reward.score import score_file
 
         how, folder = self.recipe.compare, self.folder / "compare"
-        judge = load_judge(how.judge, how.base_url)
+        judge = judge_of(how)
         prompts = self._held_out()
         if not prompts:
             raise UserError("compare: no prompts that training has not seen. Give data.eval_prompts.")

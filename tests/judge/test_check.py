@@ -69,7 +69,22 @@ def test_the_figures_of_a_known_judge(tmp_path):
     assert result["with_people"]["agreement_decided"] == pytest.approx(1 / 2)
     assert result["length_bias"] == {"judge": 1.0, "people": pytest.approx(2 / 3), "yardstick": pytest.approx(2 / 3)}
     assert result["self_consistency"] == {"pairs": 4, "share": pytest.approx(3 / 4)}
+    assert result["failures"] == {"pairs": 0, "again": 0, "reasons": {}}
     assert result["people"]["pairwise_agreement"] == pytest.approx((2 / 4 + 2 / 4 + 2 / 4) / 3, abs=0.2)
+
+
+def test_what_fails_only_when_asked_again_is_counted(tmp_path):
+    (tmp_path / "v.jsonl").write_text("".join(
+        f'{{"prompt": "p{n}", "a": "x", "b": "y", "preference": 1}}\n' for n in range(3)))
+    asked: list[str] = []
+
+    def tired(prompts, a, b):
+        asked.extend(prompts)
+        return [None if len(asked) > 6 and prompt == "p1" else 1.0 for prompt in prompts]
+
+    result = check_judge(read_human_verdicts(tmp_path / "v.jsonl", Rejects()), FunctionJudge("tired", tired))
+    assert result["failures"] == {"pairs": 0, "again": 1, "reasons": {"the function returned None": 2}}
+    assert result["self_consistency"]["pairs"] == 2
 
 
 def test_the_command_prints_one_table(tmp_path, monkeypatch, capsys):
@@ -85,11 +100,13 @@ def test_the_command_prints_one_table(tmp_path, monkeypatch, capsys):
     assert "1.000  3 pairs with majority and verdict" in printed
     result = json.loads((tmp_path / "check.json").read_text())
     assert (result["left_out"], result["with_people"]["agreement"]) == (1, 1.0)
+    assert (tmp_path / "verdicts.sqlite").exists()  # a check that is stopped goes on
 
 
 @pytest.mark.parametrize(("arguments", "said"), [
     (["--columns", "promt=q"], "`promt` is none of"), (["--columns", "prompt"], "write it as key=value"),
     (["--values", "1=first"], "`first` is no verdict"), ([], "no usable record"),
+    (["--out", "v.csv"], "v.csv: would be written over"),
 ])
 def test_mistakes(tmp_path, monkeypatch, capsys, arguments, said):
     from redline.cli import main

@@ -88,6 +88,19 @@ def test_three_systems():
     assert strengths["good"] > strengths["mixed"] > strengths["plain"]
 
 
+def test_one_prompt_is_enough_and_what_it_writes_is_json():
+    one = {name: responses([text]) for name, text in (("good", GOOD), ("bad", BAD), ("plain", PLAIN))}
+    result = json.loads(json.dumps(compare_many(one, load_judge("vader")), allow_nan=False))
+    assert (result["n"], result["standard_error"], result["differences"][0]["standard_error"]) == (1, None, None)
+    assert 0 < result["ci95"][0] < 0.1 < result["ci95"][1] == 1
+
+
+def test_all_ties():
+    result = compare(responses([PLAIN] * 9), responses([PLAIN] * 9), load_judge("vader"))
+    assert (result["win_rate"], result["identical"], result["sign_test_p"]) == (0.5, 9, 1)
+    assert result["ci95"][0] < 0.4 < 0.6 < result["ci95"][1]
+
+
 def test_compare_files_writes_the_result_and_every_verdict(tmp_path):
     a, b = save(tmp_path / "a.jsonl", [GOOD, BAD]), save(tmp_path / "b.jsonl", [PLAIN, PLAIN])
     result = compare_files(a, b, load_judge("vader"), tmp_path / "winrate.json", tmp_path / "cache.sqlite")
@@ -147,6 +160,13 @@ def test_models_answer_the_same_prompts_with_the_same_seed(tmp_path, monkeypatch
     (["a.jsonl", "b.jsonl", "--judge", "m", "--base-url", "localhost:1"], "not a URL"),
     (["a.jsonl", "b.jsonl", "--judge", "m", "--base-url", "http://127.0.0.1:9/v1", "--verdict", "xml"], "json or token"),
     (["a.jsonl", "b.jsonl", "--judge", "length", "--out", "a.jsonl/winrate.json"], "a.jsonl"),
+    (["a.jsonl", "b.jsonl", "--judge", "length", "--out", "folder"], "--out folder: is a folder"),
+    (["a.jsonl", "b.jsonl", "--judge", "length", "--out", "."], "--out .: is a folder"),
+    (["a.jsonl", "b.jsonl", "--judge", "length", "--out", "./b.jsonl"], "b.jsonl: would be written over"),
+    (["a.jsonl", "some-model", "--judge", "length", "--prompts", "b.jsonl", "--out", "b.json", "--cache", "b.2.jsonl"],
+     "b.2.jsonl: two things would be written there"),
+    (["winrate.2.jsonl", "some-model", "--judge", "length", "--prompts", "b.jsonl"], "winrate.2.jsonl: would be written over"),
+    (["a.jsonl", "latin.jsonl", "--judge", "length"], "latin.jsonl, line 1"),
 ])
 def test_mistakes_are_one_line_and_status_2(tmp_path, arguments, said, monkeypatch, capsys):
     from redline.cli import main
@@ -156,6 +176,8 @@ def test_mistakes_are_one_line_and_status_2(tmp_path, arguments, said, monkeypat
     (tmp_path / "broken.jsonl").write_text('{"id": "0", "prompt": "p", "response": "r"}\n{"id": \n')
     (tmp_path / "half.jsonl").write_text('{"id": "0", "prompt": "p"}\n')
     (tmp_path / "empty.jsonl").write_text("")
+    (tmp_path / "latin.jsonl").write_bytes('{"id": "0", "prompt": "p", "response": "caf\u00e9"}\n'.encode("latin-1"))
+    save(tmp_path / "winrate.2.jsonl", [GOOD])
     (tmp_path / "folder").mkdir()
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["redline", "compare", *arguments])

@@ -1,9 +1,11 @@
 """Judges by name, both orders, the cache."""
 
 import json
+import sqlite3
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from redline.errors import UserError
@@ -66,7 +68,7 @@ def test_a_changed_function_is_another_judge(tmp_path):
 
 
 @pytest.mark.parametrize(("returned", "message"), [("[2.0] * len(a)", "2.0 is no preference"), ("[1.0]", "1 preferences for 2"),
-                                                   ("['a'] * 2", "'a' is no preference")])
+                                                   ("['a'] * 2", "'a' is no preference"), ("None", "returned NoneType")])
 def test_what_a_function_judge_may_not_return(tmp_path, returned, message):
     (tmp_path / "mine.py").write_text(f"def judge(prompts, a, b):\n    return {returned}\n")
     with pytest.raises(UserError, match=message):
@@ -97,6 +99,17 @@ def test_human_verdicts_in_either_order_and_averaged(tmp_path):
     file.write_text('{"id": "1", "prompt": "p", "a": "x", "b": "y", "preference": 1}\n{"id": "2", "prompt"\n')
     with pytest.raises(UserError, match="line 2"):
         load_judge(f"human:{file}")
+
+
+def test_a_score_that_is_no_number_is_a_failure_and_no_loss():
+    judge = ScoreJudge("broken", lambda prompts, responses: [float(response) for response in responses])
+    assert judge.prefer(["p"] * 4, ["nan", "1", "inf", "2"], ["1", "nan", "inf", "-inf"]) == [None, None, 0.5, 1.0]
+    assert judge.failures == {"a score that is no number": 2}
+
+
+def test_numbers_of_numpy_are_preferences():
+    judge = FunctionJudge("arrays", lambda prompts, a, b: np.array([len(x) > len(y) for x, y in zip(a, b, strict=True)], "float32"))
+    assert judge.prefer(["p", "p"], ["long", "s"], ["s", "long"]) == [1.0, 0.0]
 
 
 def test_both_orders_are_asked_and_disagreement_is_a_tie():
@@ -188,3 +201,7 @@ def test_a_file_that_is_no_cache(tmp_path: Path):
     (tmp_path / "verdicts.sqlite").write_text("this is a letter, not a database, and rather long for its header " * 20)
     with pytest.raises(UserError, match="not a usable cache"):
         VerdictCache(tmp_path / "verdicts.sqlite")
+    with sqlite3.connect(tmp_path / "other.sqlite") as other:
+        other.execute("CREATE TABLE verdicts (item INTEGER, person INTEGER)")  # of some other program
+    with pytest.raises(UserError, match="not a usable cache"):
+        VerdictCache(tmp_path / "other.sqlite")

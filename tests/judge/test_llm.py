@@ -12,11 +12,15 @@ from typing import Any
 
 import pytest
 
+from redline.data.files import write_jsonl
+from redline.data.records import Response
 from redline.edit.chat import Answer
 from redline.errors import UserError
 from redline.judge.cache import VerdictCache
 from redline.judge.llm import LlmJudge, as_transcript, read_json_verdict, read_template, read_token
 from redline.judge.verdicts import judge_pairs
+from redline.recipe_file import load_recipe
+from redline.run import Run
 
 Reply = tuple[int, Any]
 
@@ -193,6 +197,32 @@ def test_the_users_own_template(server, tmp_path):
     assert default.settings != mine.settings  # another template, other verdicts
 
 
+def test_a_recipe_says_how_an_llm_is_asked(server, tmp_path, monkeypatch):
+    """Of the comparison and, where it is the same judge, of watching the training: template, one letter, key in no file."""
+    (tmp_path / "mine.txt").write_text("Kinder? {prompt} A: {a} B: {b}")
+    (tmp_path / "recipe.yaml").write_text(
+        "data: {edits: {path: e.jsonl}}\nwatch: {judge: judge-1}\ncompare: {judge: judge-1, template: mine.txt, verdict: token, "
+        f"base_url: '{server.url.replace('//', '//me:secret@')}'}}\n")
+    server.reply = lambda body: "A" if "A: warm" in body["messages"][0]["content"] else "B"
+    run = Run(load_recipe(tmp_path / "recipe.yaml"), tmp_path / "run")
+    prompts = [{"id": str(number), "prompt": f"q{number}"} for number in range(3)]
+    write_jsonl(run.folder / "data/eval_prompts.jsonl", prompts)
+    a, b = ([Response(**prompt, response=text) for prompt in prompts] for text in ("warm", "cold"))
+    monkeypatch.setattr("redline.policy.evaluate.side_by_side", lambda *_: (a, b, {}))
+    run._compare()
+    assert {body["messages"][0]["content"] for body in server.bodies} == {
+        f"Kinder? q{number} A: {x} B: {y}" for number in range(3) for x, y in (("warm", "cold"), ("cold", "warm"))}
+    assert {body["max_tokens"] for body in server.bodies} == {1}
+    result = json.loads((run.folder / "winrate.json").read_text())
+    assert (result["win_rate"], result["judge_settings"]["verdict"]) == (1.0, "token")
+    assert "secret" not in (run.folder / "winrate.json").read_text()
+    gold, asked = run._gold(), len(server.bodies)
+    assert gold is not None
+    assert gold.prefer(a[:1], b[:1]) == [1.0]
+    assert {body["messages"][0]["content"] for body in server.bodies[asked:]} == {
+        "Kinder? q0 A: warm B: cold", "Kinder? q0 A: cold B: warm"}
+
+
 def test_templates_that_cannot_be_used(tmp_path):
     with pytest.raises(UserError, match="cannot be read"):
         read_template(str(tmp_path / "none.txt"))
@@ -204,6 +234,7 @@ def test_templates_that_cannot_be_used(tmp_path):
 @pytest.mark.parametrize(("answer", "preference"), [
     ('{"verdict": "A"}', 1.0), ('{"verdict": "TIE"}', 0.5), ('{"a": {"verdict": "A"}}', 1.0), ('[{"verdict": "B"}]', 0.0),
     ('```json\n{"reason": "a {brace}", "verdict": "b"}\n```', 0.0), ('First {"verdict": "A"}, no: {"verdict": "B"}', 0.0),
+    ('{"a": ' * 5000, None),
     ('{"verdict": "both"}', None), ('{"verdict": "A"', None), ('{"verdict": null}', None), ("A", None), ("", None),
 ])
 def test_reading_json_verdicts(answer, preference):

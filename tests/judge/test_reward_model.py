@@ -63,9 +63,9 @@ def test_a_sequence_model_judges_by_its_logit(tmp_path, bidirectional):
 
     def alone(prompt: str, response: str) -> float:  # one at a time, unpadded
         texts = (prompt, response) if bidirectional else (f"{prompt} {response}",)
-        ids = torch.tensor([words(*texts)["input_ids"]])
-        with torch.no_grad():
-            return model(input_ids=ids).logits.item()
+        encoded = words(*texts, return_tensors="pt")
+        with torch.no_grad():  # a pair as the library's users give it: BERT is told which text each token belongs to
+            return model(**encoded if bidirectional else {"input_ids": encoded["input_ids"]}).logits.item()
 
     prompts = [prompt + " " for prompt in PROMPTS]
     scores = judge.score(prompts, A)
@@ -107,5 +107,13 @@ def test_what_is_not_a_reward_model_is_refused(tmp_path):
 def test_conversations_go_through_the_chat_template():
     words = tokenizer(False)
     words.chat_template = "{% for m in messages %}{{ m['role'] == 'user' and 'the' or 'food' }} {{ m['content'] }} {% endfor %}"
-    ids = encode_pair(words, [{"role": "user", "content": "was"}], "good")
+    ids, _ = encode_pair(words, [{"role": "user", "content": "was"}], "good")
     assert ids == [WORDS.index(word) for word in ("the", "was", "food", "good")]
+
+
+def test_what_is_too_long_is_cut_but_keeps_its_separators(tmp_path):
+    config = BertForSequenceClassification.config_class(**SIZES, num_labels=1, pad_token_id=0, max_position_embeddings=8)
+    judge = load_judge(saved(tmp_path / "model", BertForSequenceClassification(config), separator=True))
+    assert judge.score(["the food"], ["was good and " * 9]) == judge.score(["the food"], ["was good and"])
+    assert encode_pair(tokenizer(True), "the food", "was good and " * 9, 8)[0][::7] == [1, 2]  # [CLS] first, [SEP] last
+    assert encode_pair(tokenizer(False), "the very cold ", "food was good", 2)[0] == [WORDS.index("was"), WORDS.index("good")]

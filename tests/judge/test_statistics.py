@@ -81,7 +81,8 @@ def test_interval_of_a_clean_sweep_still_has_width():
     low, high = statistics.win_rate_interval([1.0] * 10)
     assert (low, high) == (pytest.approx(0.6915, abs=1e-4), 1.0)  # Clopper-Pearson, tabled
     assert statistics.win_rate_interval([0.0] * 10) == (0.0, pytest.approx(0.3085, abs=1e-4))
-    assert statistics.win_rate_interval([0.5] * 10) == (0.5, 0.5)
+    assert statistics.win_rate_interval([0.5] * 10) == pytest.approx((0.3457, 0.6543), abs=1e-4)
+    assert statistics.win_rate_interval([0.5]) == pytest.approx((0.0125, 0.9875))  # one tie says next to nothing
 
 
 def test_paired_difference_uses_the_pairing():
@@ -93,6 +94,15 @@ def test_paired_difference_uses_the_pairing():
     assert found.ci95[0] > 0.04
     assert found.sign_test_p == pytest.approx(2 / 2**10)
     assert found.standard_error < math.hypot(statistics.standard_error(better), statistics.standard_error(shared)) / 2
+
+
+def test_paired_difference_of_equals_and_of_one_prompt():
+    equal = statistics.paired_difference([1, 0.5, 0] * 30, [1, 0.5, 0] * 30)
+    assert (equal.difference, equal.sign_test_p) == (0, 1)
+    assert -0.05 < equal.ci95[0] == -equal.ci95[1] < 0
+    one = statistics.paired_difference([1], [0.5])
+    assert one.standard_error is None
+    assert -1 <= one.ci95[0] < one.difference < one.ci95[1] <= 1
 
 
 def test_bradley_terry_two_systems_closed_form():

@@ -71,7 +71,7 @@ def read_jsonl(path: Path | str, kind: type[R]) -> Iterator[R]:
     For files that users bring, with other formats and with broken records, see ``redline.data.read``.
     """
     try:
-        lines = Path(path).open(encoding="utf-8")  # noqa: SIM115 (closed below)
+        lines = Path(path).open("rb")  # noqa: SIM115 (closed below); bytes, so that what is no UTF-8 is told with its line
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or error}).") from error
     with lines:

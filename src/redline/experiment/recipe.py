@@ -4,16 +4,7 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
-from redline.recipe import Section
-
-
-class JudgedBy(Section):
-    """A judge of an experiment."""
-
-    judge: str
-    """As in `compare`."""
-    base_url: str | None = None
-    """OpenAI-compatible endpoint of an LLM judge."""
+from redline.recipe import JudgedBy, Section
 
 
 class Experiment(Section):
@@ -44,4 +35,11 @@ class Experiment(Section):
     def _baseline_is_an_arm(self) -> "Experiment":
         if self.baseline is not None and self.baseline not in self.arms:
             raise ValueError(f"`baseline` is {self.baseline}, which is no arm (there are {', '.join(self.arms)})")
+        return self
+
+    @model_validator(mode="after")
+    def _judges_differ(self) -> "Experiment":
+        names = [one.judge for one in self.judges]
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise ValueError(f"`judges` names {twice[0]} twice, and results are told apart by the judge's name")
         return self

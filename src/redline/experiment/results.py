@@ -11,7 +11,7 @@ from redline.data.records import Record
 from redline.experiment.arms import Cell
 from redline.experiment.recipe import Experiment
 from redline.judge.compare import compare
-from redline.judge.judges import Judge, load_judge
+from redline.judge.judges import Judge, judge_of
 from redline.judge.systems import read_responses
 
 Preferences = dict[str, float]  # by the prompt's id: 1 the policy's response is better, 0 the reference's, 0.5 a tie
@@ -68,7 +68,7 @@ def collect(experiment: Experiment, cells: Sequence[Cell], out: Path) -> list[Re
     had, or that gave no verdict.
     """
     finished = [cell for cell in cells if (cell.folder / "winrate.json").exists()]
-    judges = [load_judge(one.judge, one.base_url) for one in experiment.judges[1:]] if finished else []
+    judges = [judge_of(one) for one in experiment.judges[1:]] if finished else []
     results = [_result(cell, judges) for cell in track(finished, "results")]
     write_jsonl(out / "results.jsonl", [
         {"arm": one.cell.arm, "seed": one.cell.seed, **one.figures, "curve": [_plain(point) for point in one.curve]}

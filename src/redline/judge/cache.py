@@ -21,6 +21,7 @@ class VerdictCache:
                 Path(path).parent.mkdir(parents=True, exist_ok=True)
             self._database = sqlite3.connect(path if path is not None else ":memory:", timeout=60)
             self._database.execute("CREATE TABLE IF NOT EXISTS verdicts (key TEXT PRIMARY KEY, preference REAL, judge TEXT)")
+            self._database.execute("SELECT key, preference, judge FROM verdicts LIMIT 0")  # not another program's table
         except (sqlite3.Error, OSError) as error:
             raise UserError(f"{path}: not a usable cache of verdicts ({error}). Choose another file.") from error
 

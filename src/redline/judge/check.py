@@ -1,6 +1,7 @@
 """Before trusting a judge: does it agree with people, with itself, and does order or length sway it?"""
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -122,15 +123,18 @@ def check_judge(pairs: Sequence[JudgedPair], judge: Judge, cache: str | Path | N
 
     ``people``: agreement among them. ``with_people``: the judge's with their majority and with each. ``position_bias`` as in
     ``compare``. ``length_bias``: how often judge and people pick the longer response, and how far "the longer wins" alone
-    agrees with people. ``self_consistency``: of ``again`` pairs asked a second time, how many keep their verdict.
+    agrees with people. ``self_consistency``: of ``again`` pairs asked a second time, how many keep their verdict. ``failures``:
+    ``pairs`` without a verdict, and those that failed when asked ``again``, with the reasons.
     """
     questions = [(pair.prompt, pair.a, pair.b) for pair in pairs]
     with VerdictCache(cache) as kept:
         verdicts = judge_pairs(judge, questions, kept)
-        failures = {"pairs": sum(verdict.preference is None for verdict in verdicts), "reasons": dict(judge.failures)}
-        if failures["pairs"] == len(pairs):
+        failed, reasons = sum(verdict.preference is None for verdict in verdicts), Counter(judge.failures)
+        if failed == len(pairs):
             raise UserError(f"judge {judge.name}: not one verdict on {len(pairs)} pairs: {'; '.join(judge.failures)}.")
         second = judge_pairs(judge, questions[:again], kept, repeat=1)
+        failures = {"pairs": failed, "again": sum(verdict.preference is None for verdict in second),
+                    "reasons": dict(reasons + Counter(judge.failures))}
     said = [None if verdict.preference is None else winner(verdict.preference) for verdict in verdicts]
     votes = [majority([vote for vote in pair.people if vote is not None]) for pair in pairs]
     return {

@@ -10,7 +10,7 @@ from redline.errors import UserError
 from redline.judge.check import Columns, check_judge, read_human_verdicts
 from redline.judge.compare import compare, compare_many, verdicts_beside
 from redline.judge.judges import Judge
-from redline.judge.systems import responses_of
+from redline.judge.systems import is_file_of_responses, responses_of
 from redline.recipe import Sampling
 
 
@@ -22,8 +22,12 @@ def compare_command(systems: list[str], judge: Judge, out: Path, prompts: Path |
     if len(set(systems)) < len(systems):
         raise UserError("compare: a system is named twice. Give different files or models.")
     cache = cache or out.parent / "verdicts.sqlite"
-    answers = {name: responses_of(name, prompts, sampling or Sampling(), seed, limit, out.with_suffix(f".{place}.jsonl"))
-               for place, name in enumerate(systems, 1)}
+    if not out.name or out.is_dir():
+        raise UserError(f"--out {out}: is a folder. Give a file, such as {out / 'winrate.json'}.")
+    kept = {name: out.with_suffix(f".{place}.jsonl") for place, name in enumerate(systems, 1) if not is_file_of_responses(name)}
+    _check_places([*(Path(name) for name in systems if name not in kept), *([prompts] if kept and prompts else [])],
+                  [out, verdicts_beside(out), cache, *kept.values()])
+    answers = {name: responses_of(name, prompts, sampling or Sampling(), seed, limit, kept.get(name, out)) for name in systems}
     if len(systems) == 2:
         first, second = systems
         result = compare(answers[first], answers[second], judge, cache, seed, verdicts_beside(out), (first, second))
@@ -34,12 +38,24 @@ def compare_command(systems: list[str], judge: Judge, out: Path, prompts: Path |
     return result
 
 
+def _check_places(read: list[Path], written: list[Path]) -> None:
+    """Raises UserError where a comparison would write over what it reads, or write two things into one file."""
+    places = [path.resolve() for path in written]
+    for path in written:
+        if path.resolve() in [other.resolve() for other in read]:
+            raise UserError(f"{path}: would be written over, but is read here. Choose another --out or --cache.")
+        if places.count(path.resolve()) > 1:
+            raise UserError(f"{path}: two things would be written there. Choose another --out or --cache.")
+
+
 def check_command(path: Path, judge: Judge, columns: dict[str, str], values: dict[str, str], cache: Path | None = None,
                   limit: int | None = None, again: int = 100, out: Path | None = None) -> dict[str, Any]:
     """Check a judge against people's verdicts; prints one table, and writes ``out`` where it is given."""
     unknown = sorted(columns.keys() - {field.name for field in fields(Columns)})
     if unknown:
         raise UserError(f"--columns: `{unknown[0]}` is none of prompt, a, b and people.")
+    cache = cache or (out.parent if out else Path()) / "verdicts.sqlite"
+    _check_places([path], [cache, *([out] if out else [])])
     with Rejects.beside(out) if out else Rejects() as rejects:
         verdicts = read_human_verdicts(path, rejects, Columns(**columns) if columns else None, values)
     rejects.report(str(path))
@@ -72,11 +88,16 @@ def print_result(result: dict[str, Any], out: Path) -> None:
         bias = result["position_bias"]
         rows.append(("order changed the winner", f"{bias['disagreements']} of {bias['pairs']} pairs ({bias['share']:.1%}), "
                                                  f"preference for the first {bias['prefers_first']:.3f}"))
-    failed, unmatched = result["failures"], {name: count for name, count in result["unmatched"].items() if count}
-    if failed["pairs"]:
-        rows.append(("pairs without a verdict", f"{failed['pairs']}: " + "; ".join(failed["reasons"])))
+    failures = [one["failures"] for one in result.get("pairs", [result])]  # of three systems or more: in all comparisons
+    if failed := sum(one["pairs"] for one in failures):
+        reasons = dict.fromkeys(reason for one in failures for reason in one["reasons"])
+        rows.append(("pairs without a verdict", f"{failed}: " + "; ".join(reasons)))
+    unmatched = {name: count for name, count in result["unmatched"].items() if count}
     if unmatched:
         rows.append(("left out, not answered by all", ", ".join(f"{name}: {count}" for name, count in unmatched.items())))
+    for one in result.get("pairs", []):
+        low, high = one["ci95"]
+        rows.append((f"{one['a']} over {one['b']}", f"{one['win_rate']:.3f} [{low:.3f}, {high:.3f}], n = {one['n']}"))
     for difference in result.get("differences", []):
         low, high = difference["ci95"]
         rows.append((f"{difference['a']} - {difference['b']}, over {difference['over']}",
@@ -116,7 +137,8 @@ def print_check(result: dict[str, Any]) -> None:
              ("people pick the longer", length["people"], "above this, the judge's is bias"),
              ("\"the longer wins\" with people", length["yardstick"], "what a judge must beat"),
              ("same verdict when asked again", result["self_consistency"]["share"],
-              f"{result['self_consistency']['pairs']} pairs, same order"),
+              f"{result['self_consistency']['pairs']} pairs, same order" + (
+                  f"; {result['failures']['again']} without an answer" if result["failures"]["again"] else "")),
              ("pairs without a verdict", float(result["failures"]["pairs"]), "; ".join(result["failures"]["reasons"]))]
     for name, value, note in rows:
         table.add_row(name, f"{value:.0f}" if name.startswith("pairs") and value is not None else _number(value), note)

@@ -2,7 +2,9 @@
 
 import hashlib
 import inspect
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterable, Sequence
+from numbers import Real
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -11,6 +13,7 @@ from redline.data.records import Record, Text, as_text
 from redline.errors import UserError
 from redline.functions import is_function_name, load_function
 from redline.judge.length import NEUTRAL
+from redline.recipe import JudgedBy
 
 
 class Judge(Protocol):
@@ -50,7 +53,10 @@ class ScoreJudge:
 
     def prefer(self, prompts: Sequence[Text], a: Sequence[Text], b: Sequence[Text]) -> list[float | None]:
         scores = self.score([*prompts, *prompts], [*a, *b])
-        return [0.5 if x == y else float(x > y) for x, y in zip(scores[: len(a)], scores[len(a):], strict=True)]
+        found = [None if math.isnan(x) or math.isnan(y) else 0.5 if x == y else float(x > y)
+                 for x, y in zip(scores[: len(a)], scores[len(a):], strict=True)]
+        _count(self, "a score that is no number", found.count(None))
+        return found
 
 
 class FunctionJudge:
@@ -68,15 +74,16 @@ class FunctionJudge:
         self.failures: dict[str, int] = {}
 
     def prefer(self, prompts: Sequence[Text], a: Sequence[Text], b: Sequence[Text]) -> list[float | None]:
-        verdicts = list(self.function(list(prompts), list(a), list(b)))
+        given = self.function(list(prompts), list(a), list(b))
+        if not isinstance(given, Iterable):
+            raise UserError(f"judge {self.name}: it returned {type(given).__name__}. Return a list, one preference a pair.")
+        verdicts = list(given)
         if len(verdicts) != len(prompts):
             raise UserError(f"judge {self.name}: it returned {len(verdicts)} preferences for {len(prompts)} pairs.")
         for verdict in verdicts:
-            if verdict is not None and not (isinstance(verdict, int | float) and 0 <= verdict <= 1):
+            if verdict is not None and not (isinstance(verdict, Real) and 0 <= float(verdict) <= 1):
                 raise UserError(f"judge {self.name}: {verdict!r} is no preference. Return numbers from 0 to 1, or None.")
-        missing = sum(verdict is None for verdict in verdicts)
-        if missing:
-            self.failures["the function returned None"] = self.failures.get("the function returned None", 0) + missing
+        _count(self, "the function returned None", verdicts.count(None))
         return [None if verdict is None else float(verdict) for verdict in verdicts]
 
 
@@ -111,10 +118,13 @@ class HumanJudge:
 
     def prefer(self, prompts: Sequence[Text], a: Sequence[Text], b: Sequence[Text]) -> list[float | None]:
         found = [self._verdicts.get(_key(*pair)) for pair in zip(prompts, a, b, strict=True)]
-        missing = sum(verdicts is None for verdicts in found)
-        if missing:
-            self.failures["no person judged the pair"] = self.failures.get("no person judged the pair", 0) + missing
+        _count(self, "no person judged the pair", found.count(None))
         return [sum(verdicts) / len(verdicts) if verdicts else None for verdicts in found]
+
+
+def judge_of(how: JudgedBy) -> Judge:
+    """The judge that a recipe's section names, as ``load_judge`` finds it."""
+    return load_judge(how.judge, how.base_url, how.template, how.verdict, how.concurrency)
 
 
 def load_judge(
@@ -168,6 +178,12 @@ def _source(function: Callable[..., Any]) -> str:
         return Path(inspect.getsourcefile(function) or "").read_text(encoding="utf-8")
     except (OSError, TypeError):
         return repr(function)  # a builtin, or typed into a shell: there is no file
+
+
+def _count(judge: Judge, reason: str, times: int) -> None:
+    """Note failures by their reason."""
+    if times:
+        judge.failures[reason] = judge.failures.get(reason, 0) + times
 
 
 def _key(prompt: Text, a: Text, b: Text) -> tuple[str, str, str]:

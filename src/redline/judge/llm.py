@@ -42,7 +42,7 @@ class LlmJudge:
         self.verdict, self.concurrency, self.name = verdict, concurrency, model
         self._system, self._question = read_template(template or str(BUILT_IN / f"{verdict}.txt"))
         self.settings: dict[str, Any] = {
-            "judge": "llm", "model": model, "base_url": base_url, "temperature": 0, "verdict": verdict,
+            "judge": "llm", "model": model, "base_url": re.sub("//[^/]*@", "//", base_url), "temperature": 0, "verdict": verdict,
             "template_sha256": hashlib.sha256(f"{self._system}\n---\n{self._question}".encode()).hexdigest()[:16],
         }
         self.failures: dict[str, int] = {}
@@ -113,7 +113,7 @@ def read_json_verdict(answer: str) -> float | None:
     for brace in re.finditer(r"\{", answer):
         try:
             value, _ = decoder.raw_decode(answer, brace.start())
-        except ValueError:
+        except (ValueError, RecursionError):  # the latter where a model repeats its brackets without end
             continue
         found = VERDICTS.get(str(value.get("verdict", "")).strip().lower(), found)
     return found

@@ -1,5 +1,6 @@
 """A reward model as the judge: one score for a response, from a sequence model, or the sum over the tokens of a token model."""
 
+import inspect
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -79,29 +80,36 @@ def _sequence_scores(name: str) -> "Scorer":
     config = model.config.get_text_config()
     if config.pad_token_id is None:  # the model finds a row's last token by it
         config.pad_token_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+    limit = min(tokenizer.model_max_length, getattr(config, "max_position_embeddings", None) or 1_000_000)
+    two_texts = "token_type_ids" in inspect.signature(model.forward).parameters  # BERT's kind: tells a pair's texts apart
 
     def score(prompts: Sequence[Text], responses: Sequence[Text]) -> list[float]:
-        rows = [torch.tensor(encode_pair(tokenizer, *pair)) for pair in zip(prompts, responses, strict=True)]
+        encoded = [encode_pair(tokenizer, *pair, limit) for pair in zip(prompts, responses, strict=True)]
+        rows = [torch.tensor(ids) for ids, _ in encoded]
         ids = pad(rows, config.pad_token_id)
+        told = {"token_type_ids": pad([torch.tensor(types) for _, types in encoded], 0).to(model.device)} if two_texts else {}
         mask = (torch.arange(ids.shape[1]) < torch.tensor([[len(row)] for row in rows])).long()
         with torch.inference_mode():
-            logits = model(input_ids=ids.to(model.device), attention_mask=mask.to(model.device)).logits
+            logits = model(input_ids=ids.to(model.device), attention_mask=mask.to(model.device), **told).logits
         return [float(value) for value in logits[:, 0].float().cpu()]
 
     return score
 
 
-def encode_pair(tokenizer: "PreTrainedTokenizerBase", prompt: Text, response: Text) -> list[int]:
-    """Token ids of a prompt and its response for a sequence reward model, cut from the left to what the model takes.
+def encode_pair(tokenizer: "PreTrainedTokenizerBase", prompt: Text, response: Text,
+                limit: int = 1_000_000) -> tuple[list[int], list[int]]:
+    """Token ids of a prompt and its response for a sequence reward model, at most ``limit``, and which text each belongs to.
 
     Conversations go through the chat template; plain texts are a text pair for tokenizers with a separator (BERT's kind), and
-    joined as they are for the others.
+    joined as they are for the others. A pair that is too long loses the end of its longer text, but no separator; anything
+    else its beginning.
     """
     if not isinstance(prompt, str) and tokenizer.chat_template:
         turn = [{"role": "assistant", "content": response}] if isinstance(response, str) else response
         ids = list(tokenizer.apply_chat_template([*prompt, *turn], tokenize=True, return_dict=False))
     elif tokenizer.sep_token_id is not None:
-        ids = list(tokenizer(as_text(prompt), as_text(response))["input_ids"])
+        pair = tokenizer(as_text(prompt), as_text(response), truncation=True, max_length=limit)
+        return list(pair["input_ids"]), list(pair.get("token_type_ids") or [0] * len(pair["input_ids"]))
     else:
         ids = list(tokenizer(as_text(prompt) + as_text(response))["input_ids"])
-    return ids[-min(tokenizer.model_max_length, 1_000_000):]
+    return ids[-limit:], [0] * len(ids[-limit:])

@@ -63,18 +63,21 @@ def bootstrap_interval(values: ArrayLike, seed: int = 0, resamples: int = 10_000
 
 
 def win_rate_interval(preferences: ArrayLike, seed: int = 0, level: float = 0.95) -> tuple[float, float]:
-    """Interval of the win rate: the bootstrap over prompts, except where every prompt was won (or every one lost).
+    """Interval of the win rate: the bootstrap over prompts, except where every prompt had the same preference.
 
     There the bootstrap has no width at all, however few prompts there were, and the exact binomial bound (Clopper and Pearson
-    1934) takes its place: all 10 of 10 won gives [0.69, 1].
+    1934) takes its place: all 10 of 10 won gives [0.69, 1]; ten ties [0.35, 0.65], as up to 31 % of other prompts may be won
+    (or lost).
     """
-    array = _checked(preferences)
-    edge = ((1 - level) / 2) ** (1 / array.size)
-    if np.all(array == 1):
-        return edge, 1.0
-    if np.all(array == 0):
-        return 0.0, 1 - edge
-    return bootstrap_interval(array, seed, level=level)
+    return _interval(_checked(preferences), 0.0, 1.0, seed, level)
+
+
+def _interval(array: Floats, lowest: float, highest: float, seed: int, level: float = 0.95) -> tuple[float, float]:
+    """The bootstrap's; of one value only, which can lie between ``lowest`` and ``highest``, the binomial bound."""
+    if np.any(array != array[0]):
+        return bootstrap_interval(array, seed, level=level)
+    other, value = 1 - ((1 - level) / 2) ** (1 / array.size), float(array[0])  # the largest share of other values
+    return value - other * (value - lowest), value + other * (highest - value)
 
 
 def sign_test(wins: int, losses: int) -> float:
@@ -90,10 +93,11 @@ def sign_test(wins: int, losses: int) -> float:
 
 @dataclass(frozen=True)
 class Difference:
-    """A paired difference of two systems' preferences over the same prompts: its mean, error, interval and sign test."""
+    """A paired difference of two systems' preferences over the same prompts: its mean, error (None for n = 1), interval (as
+    ``win_rate_interval``, within -1 and 1) and sign test."""
 
     difference: float
-    standard_error: float
+    standard_error: float | None
     ci95: tuple[float, float]
     sign_test_p: float
     n: int
@@ -108,7 +112,7 @@ def paired_difference(first: ArrayLike, second: ArrayLike, seed: int = 0) -> Dif
     if left.shape != right.shape:
         raise ValueError("paired differences need the same prompts on both sides")
     delta = left - right
-    return Difference(float(delta.mean()), standard_error(delta), bootstrap_interval(delta, seed),
+    return Difference(float(delta.mean()), standard_error(delta) if delta.size > 1 else None, _interval(delta, -1.0, 1.0, seed),
                       sign_test(int((delta > 0).sum()), int((delta < 0).sum())), delta.size)
 
 
