@@ -99,10 +99,10 @@ def score(file: Annotated[Path, typer.Argument(metavar="EDITS_OR_RESPONSES", sho
 
 @app.command(epilog="Example: `redline report runs/demo`")
 def report(run: Annotated[Path, typer.Argument(metavar="RUN_DIR", show_default=False)]) -> None:
-    """One self-contained page about a run."""
-    from redline.report.page import write_report
+    """One self-contained page about a run, or about an experiment."""
+    from redline.report.experiment import write_page
 
-    typer.echo(write_report(run))
+    typer.echo(write_page(run))
 
 
 @app.command(epilog="Example: `redline edit pairs.jsonl --out edits.jsonl --base-url http://localhost:8000/v1 --model qwen`")

@@ -14,7 +14,7 @@ from redline.errors import UserError
 from redline.experiment.arms import cells
 from redline.experiment.results import Point
 from redline.experiment.summary import at_level, summarise
-from redline.report.experiment import write_experiment
+from redline.report.experiment import write_experiment, write_page
 
 
 def test_paired_differences_at_the_end_and_at_equal_kl(tmp_path):
@@ -84,7 +84,8 @@ def finished(tmp_path: Path) -> Path:
 
 
 def test_page_in_a_browser(finished, chromium):
-    page = write_experiment(finished)
+    page = write_page(finished)  # what `redline report` writes
+    assert page == finished / "report.html"
     assert page.stat().st_size < 3_000_000
     for width, scheme in ((1200, "light"), (390, "dark")):
         context = chromium.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)

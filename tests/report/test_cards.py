@@ -53,6 +53,22 @@ def test_sequence_model_and_full_fine_tuning(run: Path) -> None:
     assert front(policy_card(run))["library_name"] == "transformers"
 
 
+def test_the_card_of_a_policy_says_how_it_was_made(run: Path) -> None:
+    assert "| KL target, nats a response | 6.0 |" in policy_card(run)
+    recipe = (run / "recipe.yaml").read_text()
+    (run / "recipe.yaml").write_text(recipe + "direct: {method: dpo, beta: 0.3, batch_size: 7}\n")
+    card = policy_card(run)
+    assert "| beta | 0.3 |" in card
+    assert "| edits a step | 7 |" in card
+    assert "KL target" not in card  # PPO's
+    assert "responses an update" not in card
+    (run / "recipe.yaml").write_text(recipe + "sft: {}\n")
+    card = policy_card(run)
+    assert "the adapter belongs on that model" in card
+    assert "| win rate over the SFT model | 80.0" in card
+    assert "base model |" not in card.replace("| base model | smollm2-135m |", "")
+
+
 def test_written_beside_the_models(run: Path) -> None:
     (run / "reward/config.json").write_text("{}")
     (run / "policy/README.md").write_text(f"# Model Card\n{FROM_PEFT}")

@@ -1,6 +1,7 @@
 """The page of a run, as a file and in a real browser."""
 
 import json
+import math
 import re
 import shutil
 from html.parser import HTMLParser
@@ -180,6 +181,31 @@ def test_command_prints_the_path(run: Path) -> None:
     found = CliRunner().invoke(app, ["report", str(run)])
     assert found.exit_code == 0
     assert found.stdout.strip() == str(run / "report.html")
+
+
+def test_a_run_without_rl_says_nothing_of_ppo(run: Path) -> None:
+    facts = re.compile(r"The recipe in short.*?</table>", re.DOTALL)
+    page = facts.findall(write_report(run).read_text(encoding="utf-8"))[0]
+    assert "Reward model" in page
+    assert "aimed at 6 nats" in page
+    shutil.rmtree(run / "reward")
+    with (run / "recipe.yaml").open("a") as recipe:
+        recipe.write("direct: {method: sft}\n")
+    page = facts.findall(write_report(run).read_text(encoding="utf-8"))[0]
+    assert "imitating the edits (SFT)" in page
+    assert "Reward model" not in page
+    assert "aimed at" not in page
+
+
+def test_figures_that_are_no_numbers(run: Path) -> None:
+    result = json.loads((run / "winrate.json").read_text())
+    (run / "winrate.json").write_text(json.dumps(result | {"perplexity_a": math.nan}))
+    scored = [json.loads(line) for line in (run / "reward/scores.jsonl").read_text().splitlines()]
+    broken = [line | {"rewards": [math.nan] * len(line["rewards"])} for line in scored]
+    (run / "reward/scores.jsonl").write_text("".join(json.dumps(line) + "\n" for line in broken))
+    page = write_report(run).read_text(encoding="utf-8")
+    assert "degenerated" not in page  # nobody knows
+    assert "nan" not in re.sub(r"<style>.*</style>", "", page, flags=re.DOTALL).lower().split()
 
 
 def test_random_ones_are_the_same_in_every_report(run: Path) -> None:

@@ -1,5 +1,6 @@
 """Edits, labels and scores in the terminal, in colour; with marks such as [-old-]{+new+} where there is no colour."""
 
+import math
 import re
 from collections.abc import Iterable, Iterator
 from itertools import groupby, islice
@@ -91,11 +92,11 @@ def _score_pieces(record: Scores) -> Pieces:
     """Each token on a scale from red over white to green; the record's largest reward in size is full colour."""
     if len(record.offsets) != len(record.rewards):
         raise UserError(f"scores of record {record.id}: {len(record.offsets)} offsets but {len(record.rewards)} rewards.")
-    largest = max(map(abs, record.rewards), default=0.0) or 1.0
+    largest = max((abs(reward) for reward in record.rewards if math.isfinite(reward)), default=0.0) or 1.0
     done = 0
     for (start, end), reward in zip(record.offsets, record.rewards, strict=True):
         yield "", record.text[done:start]
-        pale = 255 - round(155 * min(abs(reward) / largest, 1.0))
+        pale = 255 - (0 if math.isnan(reward) else round(155 * min(abs(reward) / largest, 1.0)))
         red, green = (255, pale) if reward < 0 else (pale, 255)
         yield f"black on rgb({red},{green},{pale}) {reward:+.2f}", record.text[max(start, done):end]
         done = max(done, end)

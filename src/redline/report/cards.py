@@ -8,7 +8,7 @@ import yaml
 from redline.data.files import whole_file
 from redline.label.show import visible
 from redline.models import EMBEDDED
-from redline.recipe import Source
+from redline.recipe import Recipe, Source
 from redline.report.charts import number, percent
 from redline.report.folder import RunFolder
 from redline.report.stages import method_of
@@ -140,7 +140,8 @@ def policy_card(run: Path) -> str:
     recipe, result = folder.recipe.policy, folder.json("winrate.json")
     base, adapter = folder.recipe.model.name, recipe.adapt.lora_rank > 0
     log = folder.lines("policy/log.jsonl")
-    results = [("win rate over the base model", result["win_rate"])] if result else []
+    start = "base model" if folder.recipe.sft is None else "SFT model"
+    results = [(f"win rate over the {start}", result["win_rate"])] if result else []
     load = (
         ["from peft import AutoPeftModelForCausalLM", "", 'model = AutoPeftModelForCausalLM.from_pretrained("...")']
         if adapter
@@ -165,6 +166,9 @@ def policy_card(run: Path) -> str:
             f"# Policy of the run {_plain(folder.name)}",
             "",
             f"{_plain(base)}, aligned by Redline from minimal edits: {method_of(folder.recipe)}.",
+            *([] if folder.recipe.sft is None else [
+                "", f"It began from an SFT model, {_plain(base)} after supervised fine-tuning on the edited responses (the run's "
+                "folder `sft/`)" + ("; the adapter belongs on that model." if adapter else ".")]),
             "",
             "## Use",
             "",
@@ -181,32 +185,46 @@ def policy_card(run: Path) -> str:
             *_settings(
                 {
                     "base model": base,
+                    **_method(folder.recipe),
                     "updates": log[-1]["update"] if log else 0,
-                    "responses an update": recipe.batch_size,
-                    "epochs an update": recipe.epochs,
                     "layers trained": recipe.adapt.train_layers or "all",
                     "LoRA rank": recipe.adapt.lora_rank or "full fine-tuning",
-                    "learning rate": recipe.optimizer.lr,
-                    "KL target, nats a response": recipe.kl.target
-                    if recipe.kl.target is not None
-                    else f"none, coefficient {recipe.kl.coefficient}",
-                    "sampling": f"at most {recipe.sampling.max_new_tokens} tokens, temperature {recipe.sampling.temperature:g}",
                     "seed": folder.recipe.seed,
                 }
             ),
             "## Results",
             "",
-            *(_results(result) if result else ["Not compared yet."]),
+            *(_results(result, start) if result else ["Not compared yet."]),
             "",
             "## Limits",
             "",
             "- It was aligned with what one set of edits prefers and judged by one judge; neither says anything about truth, "
             "safety, or other tasks.",
             "- It keeps the faults and the licence of its base model.",
-            f"- Responses longer than those it was trained on ({recipe.sampling.max_new_tokens} tokens) were not measured.",
+            f"- Responses longer than {recipe.sampling.max_new_tokens} tokens were not measured.",
             "",
         ]
     )
+
+
+def _method(recipe: Recipe) -> dict[str, Any]:
+    """The settings of what trained the policy: PPO's, or those of a method without RL."""
+    ppo, direct = recipe.policy, recipe.direct
+    if direct is not None:
+        return {
+            "epochs": direct.epochs,
+            "edits a step": direct.batch_size,
+            "learning rate": direct.lr,
+            **({"beta": direct.beta} if direct.method == "dpo" else {}),
+            **({"penalty of removed tokens": direct.penalty} if direct.method == "figa" else {}),
+        }
+    return {
+        "responses an update": ppo.batch_size,
+        "epochs an update": ppo.epochs,
+        "learning rate": ppo.optimizer.lr,
+        "KL target, nats a response": ppo.kl.target if ppo.kl.target is not None else f"none, coefficient {ppo.kl.coefficient}",
+        "sampling": f"at most {ppo.sampling.max_new_tokens} tokens, temperature {ppo.sampling.temperature:g}",
+    }
 
 
 def _front(
@@ -269,19 +287,19 @@ def _settings(values: dict[str, Any]) -> list[str]:
     ]
 
 
-def _results(found: dict[str, Any]) -> list[str]:
+def _results(found: dict[str, Any], start: str) -> list[str]:
     low, high = found["ci95"]
     rows = [
-        ("win rate over the base model", f"{percent(found['win_rate'])} (95 % interval {percent(low)} to {percent(high)})"),
+        (f"win rate over the {start}", f"{percent(found['win_rate'])} (95 % interval {percent(low)} to {percent(high)})"),
         ("held-out prompts", number(found["n"])),
         ("judge", _plain(str(found["judge"]))),
     ]
     if found.get("kl") is not None:
-        rows.append(("KL from the base model, nats a response", number(found["kl"])))
+        rows.append((f"KL from the {start}, nats a response", number(found["kl"])))
     if found.get("perplexity_a") is not None:
         rows.append(
             (
-                "perplexity under the base model, before and after",
+                f"perplexity under the {start}, before and after",
                 f"{number(found['perplexity_b'])}, {number(found['perplexity_a'])}",
             )
         )

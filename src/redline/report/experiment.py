@@ -10,7 +10,7 @@ from markupsafe import Markup
 from redline.data.files import read_json, whole_file
 from redline.errors import UserError
 from redline.report.charts import Series, line_chart, number, percent
-from redline.report.page import render
+from redline.report.page import render, write_report
 from redline.report.stages import duration
 
 Json = dict[str, Any]
@@ -18,6 +18,11 @@ AXES = (("kl", "Gold against KL", "nats a response"), ("samples", "Gold against 
         ("seconds", "Gold against time", "seconds of learning"))
 
 NOTHING = {"text": "–", "interval": "", "sure": False, "seeds": ""}  # a cell of a table without a figure
+
+
+def write_page(folder: Path) -> Path:
+    """Write the page of a run, or of an experiment, and return its path. Raises UserError when the folder is neither's."""
+    return write_experiment(folder) if (folder / "summary.json").exists() else write_report(folder)
 
 
 def write_experiment(folder: Path) -> Path:

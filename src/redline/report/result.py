@@ -1,5 +1,6 @@
 """What came out: the win rate, what guards it, and responses before and after."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -50,7 +51,8 @@ def _sentence(found: Line, low: float, high: float) -> str:
 
 
 def _degenerated(found: Line) -> str:
-    if "perplexity_a" not in found or "text" not in found:
+    perplexities = [found.get("perplexity_a"), found.get("perplexity_b")]
+    if "text" not in found or not all(isinstance(value, float) and math.isfinite(value) for value in perplexities):
         return ""
     worse = [
         text

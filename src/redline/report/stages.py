@@ -32,31 +32,24 @@ def setup(run: RunFolder) -> dict[str, Any]:
     """The recipe in a few lines, what each stage took, and the recipe itself."""
     recipe = run.recipe
     state = run.json("state.json") or {}
-    stages = [
-        (name, float(entry["seconds"]))
-        for name, entry in state.items()
-        if isinstance(entry, dict) and isinstance(entry.get("seconds"), int | float)
-    ]
+    stages = [(name, float(entry["seconds"])) for name, entry in state.items()
+              if isinstance(entry, dict) and isinstance(entry.get("seconds"), int | float)]
     policy, reward = recipe.policy, recipe.reward
     depth = f", its first {reward.depth} layers" if reward.depth else ""
     facts = [
         ("Model", recipe.model.name),
-        (
+        *([(
             "Reward model",
             f"{reward.kind} rewards, {reward.loss} loss, on {(reward.model or recipe.model).name}{depth}; "
             f"{_adapted(reward.adapt.lora_rank, reward.adapt.train_layers)}; {reward.epochs:g} epochs",
-        ),
+        )] if run.has("reward") or _takes_a_reward(recipe) else []),
         (
             "Policy",
             method_of(recipe) if recipe.direct is not None and recipe.direct.method == "best_of_n" else
             f"{method_of(recipe)}; {_adapted(policy.adapt.lora_rank, policy.adapt.train_layers)}",
         ),
-        (
-            "KL",
-            f"aimed at {policy.kl.target:g} nats a response"
-            if policy.kl.target is not None
-            else f"fixed coefficient {policy.kl.coefficient:g}",
-        ),
+        *([("KL", f"fixed coefficient {policy.kl.coefficient:g}" if policy.kl.target is None
+            else f"aimed at {policy.kl.target:g} nats a response")] if recipe.direct is None else []),
         ("Sampling", f"at most {policy.sampling.max_new_tokens} tokens, temperature {policy.sampling.temperature:g}"),
         ("Judge", recipe.compare.judge),
         ("Seed", str(recipe.seed)),
@@ -68,6 +61,12 @@ def setup(run: RunFolder) -> dict[str, Any]:
         "total": duration(sum(seconds for _, seconds in stages)),
         "recipe": (run.path / "recipe.yaml").read_text(encoding="utf-8", errors="replace"),
     }
+
+
+def _takes_a_reward(recipe: Recipe) -> bool:
+    """Whether a run of this recipe trains a reward model of its own."""
+    return (recipe.direct is None or recipe.direct.method == "best_of_n") and any(
+        term.model is None and term.function is None for term in recipe.policy.reward)
 
 
 def method_of(recipe: Recipe) -> str:

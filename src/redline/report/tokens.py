@@ -1,5 +1,6 @@
 """Text as coloured tokens: blue-green, underlined where the reward is positive; orange-red, dashed where it is negative."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -64,13 +65,13 @@ def from_record(record: dict[str, Any], columns: dict[str, str], where: str) -> 
 
 def scale_of(many: Sequence[Tokens]) -> float:
     """The reward that gets full colour: the 95th percentile of the sizes of all rewards (1 when all are 0)."""
-    sizes = sorted(abs(value) for tokens in many for value in tokens.numbers["reward"])
+    sizes = sorted(abs(value) for tokens in many for value in tokens.numbers["reward"] if math.isfinite(value))
     return (sizes[int(0.95 * (len(sizes) - 1))] if sizes else 0) or max(sizes, default=0) or 1.0
 
 
 def level(reward: float, scale: float) -> int:
-    """From -LEVELS to LEVELS: the shade of a reward."""
-    size = round(LEVELS * min(abs(reward) / scale, 1.0)) if reward == reward else 0
+    """From -LEVELS to LEVELS: the shade of a reward; 0 for what is no number."""
+    size = 0 if math.isnan(reward) else round(LEVELS * min(abs(reward) / scale, 1.0))
     return size if reward > 0 else -size
 
 
