@@ -7,11 +7,13 @@ from pathlib import Path
 import pytest
 import yaml
 from made_up import experiment, result, write
+from pydantic import ValidationError
 from typer.testing import CliRunner
 
 from redline.cli import app
 from redline.errors import UserError
 from redline.experiment.arms import cells
+from redline.experiment.recipe import Experiment
 from redline.experiment.results import Point
 from redline.experiment.summary import at_level, summarise
 from redline.report.experiment import write_experiment, write_page
@@ -103,6 +105,12 @@ def test_page_in_a_browser(finished, chromium):
         assert "best-of-16, seed 4" in tab.locator(".lead").inner_text()
         assert tab.evaluate("document.documentElement.scrollWidth") <= width  # wide tables scroll in themselves
         context.close()
+
+
+def test_two_judges_of_one_name_are_refused():
+    judges = [{"judge": "m", "base_url": "http://localhost/v1", "verdict": verdict} for verdict in ("json", "token")]
+    with pytest.raises(ValidationError, match="names m twice"):
+        Experiment.model_validate({"base": "b.yaml", "arms": {"a": {}}, "judges": judges})
 
 
 def test_a_folder_without_results_is_said(tmp_path):

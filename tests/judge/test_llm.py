@@ -131,6 +131,15 @@ def test_failures_are_counted_and_the_rest_goes_on(server):
     assert any("too long for me" in reason for reason in judge.failures)
 
 
+def test_an_answer_that_is_cut_short_has_no_verdict(server):
+    cut = message('I am to answer as {"reason": "...", "verdict": "A"}. Now, the first response')
+    cut["choices"][0]["finish_reason"] = "length"
+    server.reply = lambda body: (200, cut)
+    judge = LlmJudge("m", server.url)
+    assert judge.prefer(["p"], ["x"], ["y"]) == [None]
+    assert judge.failures == {"an answer cut at the endpoint's length limit": 1}
+
+
 def test_a_server_error_is_asked_again(server):
     answers = iter([(500, {"error": {"message": "hiccup"}}), (429, {"error": {"message": "slow down"}}), '{"verdict": "B"}'])
     server.reply = lambda body: next(answers)
@@ -179,6 +188,25 @@ def test_no_access_ends_the_comparison_in_one_line(server, status, said):
     server.reply = lambda body: (status, {"error": {"message": "no"}})
     with VerdictCache(None) as cache, pytest.raises(UserError, match=said):
         judge_pairs(LlmJudge("m", server.url), [(f"p{number}", "x", "y") for number in range(20)], cache)
+
+
+@pytest.mark.parametrize("body", [{"error": {"message": "down"}}, {"choices": []}, "truncated"])
+def test_an_endpoint_that_stays_down_ends_the_comparison(server, tmp_path, body):
+    pairs = [(f"p{number}", "x", "y") for number in range(30)]
+    with VerdictCache(tmp_path / "verdicts.sqlite") as cache:
+        judge_pairs(LlmJudge("m", server.url), pairs[:3], cache)
+        server.reply = lambda _: (500 if "error" in body else 200, body)
+        with pytest.raises(UserError, match="8 requests in a row got no answer"):
+            judge_pairs(LlmJudge("m", server.url, retries=0), pairs, cache)
+        assert len(server.bodies) < 6 + 2 * 8 + 8
+        server.reply = lambda _: '{"verdict": "A"}'
+        assert all(verdict.disagrees for verdict in judge_pairs(LlmJudge("m", server.url), pairs, cache))
+
+
+def test_no_key_for_a_server_that_needs_one(monkeypatch):
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    with pytest.raises(UserError, match=r"no key\. Set OPENAI_API_KEY"):
+        LlmJudge("m", "https://127.0.0.1:9/v1")
 
 
 def test_no_server_at_all():

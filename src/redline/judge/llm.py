@@ -26,7 +26,8 @@ class LlmJudge:
     ``json``: an object whose ``verdict`` is "A", "B" or "tie"; room for a reason before it. ``token``: one letter, whose
     log-probabilities give a graded preference P(A) / (P(A) + P(B)) where the endpoint returns them, else the letter itself.
     Requests are repeated as ``redline.edit.chat.Endpoint`` says; one that stays without an answer, or an answer without a
-    verdict, is a failure, counted. Raises UserError where nothing can be asked at all (no connection, no access).
+    verdict, is a failure, counted. Raises UserError where nothing can be asked at all: no connection, no access, or an endpoint
+    that stays down.
     """
 
     both_orders = True
@@ -46,7 +47,7 @@ class LlmJudge:
             "template_sha256": hashlib.sha256(f"{self._system}\n---\n{self._question}".encode()).hexdigest()[:16],
         }
         self.failures: dict[str, int] = {}
-        self._lock = threading.Lock()
+        self._lock, self._unanswered = threading.Lock(), 0  # requests in a row, each made again as often as it may be
         self._endpoint = Endpoint(model, base_url, retries=retries, temperature=0,
                                   top_logprobs=20 if verdict == "token" else None)
         self._loop = asyncio.new_event_loop()  # one for all calls, from whichever thread: connections stay open between them
@@ -75,6 +76,14 @@ class LlmJudge:
                 answer = await self._endpoint.ask(messages, max_tokens=1 if self.verdict == "token" else None)
         except NoAnswer as error:
             self._count(str(error))
+            self._unanswered += not error.final
+            if self._unanswered >= max(5, self.concurrency):
+                raise UserError(f"{self.settings['base_url']}: {self._unanswered} requests in a row got no answer (the last: "
+                                f"{error}). Mend that; the same command goes on where this one stopped.") from error
+            return None
+        self._unanswered = 0
+        if self.verdict == "json" and not answer.whole:  # it may have said the form of a verdict, but not yet its own
+            self._count("an answer cut at the endpoint's length limit")
             return None
         found = read_token(answer) if self.verdict == "token" else read_json_verdict(answer.text)
         if found is None:
