@@ -222,8 +222,9 @@ class Kl(Section):
     """At the target (or always, without one), on rewards scaled to a return of standard deviation 1; the controller corrects it."""
     horizon: int = Field(256, ge=1)
     """Responses in which the controller corrects an error of its whole size (Ziegler et al. 2019); smaller answers faster."""
-    estimator: Literal["k1", "k3"] = "k1"
-    """Of each token's KL, as it is logged and steers the controller: log ratio, or Schulman's k3. The penalty is always k1."""
+    estimator: Literal["k1", "k2", "k3"] = "k1"
+    """Of each token's KL, as it is logged and steers the controller: the log ratio, half its square, or Schulman's k3. The penalty
+    is always k1, the only one whose gradient as a reward is the KL's."""
     stop: float | None = Field(100.0, gt=0)
     """A policy further than this from its reference (nats a response) stops the run: its text is noise by then. None: never."""
     per_batch: float | None = Field(None, gt=0)

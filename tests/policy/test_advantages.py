@@ -47,14 +47,44 @@ def test_whitening_one_valid_token_changes_nothing_and_equal_ones_say_nothing():
     assert whiten(torch.full((2, 2), 3.0), torch.ones(2, 2, dtype=torch.bool)).tolist() == [[0.0, 0.0], [0.0, 0.0]]
 
 
-def test_kl_estimators_are_unbiased_on_an_exact_distribution():
-    policy, reference = torch.tensor([0.5, 0.3, 0.2]).double(), torch.tensor([0.2, 0.3, 0.5]).double()
-    exact = (policy * (policy / reference).log()).sum()
-    for estimator in ("k1", "k3"):
-        samples = token_kl(policy.log(), reference.log(), estimator)
-        torch.testing.assert_close((policy * samples).sum(), exact)
-    assert bool((token_kl(policy.log(), reference.log(), "k3") >= 0).all())
-    assert not bool((token_kl(policy.log(), reference.log(), "k1") >= 0).all())
+def kl_estimator(estimator: str, distance: float) -> dict[str, torch.Tensor]:
+    """Exact expectations over 4 tokens of a policy at some distance from its reference, and gradients by autograd: of the estimator
+    as a loss on sampled tokens, and as a penalty in their reward (the policy gradient's), beside those of the KL both ways."""
+    base = torch.tensor([0.2, -0.4, 0.9, 0.1]).double()
+    logits = (base + distance * torch.tensor([1.0, -0.5, 0.2, -0.8])).requires_grad_(True)
+    policy, reference = logits.log_softmax(-1), base.log_softmax(-1)
+    samples, chance = token_kl(policy, reference, estimator), policy.exp()
+    found = {"value": (chance * samples).sum(), "kl": (chance * (policy - reference)).sum()}
+    wanted = {"loss": (chance.detach() * samples).sum(), "penalty": (chance * samples.detach()).sum(), "forward": found["kl"],
+              "reverse": (reference.exp() * (reference - policy)).sum()}
+    found |= {name: torch.autograd.grad(value, logits, retain_graph=True)[0] for name, value in wanted.items()}
+    return found | {"samples": samples}
+
+
+def test_k1_has_the_kls_value_and_as_a_penalty_its_gradient():
+    k1 = kl_estimator("k1", 1.0)
+    torch.testing.assert_close(k1["value"], k1["kl"])
+    torch.testing.assert_close(k1["penalty"], k1["forward"])
+    torch.testing.assert_close(k1["loss"], torch.zeros(4).double())  # in a loss it would do nothing
+    assert bool((k1["samples"] < 0).any())
+
+
+def test_k2_has_the_kls_value_to_second_order_and_as_a_loss_its_gradient():
+    near, far = kl_estimator("k2", 0.01), kl_estimator("k2", 4.0)
+    torch.testing.assert_close(near["value"], near["kl"], rtol=0.02, atol=0)
+    assert abs(far["value"] / far["kl"] - 1) > 0.05  # biased
+    torch.testing.assert_close(far["loss"], far["forward"])
+    assert near["penalty"].norm() < 0.05 * near["forward"].norm()
+    assert bool((far["samples"] >= 0).all())
+
+
+def test_k3_has_the_kls_value_and_neither_way_its_gradient():
+    near, far = kl_estimator("k3", 0.01), kl_estimator("k3", 1.0)
+    torch.testing.assert_close(far["value"], far["kl"])
+    torch.testing.assert_close(far["loss"], far["reverse"])  # the other KL's
+    assert not torch.allclose(far["reverse"], far["forward"], rtol=0.1)
+    assert near["penalty"].norm() < 0.05 * near["forward"].norm()  # why it is no penalty
+    assert bool((far["samples"] >= 0).all())
 
 
 def test_adaptive_kl_by_hand():

@@ -9,9 +9,12 @@ from torch import Tensor
 def token_kl(logprobs: Tensor, reference: Tensor, estimator: str = "k1") -> Tensor:
     """Each token's estimate of KL(policy, reference) in nats, from the log-probabilities of sampled tokens. Any shape.
 
-    k1: ``log p - log q``, unbiased, either sign. k3: ``q/p - 1 - log(q/p)``, unbiased, never negative (Schulman 2020).
+    k1: ``log p - log q``, unbiased, either sign. k2: half its square, never negative, biased far from the reference. k3:
+    ``q/p - 1 - log(q/p)``, unbiased, never negative (Schulman 2020).
     """
     ratio = reference - logprobs
+    if estimator == "k2":
+        return ratio.square() / 2
     return -ratio if estimator == "k1" else ratio.exp() - 1 - ratio
 
 
