@@ -118,3 +118,26 @@ def test_packed_weights_give_the_same_and_leave_no_trace():
     with pytest.raises(KeyError), packed(model, 4):
         raise KeyError
     assert "forward" not in model.lm_head.__dict__
+
+
+def test_packed_adapters_are_as_exact_and_can_be_off():
+    torch.manual_seed(0)
+    lm = random_model(CONFIGS["llama"]).to(torch.bfloat16)
+    model = get_peft_model(lm, fused(LoraConfig(r=4, lora_alpha=12, target_modules="all-linear", init_lora_weights=False)))
+    exact = copy.deepcopy(model).double()
+    ids = torch.randint(5, 500, (4, 11), generator=torch.Generator().manual_seed(1))
+
+    def errors():
+        """Of the plain and of the packed way, against double precision."""
+        wanted, plain = exact(input_ids=ids).logits, model(input_ids=ids).logits
+        with packed(lm, 4):
+            found = model(input_ids=ids).logits
+        assert torch.equal(model(input_ids=ids).logits, plain), "nothing is left behind"
+        return [((logits.double() - wanted).norm() / wanted.norm()).item() for logits in (plain, found)]
+
+    with torch.no_grad():
+        plain, found = errors()
+        assert found < 1.2 * plain < 0.1
+        with model.disable_adapter(), exact.disable_adapter():
+            plain, found = errors()
+            assert found < 1.2 * plain < 0.1

@@ -25,15 +25,22 @@ def fused(config: "LoraConfig") -> "LoraConfig":
 class FusedLinear(Linear):
     """PEFT's LoRA layer on a plain ``nn.Linear`` (see the module's docstring)."""
 
-    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """``x`` ``[..., in]`` -> ``[..., out]``."""
-        if self.disable_adapters or self.merged or len(self.active_adapters) != 1 or torch.is_autocast_enabled(x.device.type):
-            return super().forward(x, *args, **kwargs)
+    def at_work(self) -> tuple[Tensor, Tensor, float] | None:
+        """``A`` ``[rank, in]``, ``B`` ``[out, rank]`` and the scale of the one adapter at work; None where only PEFT knows."""
+        if self.disable_adapters or self.merged or len(self.active_adapters) != 1:
+            return None
         name = self.active_adapters[0]
-        base: Any = self.base_layer
         a: Any = self.lora_A[name].weight
         b: Any = self.lora_B[name].weight
-        scale = self.scaling[name]
+        return a, b, self.scaling[name]
+
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """``x`` ``[..., in]`` -> ``[..., out]``."""
+        adapter = self.at_work()
+        if adapter is None or torch.is_autocast_enabled(x.device.type):
+            return super().forward(x, *args, **kwargs)
+        base: Any = self.base_layer
+        a, b, scale = adapter
         if torch.is_grad_enabled():
             return _Fused.apply(x, base.weight, base.bias, a, b, scale)
         return _add(base(x), x.reshape(-1, x.shape[-1]) @ a.to(x.dtype).t(), b, scale)
