@@ -352,6 +352,7 @@ def test_a_damaged_checkpoint_is_passed_over_with_a_warning(tmp_path, model, rew
 
 
 def test_when_every_checkpoint_is_damaged_the_training_starts_over(tmp_path, model, rewards, policy):
+    assert [path.name for path in checkpoints(policy)] == ["000002", "000003"]  # of three updates the newest two are kept
     out = tmp_path / "out"
     shutil.copytree(policy, out)
     for checkpoint in (out / "checkpoints").iterdir():
@@ -378,6 +379,10 @@ def test_sfts_damaged_checkpoints_and_other_settings(tmp_path, model, rewards, c
     with pytest.raises(UserError, match=r"checkpoint-\d+: was written with other settings \(sft.lr: 0.01 before, 0.02 now\)"):
         train("sft", out, model, rewards)
     monkeypatch.undo()
+    with monkeypatch.context() as patched:
+        patched.setattr(sys.modules[__name__], "TEXTS", TEXTS[::-1])
+        with pytest.raises(UserError, match=r"other settings \(checksum_of_edits: \d+ before"):
+            train("sft", out, model, rewards)
     train("sft", tmp_path / "again", model, rewards)
     assert "damaged checkpoint, passed over" in " ".join(capsys.readouterr().err.split())
     import torch
@@ -398,6 +403,27 @@ def test_a_recipe_that_changed_is_refused(tmp_path, model, rewards, kind, monkey
         train(kind, out, model, rewards)
     assert weights(out).keys() == before.keys()
     assert checkpoints(out)
+
+
+def test_other_data_or_another_backbone_are_refused(tmp_path, model, rewards, policy, monkeypatch):
+    """Of the same number, and of the same shape: nothing else would tell them apart."""
+    from safetensors.torch import load_file, save_file
+
+    train("reward", tmp_path / "reward", model, rewards)
+    shutil.copytree(policy, tmp_path / "policy")
+    with monkeypatch.context() as patched:
+        patched.setattr(sys.modules[__name__], "TEXTS", TEXTS[::-1])
+        with pytest.raises(UserError, match=r"other settings \(checksum_of_edits: \d+ before"):
+            train("reward", tmp_path / "reward", model, rewards)
+        with pytest.raises(UserError, match=r"other settings \(prompts: \d+ before"):
+            train("policy", tmp_path / "policy", model, rewards)
+    other = tmp_path / "other"
+    shutil.copytree(model.name, other)
+    held = load_file(other / "model.safetensors")
+    held["model.norm.weight"] += 0.01
+    save_file(held, other / "model.safetensors", {"format": "pt"})
+    with pytest.raises(UserError, match=r"other settings \(backbone: \w+ before"):
+        train("reward", tmp_path / "reward", model.model_copy(update={"name": str(other)}), rewards)
 
 
 def test_a_loss_that_is_not_finite_stops_with_the_batch_and_the_last_checkpoint(tmp_path, model, rewards):

@@ -1,6 +1,8 @@
 """Supervised fine-tuning with TRL's trainer: the optional first stage, whose result becomes the run's model."""
 
+import json
 import shutil
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -51,7 +53,8 @@ def train_sft(recipe: Sft, model: Model, edits: Sequence[Edit], out: Path, *, ma
                        gradient_checkpointing_kwargs={"use_reentrant": False},
                        accelerator_config={"use_configured_state": True}),  # else Trainer asks anew, and CPU processes stand alone
     )
-    settings = {"sft": recipe.model_dump(), "model": model.name, "edits": len(rows), "max_tokens": max_tokens, "seed": seed}
+    settings = {"sft": recipe.model_dump(), "model": model.name, "edits": len(rows), "max_tokens": max_tokens, "seed": seed,
+                "checksum_of_edits": zlib.crc32(json.dumps(rows).encode())}
     trainer.add_callback(_sealing(settings))
     with writing(work):
         trainer.train(resume_from_checkpoint=_newest_whole(work, settings))

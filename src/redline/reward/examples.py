@@ -1,5 +1,6 @@
 """Labelled edits as token ids, and the rows in which a model reads them: two sides apart, or in one row that forks."""
 
+import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -7,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from redline.console import console
 from redline.data.records import Labels
 from redline.errors import UserError
 from redline.recipe import Reward
@@ -81,11 +83,21 @@ def common_prefix(first: Tensor, second: Tensor) -> int:
     return int(differ[0]) if len(differ) else size
 
 
+def checksum(edits: Iterable[Example]) -> int:
+    """A number that tells one list of edits from another: of their tokens and labels, in order."""
+    found = 0
+    for example in edits:
+        for side in example.sides:
+            found = zlib.crc32(side.labels.numpy().tobytes(), zlib.crc32(side.ids.numpy().tobytes(), found))
+    return found
+
+
 def examples(records: Iterable[Labels], tokenizer: "PreTrainedTokenizerBase", recipe: Reward, max_response: int) -> list[Example]:
-    """Labelled edits as token ids. An edit that changes nothing teaches a sequence model nothing and is left out there."""
+    """Labelled edits as token ids. Left out, and said, are edits with an empty side; for a sequence model also those that change
+    nothing, which teach it nothing."""
     from redline.label.tokenize import encode_prompt, encode_response, token_ids
 
-    found = []
+    found, left_out = [], 0
     for record in records:
         prompt = encode_prompt(tokenizer, record.prompt)
         rejected, edited = token_ids(record, tokenizer)
@@ -97,8 +109,12 @@ def examples(records: Iterable[Labels], tokenizer: "PreTrainedTokenizerBase", re
             edited = list(encode_response(tokenizer, record.prompt, chosen)[1])
             labels = [0] * len(edited)
         if not rejected or not edited or (recipe.kind == "sequence" and rejected == edited):
+            left_out += 1
             continue
         sides = [Side(torch.tensor(prompt + list(ids)[:max_response]), len(prompt), torch.tensor(marks[:max_response]))
                  for ids, marks in ((edited, labels), (rejected, record.rejected_labels))]
         found.append(Example(record.id, *sides))
+    if left_out:
+        console.print(f"{left_out} of {left_out + len(found)} edits are left out: a side is empty, or (for sequence models) both "
+                      "are the same", highlight=False)
     return found

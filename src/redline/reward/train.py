@@ -18,7 +18,7 @@ from redline.data.records import Labels
 from redline.errors import UserError
 from redline.processes import finish_tracking, new_accelerator
 from redline.recipe import Model, Reward
-from redline.reward.examples import Example, Row, examples
+from redline.reward.examples import Example, Row, checksum, examples
 from redline.reward.losses import classification_loss, pairwise_loss, token_rewards
 from redline.reward.metrics import auc, calibration, f1, pairwise_accuracy
 from redline.reward.model import RewardModel, new_reward_model, save_reward_model
@@ -108,7 +108,9 @@ class _Trainer:
         steps = math.ceil(len(train) * recipe.epochs / batch)
         every = max(1, round(len(train) * recipe.eval_every / batch))
         schedule = scheduler(self.optimizer, recipe.optimizer, steps)
-        settings = recipe.model_dump() | {"seed": self.seed, "edits": len(train)}
+        settings = recipe.model_dump() | {"seed": self.seed, "edits": len(train),
+                                          "backbone": self.reward.model.config.redline["backbone"],
+                                          "checksum_of_edits": checksum([*train, *validation])}
         checkpoints = Checkpoints(self.out / "checkpoints", accelerator, settings, self.model, self.optimizer, schedule)
         start, state = checkpoints.load()
         state = state or {"best": -1.0, "best_step": 0, "seconds": 0.0, "history": []}
