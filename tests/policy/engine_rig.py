@@ -49,11 +49,15 @@ class Rig:
         self.ppo.optimizer.optimizer.register_step_pre_hook(lambda *_: self.gradients.append(
             {name: parameter.grad.clone() for name, parameter in self.trained.items() if parameter.grad is not None}))
 
-    def update(self, monkeypatch, batch: list[Sampled], pad: Callable | None = None, **changes) -> tuple[dict, dict]:
-        """One update of the engine on a batch, from the start; returns its metrics and columns, as ``Ppo.update`` does."""
+    def restart(self) -> None:
+        """Put back the weights that every update starts from."""
         with torch.no_grad():
             for name, parameter in self.trained.items():
                 parameter.copy_(self.start[name])
+
+    def update(self, monkeypatch, batch: list[Sampled], pad: Callable | None = None, **changes) -> tuple[dict, dict]:
+        """One update of the engine on a batch, from the start; returns its metrics and columns, as ``Ppo.update`` does."""
+        self.restart()
         self.ppo.optimizer.optimizer.state.clear()
         self.gradients.clear()
         self.ppo.recipe = self.recipe.model_copy(update={"batch_size": len(batch), "minibatch_size": len(batch), **changes})

@@ -31,6 +31,7 @@ class Settings:
     temperature: float = 1.0
     max_grad_norm: float = 1.0
     scale: float = 1.0
+    unbiased_returns: bool = False  # what the critic learns: the sums of what follows (gamma 1) in place of advantage + value
 
 
 @dataclass
@@ -90,24 +91,28 @@ class PlainPpo:
         rewards = [one.reward.to(kl) * how.scale - how.beta * kl for one, kl in zip(batch, kls, strict=True)]
         advantages = [self.advantages(*pair) for pair in zip(rewards, old_values, strict=True)]
         returns = [one + value for one, value in zip(advantages, old_values, strict=True)]
+        if how.unbiased_returns:
+            returns = [row.flip(0).cumsum(0).flip(0) for row in rewards]
         found.columns = {"values": list(old_values), "kl": kls, "advantages": advantages}
         every = torch.cat(advantages)
         if len(every) > 1:
             advantages = [(one - every.mean()) / (every.var(correction=0) + 1e-8).sqrt() for one in advantages]
-        seen = {"policy_loss": 0.0, "value_loss": 0.0, "clip_fraction": 0.0, "value_clip_fraction": 0.0}
+        seen = {"policy_loss": 0.0, "value_loss": 0.0, "clip_fraction": 0.0, "value_clip_fraction": 0.0, "batch_kl": 0.0}
         norms, tokens = [], 0
         for rows in minibatches:
             size = sum(len(batch[row].response) for row in rows)
             policy_loss = value_loss = 0.0
             for row in rows:
                 logprobs, values, _ = self.look(self.policy, batch[row])
-                ratio = (logprobs - old[row]).exp()
+                change = logprobs - old[row]
+                ratio = change.exp()
                 gain, held = advantages[row] * ratio, advantages[row] * ratio.clamp(1 - how.clip, 1 + how.clip)
                 moved = values - old_values[row]
                 near = old_values[row] + moved.clamp(-how.value_clip, how.value_clip)
                 error, held_error = (values - returns[row]) ** 2, (near - returns[row]) ** 2
                 policy_loss = policy_loss - torch.minimum(gain, held).sum()
                 value_loss = value_loss + 0.5 * torch.maximum(error, held_error).sum()
+                seen["batch_kl"] += (ratio - 1 - change).sum().item()
                 seen["clip_fraction"] += (held < gain).sum().item()
                 seen["value_clip_fraction"] += ((moved.abs() > how.value_clip) & (held_error > error)).sum().item()
             self.optimizer.zero_grad()
@@ -121,6 +126,7 @@ class PlainPpo:
             tokens += size
         count, total = len(batch), sum(len(one.response) for one in batch)
         found.means = {name: value / tokens for name, value in seen.items()} | {
+            "advantage_mean": every.mean().item(), "advantage_std": every.var(correction=0).sqrt().item(),
             "grad_norm": sum(norms) / len(norms), "length": total / count, "ended": sum(one.ended for one in batch) / count,
             "raw_reward": sum(one.reward.sum().item() for one in batch) / count,
             "reward": sum(one.reward.sum().item() for one in batch) / count * how.scale,

@@ -15,7 +15,7 @@ from redline.errors import UserError
 from redline.policy.log import RunLog
 from redline.policy.ppo import train_policy
 from redline.policy.sample import sample
-from redline.recipe import Adapt, Model, Optimizer, Reward, RewardTerm, Sampling
+from redline.recipe import Adapt, Kl, Model, Optimizer, Reward, RewardTerm, Sampling
 from redline.reward.model import new_reward_model, save_reward_model
 from redline.reward.rewards import build_reward
 from tiny_models import CONFIGS, model_folder, random_model
@@ -59,9 +59,7 @@ def rig(request, model, tmp_path_factory) -> Rig:
 def test_an_update_at_the_edge_equals_the_plain_loop(rig, monkeypatch, case):
     batch = BATCHES[case]
     metrics, columns = rig.update(monkeypatch, batch)
-    with torch.no_grad():
-        for name, parameter in rig.trained.items():
-            parameter.copy_(rig.start[name])
+    rig.restart()
     twin = Twin(rig, engine_rig.settings(rig.recipe))
     seen = twin.update(batch, [list(range(len(batch)))] * 2)
     if case == "one valid token":  # nothing to explain: one return has no variance
@@ -70,8 +68,9 @@ def test_an_update_at_the_edge_equals_the_plain_loop(rig, monkeypatch, case):
     assert [len(values) for values in columns["values"]] == [len(one.response) for one in batch]
 
 
-def test_a_batch_of_empty_responses_changes_nothing_and_says_so(rig, monkeypatch):
-    metrics, _ = rig.update(monkeypatch, [row(), row()])
+@pytest.mark.parametrize("per_batch", [None, 0.01])
+def test_a_batch_of_empty_responses_changes_nothing_and_says_so(rig, monkeypatch, per_batch):
+    metrics, _ = rig.update(monkeypatch, [row(), row()], kl=Kl(target=None, coefficient=0.05, per_batch=per_batch))
     assert all(torch.equal(parameter, rig.start[name]) for name, parameter in rig.trained.items())
     assert metrics["kl"] == metrics["reward"] == metrics["policy_loss"] == metrics["grad_norm"] == 0
 
@@ -116,16 +115,18 @@ def test_which_token_pads_changes_nothing(tmp_path):
         assert all(torch.equal(tensor, other[name]) for name, tensor in found[0].items())
 
 
-def test_a_reward_of_zeros_is_trained_on(tmp_path, model):
+def test_a_reward_of_zeros_is_said_and_trained_on(tmp_path, model, capsys):
     """Its scale cannot be measured: it stays 1. The KL penalty alone moves the policy."""
     trained(tmp_path / "out", model, tmp_path, reward=[RewardTerm(function=f"{tmp_path}/r.py:zero")], reward_scale=None)
     lines = [json.loads(line) for line in (tmp_path / "out/log.jsonl").read_text().splitlines()]
     assert [line["reward"] for line in lines] == [0, 0]
-    numbers = [value for line in lines for key, value in line.items() if key != "explained_variance" and isinstance(value, float)]
-    assert torch.tensor(numbers).isfinite().all()
+    assert {key for key, value in lines[0].items() if value is None} <= {"explained_variance"}  # of returns that are all 0
+    assert torch.tensor([value for value in lines[1].values() if value is not None]).isfinite().all()
+    said = " ".join(capsys.readouterr().err.split())
+    assert "the reward of all 16 responses of the reference is the same (0)" in said
 
 
-def test_a_prompt_at_the_models_limit_and_one_beyond():
+def test_a_prompt_at_the_models_limit():
     """GPT-2 has a position for so many tokens and no more."""
     config = GPT2Config(n_embd=32, n_layer=2, n_head=4, vocab_size=501, n_positions=16, bos_token_id=0, eos_token_id=1)
     lm = random_model(config)

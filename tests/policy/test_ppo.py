@@ -3,14 +3,16 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
 from safetensors.torch import load_file
 
 from redline.data.records import Prompt
 from redline.errors import UserError
 from redline.models import load_causal_lm
-from redline.policy.ppo import train_policy
+from redline.policy.ppo import Ppo, train_policy
 from redline.recipe import Adapt, Kl, Model, Optimizer, Policy, RewardTerm, Sampling
 from tiny_models import model_folder
 
@@ -39,6 +41,9 @@ def generate(lm, prompts, sampling, seed):
 
 def lazy(lm, prompts, sampling, seed):
     return [[5] * (sampling.max_new_tokens + 1) for _ in prompts]
+
+def endless(lm, prompts, sampling, seed):
+    return [[5, 1, 5] for _ in prompts]
 '''
 PROMPTS = [Prompt(id=str(index), prompt=text) for index, text in enumerate(
     ["the film was", "I liked", "this is a", "why did they", "not good", "very much", "a book", "the actors were"])]
@@ -137,8 +142,40 @@ def test_micro_batches_do_not_change_the_result(tmp_path, model, rewards):
 @pytest.mark.parametrize(("function", "message"), [("broken", "NaN or infinite for sample 0"),
                                                    ("short", "1 rewards for 8 responses")])
 def test_a_reward_that_is_none_is_one_clear_line(tmp_path, model, rewards, function, message):
-    with pytest.raises(UserError, match=message):
+    """The batch that did it is kept for inspection."""
+    with pytest.raises(UserError, match=rf"{message}.*bad_batch\.jsonl"):
         train_policy(recipe(rewards, function, reward_scale=1.0), model, PROMPTS, tmp_path)
+    batch = [json.loads(line) for line in (tmp_path / "bad_batch.jsonl").read_text().splitlines()]
+    assert [record["update"] for record in batch] == [1] * 8
+
+
+@pytest.mark.parametrize("length_normalise", [False, True])
+def test_the_scale_gives_the_references_returns_a_standard_deviation_of_1(tmp_path, model, rewards, monkeypatch, length_normalise):
+    how = recipe(rewards, length_normalise=length_normalise, sampling=Sampling(max_new_tokens=12))
+    trainer = Ppo(how, model, PROMPTS, tmp_path, Accelerator(), None, 0)
+    trainer.eos = list(range(100, 160))  # so that responses differ in length
+    seen, scored = [], trainer.reward
+    monkeypatch.setattr(trainer, "reward", lambda rollout: seen.append((rollout, scored(rollout))) or seen[-1][1])
+    trainer._calibrate()
+    rows = [row for _, rewards in seen for row in rewards]
+    sizes = [size for rollout, _ in seen for size in rollout.sizes]
+    assert len(rows) == 4 * how.batch_size
+    assert len(set(sizes)) > 2
+    returns = np.array([trainer.shape(row, False).sum().item() for row in rows])
+    plain = np.array([row.sum().item() for row in rows]) / (np.array(sizes) if length_normalise else 1)
+    assert returns.std() == pytest.approx(1, rel=1e-4)
+    assert returns / returns.std() == pytest.approx(plain / plain.std(), rel=1e-4, abs=1e-6)
+    if length_normalise:
+        assert trainer.mean_length == pytest.approx(np.mean(sizes))
+
+
+def test_a_few_sampled_responses_are_logged_with_four_numbers_a_token(tmp_path, model, rewards, monkeypatch):
+    monkeypatch.setattr("redline.policy.ppo.SHOWN", 3)
+    train_policy(recipe(rewards, updates=5, sample_every=3), model, PROMPTS, tmp_path)
+    records = [json.loads(line) for line in (tmp_path / "samples.jsonl").read_text().splitlines()]
+    assert [record["update"] for record in records] == [1, 1, 1, 3, 3, 3, 5, 5, 5]
+    for record in records:
+        assert all(len(record[name]) == len(record["offsets"]) for name in ("rewards", "values", "kl", "advantages"))
 
 
 def test_a_family_without_plain_layers_trains_by_whole_passes(tmp_path, rewards):
@@ -176,19 +213,11 @@ def test_a_critic_of_its_own_leaves_the_policy_to_the_policy_loss(tmp_path, mode
 
 
 def test_a_batch_that_moved_the_policy_far_enough_is_left(tmp_path, model, rewards):
-    train_policy(recipe(rewards, updates=1, epochs=4, kl=Kl(target=None, per_batch=1e-7)), model, PROMPTS, tmp_path)
+    train_policy(recipe(rewards, updates=2, epochs=4, kl=Kl(target=None, per_batch=1e-7)), model, PROMPTS, tmp_path)
     assert log(tmp_path)[0]["optimizer_steps"] == 1
-    train_policy(recipe(rewards, updates=1, epochs=4), model, PROMPTS, tmp_path / "all")
+    train_policy(recipe(rewards, updates=2, epochs=4), model, PROMPTS, tmp_path / "all")
     assert log(tmp_path / "all")[0]["optimizer_steps"] == 8
-
-
-def test_the_critic_may_learn_other_returns_than_the_policy(tmp_path, model, rewards):
-    """With lambda 1 for the critic its targets are the plain sums of what follows."""
-    train_policy(recipe(rewards, updates=1, gae_lambda=0.5), model, PROMPTS, tmp_path / "one")
-    train_policy(recipe(rewards, updates=1, gae_lambda=0.5, value_lambda=1.0), model, PROMPTS, tmp_path / "two")
-    one, two = log(tmp_path / "one")[0], log(tmp_path / "two")[0]
-    assert one["advantage_std"] == two["advantage_std"]
-    assert two["value_loss"] > one["value_loss"] > 0
+    assert log(tmp_path)[0]["learning_rate"] == log(tmp_path / "all")[0]["learning_rate"] == 0.005  # it goes by updates
 
 
 @pytest.mark.parametrize("adapt", [Adapt(lora_rank=4, train_layers=2), Adapt(lora_rank=4)])
@@ -202,6 +231,15 @@ def test_another_engine_may_sample(tmp_path, model, rewards, adapt):
     assert [line["length"] for line in log(tmp_path / "own")] == [line["length"] for line in log(tmp_path / "theirs")]
 
 
-def test_what_an_engine_returns_is_checked(tmp_path, model, rewards):
-    with pytest.raises(UserError, match="11 tokens for prompt 0, of at most 10"):
-        train_policy(recipe(rewards, sampler=f"{rewards}:lazy"), model, PROMPTS, tmp_path)
+@pytest.mark.parametrize(("engine", "message"), [("lazy", "11 tokens for prompt 0, of at most 10"),
+                                                 ("endless", "tokens behind the end of text for prompt 0")])
+def test_what_an_engine_returns_is_checked(tmp_path, model, rewards, engine, message):
+    with pytest.raises(UserError, match=message):
+        train_policy(recipe(rewards, sampler=f"{rewards}:{engine}"), model, PROMPTS, tmp_path)
+
+
+@pytest.mark.parametrize("sampler", [None, "generate"])
+def test_a_prompt_without_tokens_is_named(tmp_path, model, rewards, sampler):
+    how = recipe(rewards, sampler=sampler and f"{rewards}:{sampler}")
+    with pytest.raises(UserError, match="prompt nothing: is empty"):
+        train_policy(how, model, [*PROMPTS, Prompt(id="nothing", prompt="")], tmp_path)

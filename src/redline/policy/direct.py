@@ -73,7 +73,7 @@ def train_direct(recipe: Direct, policy: Policy, model: Model, labels: Sequence[
         watched = SimpleNamespace(  # what Watch asks of a PPO training
             actor=actor, tokenizer=tokenizer, recipe=policy, out=out, seed=seed, accelerator=trainer.accelerator,
             cuts={actor.split.cut} if actor.split.cut else set(), eos=eos_ids(actor.lm, tokenizer),
-            reward=lambda rollout: [torch.zeros(size) for size in rollout.sizes], _shape=lambda reward, ended: reward)
+            reward=lambda rollout: [torch.zeros(size) for size in rollout.sizes], shape=lambda reward, ended: reward)
         trainer.add_callback(_Watched(gold, watched))
     trainer.train()
     assemble(trainer.accelerator, actor)

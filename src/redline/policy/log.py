@@ -1,6 +1,7 @@
 """The run's own log: metrics of every update and sampled responses, as JSON Lines that a resumed run continues."""
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,7 +31,9 @@ class RunLog:
                 write_jsonl(folder / name, [line for line in _lines(folder / name) if line["update"] <= start])
 
     def metrics(self, values: dict[str, float]) -> None:
-        self._append("log.jsonl", [{key: round(value, 6) if isinstance(value, float) else value for key, value in values.items()}])
+        """Append a line: floats to six places, and null for what is not finite (JSON has no NaN)."""
+        self._append("log.jsonl", [{key: (round(value, 6) if math.isfinite(value) else None) if isinstance(value, float) else value
+                                    for key, value in values.items()}])
 
     def samples(self, records: list[dict[str, Any]]) -> None:
         self._append("samples.jsonl", records)
@@ -50,11 +53,12 @@ class RunLog:
                                 "same command again: it continues from the last checkpoint.") from error
 
 
-def sample_records(rollout: Rollout, tokenizer: "PreTrainedTokenizerBase", update: int,
+def sample_records(rollout: Rollout, tokenizer: "PreTrainedTokenizerBase", update: int, most: int | None = None,
                    **columns: Sequence[Tensor]) -> list[dict[str, Any]]:
-    """Sampled responses as records: text, token offsets, and for each column (rewards, values, kl, ...) a number a token."""
+    """Sampled responses, the first ``most`` of them, as records: text, token offsets, and for each column (rewards, values, kl, ...
+    ``[R_i]`` each) a number a token."""
     records = []
-    for index, ids in enumerate(rollout.response_ids):
+    for index, ids in enumerate(rollout.response_ids[:most]):
         text, offsets = token_offsets(tokenizer, ids.tolist())
         numbers = {name: [round(value, 4) for value in rows[index].tolist()] for name, rows in columns.items()}
         records.append({"update": update, "id": f"{update}-{index}", "prompt": rollout.prompts[index], "text": text,

@@ -33,7 +33,7 @@ from redline.policy.advantages import AdaptiveKl, explained_variance, gae, token
 from redline.policy.log import RunLog, sample_records
 from redline.policy.loss import LossParts, ppo_loss
 from redline.policy.monitors import advantage_monitors, peak_gb, phase_gb, reward_monitors, start_phase
-from redline.policy.sample import check_logits, sample, sampled_by
+from redline.policy.sample import check_logits, prompt_tokens, sample, sampled_by
 from redline.policy.watch import Gold, Watch
 from redline.processes import finish_tracking, new_accelerator
 from redline.recipe import Model, Policy
@@ -44,6 +44,10 @@ from redline.sharding import assemble, clip_gradients, gathered, prepare
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+CALIBRATION = 4  # batches of the reference's responses that the reward scale is measured on
+SHOWN = 32  # of an update's responses, at most, are written to samples.jsonl
+
 
 @dataclass
 class _Pass:
@@ -62,9 +66,6 @@ class _Pass:
             for row, part in zip(self.rows, output.detach().float().cpu().split(sizes), strict=True):
                 found[kind][row] = part
         return found[0], found[1], found[2]
-
-
-CALIBRATION = 4  # batches of the reference's responses that the reward scale is measured on
 
 
 def train_policy(recipe: Policy, model: Model, prompts: Sequence[Prompt], out: Path, *, reward: Path | None = None, seed: int = 0,
@@ -92,8 +93,6 @@ class Ppo:
 
     def __init__(self, recipe: Policy, model: Model, prompts: Sequence[Prompt], out: Path, accelerator: Any, reward: Path | None,
                  seed: int):
-        from redline.label.tokenize import encode_prompt
-
         self.recipe, self.base, self.out, self.seed, self.accelerator = recipe, model.name, out, seed, accelerator
         if not prompts:
             raise UserError("policy: there are no prompts to sample from. Give data.prompts, or edits with prompts.")
@@ -102,7 +101,7 @@ class Ppo:
                             "response of its own. Raise it, or use fewer processes.")
         self.tokenizer = load_tokenizer(model.name, model.trust_remote_code, model.revision)
         self.prompts = list(prompts)
-        self.prompt_ids = [encode_prompt(self.tokenizer, prompt.prompt) for prompt in self.prompts]
+        self.prompt_ids = prompt_tokens(self.tokenizer, self.prompts)
         self.actor = ActorCritic(model, recipe.adapt, recipe.critic == "own").to(accelerator.device)
         check_logits(self.actor.lm)
         positions = getattr(self.actor.lm.config, "max_position_embeddings", None)
@@ -154,7 +153,7 @@ class Ppo:
                         metrics |= watch.after(step + 1)
                 log.metrics({"update": step + 1, **metrics})
                 if (step + 1) % self.recipe.sample_every == 0 or step in (0, self.recipe.updates - 1):
-                    log.samples(sample_records(columns.pop("rollout"), self.tokenizer, step + 1, **columns))
+                    log.samples(sample_records(columns.pop("rollout"), self.tokenizer, step + 1, SHOWN, **columns))
                 self.accelerator.log(metrics, step=step + 1)
                 bar.advance()
                 bar.note(f"reward {metrics['reward']:.2f} KL {metrics['kl']:.1f}")
@@ -181,7 +180,7 @@ class Ppo:
                 logprobs, values, entropies = first.split(rollout) if first else rescore(
                     self.actor, rollout, temperature, self.recipe.microbatch_tokens, entropy=True)
                 reference, _, _ = rescore(self.actor, rollout, temperature, self.recipe.microbatch_tokens, reference=True)
-        shaped = [self._shape(*parts) for parts in zip(rewards, rollout.ended, strict=True)]
+        shaped = [self.shape(*parts) for parts in zip(rewards, rollout.ended, strict=True)]
         log_ratios = list(zip(logprobs, reference, strict=True))
         kl = [token_kl(policy, base, self.recipe.kl.estimator) for policy, base in log_ratios]
         self._check_kl(kl, rollout, step)
@@ -216,7 +215,10 @@ class Ppo:
                 rollout = sampled_by(self.sampler, self.actor.lm, ids, self.recipe.sampling, self.eos,
                                      seed + self.accelerator.process_index, self.cuts, texts, self.recipe.microbatch_tokens)
         with self._timed("score"):
-            rewards = self.reward(rollout)
+            try:
+                rewards = self.reward(rollout)
+            except UserError as error:
+                raise UserError(f"{error} The batch is in {self._keep(rollout, step)}.") from error
         return rollout, rewards
 
     def _calibrate(self) -> None:
@@ -240,8 +242,11 @@ class Ppo:
         deviation *= self.mean_length if self.recipe.length_normalise else 1
         if self.scale is None:
             self.scale = 1 / deviation if deviation > 1e-6 else 1.0
+            if deviation <= 1e-6:
+                console.print(f"the reward of all {size} responses of the reference is the same ({mean.item():.3g}): there is "
+                              "nothing to scale by or to learn from. Check policy.reward.", style="yellow", highlight=False)
 
-    def _shape(self, reward: Tensor, ended: bool) -> Tensor:
+    def shape(self, reward: Tensor, ended: bool) -> Tensor:
         """The reward model's rewards ``[R]`` of a response, scaled, with the terms for ending it or not."""
         shaped = reward * (1.0 if self.scale is None else self.scale)
         if self.recipe.length_normalise:
@@ -250,7 +255,7 @@ class Ppo:
             shaped[-1] += self.recipe.eos_reward if ended else -self.recipe.no_eos_penalty
         return shaped
 
-    def _first_pass(self, rollout: Rollout) -> "_Pass | None":
+    def _first_pass(self, rollout: Rollout) -> _Pass | None:
         """Where the first epoch is one pass over the whole batch, that pass: it is what re-scoring would compute."""
         rows = [row for row, size in enumerate(rollout.sizes) if size]
         alone = self.accelerator.num_processes == 1 and self.recipe.minibatch_size >= self.recipe.batch_size
@@ -260,7 +265,7 @@ class Ppo:
         return _Pass(rows, *self.model(*inputs, self.recipe.sampling.temperature, entropy=True))
 
     def _optimise(self, rollout: Rollout, logprobs: list[Tensor], values: list[Tensor], advantages: Tensor, returns: Tensor,
-                  step: int, first: "_Pass | None") -> dict[str, float]:
+                  step: int, first: _Pass | None) -> dict[str, float]:
         """All epochs over a batch; returns means of what ``LossParts`` names and the largest ratio error of the first pass."""
         recipe, accelerator, device = self.recipe, self.accelerator, self.accelerator.device
         sums, ratio_error = torch.zeros(len(fields(LossParts)), dtype=torch.float64, device=device), torch.zeros(1, device=device)
@@ -288,11 +293,11 @@ class Ppo:
                     loss = counts * (parts.policy + recipe.value_coefficient * parts.value) / tokens
                     accelerator.backward(loss * accelerator.num_processes)
                 sums += counts * torch.stack([getattr(parts, field.name).detach().double() for field in fields(parts)])
-                if number == 0:
+                if number == 0 and counts:
                     ratio_error = torch.maximum(ratio_error, (new.detach() - old).abs().max())
             seen += tokens
             if recipe.kl.per_batch is not None:
-                moved = self._total(sums - before)[-1].item() / tokens > recipe.kl.per_batch
+                moved = self._total(sums - before)[-1].item() > recipe.kl.per_batch * tokens
             if moved:
                 self.optimizer.zero_grad()
                 break
@@ -302,6 +307,8 @@ class Ppo:
             self.optimizer.step()
             self.schedule.step()
             self.optimizer.zero_grad()
+        for _ in order[len(norms):]:  # the rate goes by updates, however many steps each took
+            self.schedule.step()
         policy, value, clipped, value_clipped, distance = (self._total(sums) / max(seen, 1)).tolist()
         return {"policy_loss": policy, "value_loss": value, "clip_fraction": clipped, "value_clip_fraction": value_clipped,
                 "batch_kl": distance, "grad_norm": sum(norms) / max(len(norms), 1), "optimizer_steps": len(norms),
@@ -345,12 +352,15 @@ class Ppo:
 
     def _stop_on(self, rollout: Rollout, step: int, what: str, good: int) -> None:
         """Keep the batch of an update for inspection and end the run; states of up to ``good`` updates are sound."""
-        name = "bad_batch.jsonl" if self.accelerator.num_processes == 1 else f"bad_batch.{self.accelerator.process_index}.jsonl"
-        path = self.out / name
-        write_jsonl(path, sample_records(rollout, self.tokenizer, step + 1))
-        last = self.checkpoints.newest(good)
+        path, last = self._keep(rollout, step), self.checkpoints.newest(good)
         raise UserError(f"policy: {what}; its batch is in {path}, the last good checkpoint is {last or 'none: too early'}. "
                         "Lower policy.optimizer.lr, raise policy.kl.coefficient, or use float32, with another --out.")
+
+    def _keep(self, rollout: Rollout, step: int) -> Path:
+        """Write the batch of an update to a file, for inspection."""
+        name = "bad_batch.jsonl" if self.accelerator.num_processes == 1 else f"bad_batch.{self.accelerator.process_index}.jsonl"
+        write_jsonl(self.out / name, sample_records(rollout, self.tokenizer, max(step + 1, 0)))
+        return self.out / name
 
     def _total(self, part: Tensor) -> Tensor:
         """A tensor's sum over all processes."""

@@ -26,6 +26,18 @@ Sampler = Callable[["PreTrainedModel", list[list[int]], Sampling, int], Sequence
 to each prompt out, with the end-of-text token where one was sampled."""
 
 
+def prompt_tokens(tokenizer: "PreTrainedTokenizerBase", prompts: Sequence[Prompt]) -> list[list[int]]:
+    """The token ids of prompts. Raises UserError for a prompt without any, since a model cannot continue nothing."""
+    from redline.label.tokenize import encode_prompt
+
+    found = [encode_prompt(tokenizer, prompt.prompt) for prompt in prompts]
+    for prompt, ids in zip(prompts, found, strict=True):
+        if not ids:
+            raise UserError(f"prompt {prompt.id}: is empty, and this tokenizer puts no token in front: there is nothing to "
+                            "continue. Give data.prompts (and data.eval_prompts) with text.")
+    return found
+
+
 @torch.no_grad()
 def sample(lm: "PreTrainedModel", prompts: Sequence[Sequence[int]], sampling: Sampling, eos: Sequence[int], seed: int,
            cuts: set[int] | None = None, texts: Sequence[Text] | None = None, places: Sequence[int] | None = None) -> Rollout:
@@ -105,6 +117,7 @@ def sampled_by(sampler: Sampler, lm: "PreTrainedModel", prompts: Sequence[Sequen
                seed: int, cuts: set[int], texts: Sequence[Text], budget: int) -> Rollout:
     """The rollout of an engine outside of this process: as ``sample``, without its log-probabilities. The states that enter the
     layers ``cuts`` are computed here, ``budget`` tokens at once. Raises UserError for what cannot be a response."""
+    stop = set(eos)
     found = [list(map(int, ids)) for ids in sampler(lm, [list(prompt) for prompt in prompts], sampling, seed)]
     if len(found) != len(prompts):
         raise UserError(f"policy.sampler returned {len(found)} responses for {len(prompts)} prompts; it must return one for each.")
@@ -112,10 +125,12 @@ def sampled_by(sampler: Sampler, lm: "PreTrainedModel", prompts: Sequence[Sequen
         if len(ids) > sampling.max_new_tokens or any(not 0 <= token < lm.config.vocab_size for token in ids):
             raise UserError(f"policy.sampler returned {len(ids)} tokens for prompt {index}, of at most {sampling.max_new_tokens} "
                             f"in a vocabulary of {lm.config.vocab_size}. Check that it uses the policy's tokenizer and settings.")
+        if not stop.isdisjoint(ids[:-1]):
+            raise UserError(f"policy.sampler returned tokens behind the end of text for prompt {index}. It must stop there.")
     rollout = Rollout(
         prompts=list(texts), prompt_ids=[torch.tensor(prompt) for prompt in prompts],
         response_ids=[torch.tensor(ids, dtype=torch.long) for ids in found], logprobs=[],
-        ended=[bool(ids) and ids[-1] in set(eos) for ids in found])
+        ended=[bool(ids) and ids[-1] in stop for ids in found])
     if cuts:
         rollout.states = {cut: [torch.empty(0)] * len(found) for cut in cuts}
         tap, sequences = Tap(lm, cuts), rollout.sequences
@@ -187,10 +202,8 @@ def sample_responses(model: Model, prompts: Sequence[Prompt], sampling: Sampling
 def respond(lm: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", prompts: Sequence[Prompt], sampling: Sampling, seed: int,
             batch: int = 32, title: str = "sample") -> tuple[list[Response], list[Rollout]]:
     """Responses as records, and the rollouts (of ``batch`` prompts each, in order) behind them."""
-    from redline.label.tokenize import encode_prompt
-
     check_logits(lm)
-    ids = [encode_prompt(tokenizer, prompt.prompt) for prompt in prompts]
+    ids = prompt_tokens(tokenizer, prompts)
     eos = eos_ids(lm, tokenizer)
     rollouts, records = [], []
     with progress_bar(title, len(prompts)) as bar:

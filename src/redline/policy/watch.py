@@ -20,7 +20,7 @@ from redline.data.files import read_jsonl, write_jsonl
 from redline.data.records import Prompt, Response
 from redline.errors import UserError
 from redline.policy.actor import ActorCritic, rescore
-from redline.policy.sample import sample
+from redline.policy.sample import prompt_tokens, sample
 from redline.processes import wait_for_everyone
 
 if TYPE_CHECKING:
@@ -164,16 +164,14 @@ class Watch:
 
         Beside each its scaled reward with the terms that training adds, and the estimate of its KL (log ratio, in nats).
         """
-        from redline.label.tokenize import encode_prompt
-
         trainer, recipe, records = self.trainer, self.trainer.recipe, []
         size = min(BATCH, recipe.batch_size)
         for start in range(0, len(self.gold.prompts), size):
             part = list(self.gold.prompts[start:start + size])
             with _reference(trainer.actor) if update == 0 else nullcontext(trainer.actor.lm) as lm:
-                rollout = sample(lm, [encode_prompt(trainer.tokenizer, prompt.prompt) for prompt in part], recipe.sampling,
-                                 trainer.eos, trainer.seed + 1 + start, cuts=trainer.cuts, texts=[prompt.prompt for prompt in part])
-            shaped = [trainer._shape(*both) for both in zip(trainer.reward(rollout), rollout.ended, strict=True)]
+                rollout = sample(lm, prompt_tokens(trainer.tokenizer, part), recipe.sampling, trainer.eos, trainer.seed + 1 + start,
+                                 cuts=trainer.cuts, texts=[prompt.prompt for prompt in part])
+            shaped = [trainer.shape(*both) for both in zip(trainer.reward(rollout), rollout.ended, strict=True)]
             kl = [0.0] * len(rollout)
             if update:
                 own, base = (rescore(trainer.actor, rollout, recipe.sampling.temperature, recipe.microbatch_tokens,
