@@ -37,8 +37,14 @@ def read_plain(path: str | Path, overrides: list[str] | None = None) -> dict[str
     for override in overrides or []:
         key, value = parsed(override)
         set_key(plain, key, value, override)
-    expanded: dict[str, Any] = _expand(plain, path)
-    return expanded
+    return expanded(plain, path)
+
+
+def expanded(plain: dict[str, Any], path: Path) -> dict[str, Any]:
+    """The same with the environment's variables filled in, and paths that lie beside the file ``path`` found there. What has been
+    expanded before stays as it is. Raises UserError for a variable that is not set."""
+    found: dict[str, Any] = _expand(plain, path)
+    return found
 
 
 def check_recipe(plain: dict[str, Any], where: str) -> Recipe:
@@ -119,7 +125,7 @@ def _place(key: str, here: list[Any], override: str) -> int:
 
 def _expand(value: Any, recipe: Path, key: str = "") -> Any:
     if isinstance(value, dict):
-        return {name: _expand(inner, recipe, name) for name, inner in value.items()}
+        return {name: _expand(inner, recipe, str(name)) for name, inner in value.items()}
     if isinstance(value, list):
         return [_expand(inner, recipe) for inner in value]
     if not isinstance(value, str):
@@ -132,7 +138,8 @@ def _expand(value: Any, recipe: Path, key: str = "") -> Any:
         return os.environ.get(name) or default or ""
 
     value = re.sub(r"\$\{(?P<name>\w+)(?::-(?P<default>[^}]*))?\}", variable, value)
-    file, colon, function = value.partition(":") if key in ("judge", "function") else (value, "", "")
-    if key in ("path", "template", "judge", "function") and file and (recipe.parent / file).exists() and not Path(file).exists():
+    last = key.rpartition(".")[2]  # an experiment's arms have dotted keys
+    file, colon, function = value.partition(":") if last in ("judge", "function") else (value, "", "")
+    if last in ("path", "template", "judge", "function") and file and (recipe.parent / file).exists() and not Path(file).exists():
         return str(recipe.parent / file) + colon + function
     return value

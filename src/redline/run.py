@@ -91,6 +91,10 @@ class Run:
             if name == only:
                 break
 
+    def is_done(self, stage: str) -> bool:
+        """Whether a stage is done, with the settings that the recipe has now."""
+        return bool(self._state().get(stage, {}).get("settings") == self._settings(stage))
+
     def missing(self, others: Iterable[Path] = ()) -> set[tuple[str, str]]:
         """The stages that runs may have in common and that are done neither here nor in the folders of ``others``, each with the
         hash of its settings."""
@@ -120,17 +124,26 @@ class Run:
                                 f"recipe back as {self.folder / 'recipe.yaml'} has it, or delete the folder to start over.")
 
     def _settings(self, stage: str) -> str:
-        """A hash of all that a stage's result depends on: its own section and those of the stages before it."""
+        """A hash of all that a stage's result depends on: its own section and those of the stages before it, the seed from where
+        anything is drawn at random, and the model whose tokens labels are in."""
         direct = ["direct"] if self.recipe.direct else []
-        sections = {"data": ["data"], "edit": ["edit"], "label": ["label"], "sft": ["sft"], "reward": ["reward"],
-                    "policy": ["policy", *direct], "compare": ["policy", *direct, "compare"], "report": ["name"]}
-        names = ["seed", "model"]
+        sections = {"data": ["data"], "edit": ["edit"], "label": ["label"], "sft": ["seed", "sft"],
+                    "reward": ["seed", "reward"], "policy": ["seed", "policy", *direct],
+                    "compare": ["seed", "policy", *direct, "compare"], "report": ["name"]}
+        names = ["model"]
         for name in self.stages:
             names += sections[name]
             if name == stage:
                 break
         plain = self.recipe.model_dump(include=set(names))
+        if "label" in names:
+            plain["labelled_for"] = self._labelled_for.model_dump()
         return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:16]
+
+    @property
+    def _labelled_for(self) -> Model:
+        """The model that learns from the labels, whose tokenizer they are in."""
+        return (self.recipe.reward.model if "reward" in self.stages else None) or self.recipe.model
 
     @property
     def model(self) -> Model:
@@ -181,7 +194,7 @@ class Run:
         from redline.label.stage import label_edits
         from redline.models import load_tokenizer
 
-        data, backbone = self.recipe.data, self.recipe.reward.model or self.recipe.model
+        data, backbone = self.recipe.data, self._labelled_for
         tokenizer = load_tokenizer(backbone.name, backbone.trust_remote_code, backbone.revision)
 
         def label(name: str, edits: Iterator[Edit]) -> int:
@@ -356,13 +369,17 @@ def _finished(runs: Iterable[Path]) -> Iterator[tuple[Path, str, str, dict[str, 
 
 
 def _link(source: Path, to: Path) -> None:
-    """Hard links of a folder's files in another folder, in place of what is there."""
+    """Hard links (on another disk, copies) of a finished stage's files in another folder, in place of what is there."""
     for file in source.rglob("*"):
-        if file.is_file():
-            here = to / file.relative_to(source)
+        inside = file.relative_to(source)
+        if file.is_file() and inside.parts[0] != "checkpoints":  # those are on their way out
+            here = to / inside
             here.parent.mkdir(parents=True, exist_ok=True)
             here.unlink(missing_ok=True)
-            here.hardlink_to(file)
+            if here.parent.stat().st_dev == file.stat().st_dev:
+                here.hardlink_to(file)
+            else:
+                shutil.copy2(file, here)
 
 
 def _usable(edits: Iterator[Edit], rejects: Rejects, name: str) -> Iterator[Edit]:

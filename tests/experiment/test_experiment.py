@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ import yaml
 
 from redline.errors import UserError
 from redline.experiment.arms import cells, load_experiment
-from redline.experiment.run import _must_wait
+from redline.experiment.run import _must_wait, run_cells
 from redline.run import Run
 
 BASE = {
@@ -97,11 +98,18 @@ def test_from_a_recipe_to_a_page(redline, recipe, tmp_path):
         path: time for path, time in before.items() if "uniform/seed-0/" not in str(path)}  # what is done is not done again
     assert {row["arm"]: row["judges"] for row in lines(out / "results.jsonl")} == {arm: row["judges"] for arm, row in again.items()}
 
+    assert redline("experiment", recipe, "--out", out, "--report", "base.policy.clip=0.3")[0] == 0
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["arms"] == []  # these runs had other settings: they say nothing of this recipe
+    assert len(summary["unfinished"]) == 8
+
 
 @pytest.mark.parametrize(("change", "said"), [
     ("baseline=tokens", "which is no arm"),
     ("arms.token={policy.updatess: 2}", "unknown key `policy.updatess`. Did you mean `updates`?"),
     ("arms.both.policy.reward=[{model: '@nobody'}]", "takes the reward model of `nobody`"),
+    ("arms.token={policy.reward: [{}, {model: '@token'}]}", "waits for a reward model that waits for it (token <- token)"),
+    ("arms.both={policy.reward: [{model: '@sft'}], seeds: [1]}", "the reward model of `sft`, which trains none"),
     ("arms.token={seeds: [7]}", "`seeds` is [7]; it is a list of some of"), ("arms={a/b: {}}", "an arm's name is its folder's"),
     ("bases={}", "unknown key `bases`. Did you mean `base`?")])
 def test_mistakes_are_said_with_their_place(redline, recipe, tmp_path, change, said):
@@ -128,8 +136,23 @@ def test_runs_that_take_reward_models_come_after_them(recipe, tmp_path):
     assert [cell.name for cell in asked] == ["token, seed 0", "both, seed 0", "token, seed 1", "both, seed 1"]
     assert asked[1].needs == (tmp_path / "token/seed-0",)
     assert all(cell.recipe.policy.updates == 7 and cell.recipe.compare.judge == "length" for cell in asked)
+    chain = "arms={last: {policy.reward: [{}, {model: '@both'}]}, both: {policy.reward: [{}, {model: '@token'}]}, token: {}}"
+    asked = cells(load_experiment(recipe, [chain, "baseline=token", "seeds=[0]"]), tmp_path)
+    assert [cell.arm for cell in asked] == ["token", "both", "last"]
     with pytest.raises(UserError, match="no arm `tokens`"):
         cells(experiment, tmp_path, ["tokens"])
+
+
+def test_the_first_judge_is_the_gold_of_the_curves(recipe, tmp_path):
+    for cell in cells(load_experiment(recipe, ["base.watch.judge=vader", "base.watch.base_url=http://127.0.0.1:9"]), tmp_path):
+        assert (cell.recipe.watch.judge, cell.recipe.watch.base_url, cell.recipe.watch.every) == ("length", None, 1)
+
+
+def test_another_base_and_paths_beside_the_recipe(recipe, tmp_path):
+    (tmp_path / "other.yaml").write_text(yaml.safe_dump({"data": {"edits": {"path": "edits.jsonl"}}, "policy": {"clip": 0.3}}))
+    found = load_experiment(recipe, ["base=other.yaml", "base.policy.updates=7", "arms.token={data.edits.path: edits.jsonl}"])
+    assert found.base["policy"] == {"clip": 0.3, "updates": 7}
+    assert found.arms["token"]["data.edits.path"] == found.base["data"]["edits"]["path"] == str(tmp_path / "edits.jsonl")
 
 
 def test_runs_differ_in_what_their_stages_depend_on_and_in_nothing_else(recipe, tmp_path):
@@ -137,6 +160,10 @@ def test_runs_differ_in_what_their_stages_depend_on_and_in_nothing_else(recipe, 
     assert asked["token, seed 1"] == asked["uniform, seed 1"]
     assert {name for name, _ in asked["token, seed 1"] - asked["both, seed 1"]} == {"reward"}
     assert {name for name, _ in asked["sft, seed 1"]} == {"data", "label"}
+    assert {name for name, _ in asked["token, seed 1"] - asked["token, seed 0"]} == {"reward"}  # data and labels know no seed
+    other = cells(load_experiment(recipe, ["base.reward.model={name: other}"]), tmp_path)[0]
+    changed = Run(other.recipe, other.folder).missing() - asked["token, seed 0"]
+    assert {name for name, _ in changed} == {"label", "reward"}  # labels are in the reward model's tokens
 
 
 def test_at_once_only_what_does_not_wait_for_another(recipe, tmp_path):
@@ -144,10 +171,24 @@ def test_at_once_only_what_does_not_wait_for_another(recipe, tmp_path):
     token, uniform, both, sft = (asked[f"{arm}, seed 1"] for arm in ("token", "uniform", "both", "sft"))
     assert _must_wait(uniform, [token], [], [])  # it would train the same reward model
     assert _must_wait(both, [], [token], [])  # it takes that arm's reward model
-    assert not _must_wait(asked["token, seed 0"], [token], [], [])
+    assert _must_wait(asked["token, seed 0"], [token], [], [])  # it would read and label the same data
     assert not _must_wait(uniform, [], [token], [])
     token.folder.mkdir(parents=True)
     state = {name: {"settings": settings, "seconds": 1.0} for name, settings in Run(token.recipe, token.folder).missing()}
     (token.folder / "state.json").write_text(json.dumps(state))
     assert not _must_wait(uniform, [token], [], [token.folder])  # it takes over what is done there
+    assert not _must_wait(asked["token, seed 0"], [token], [], [token.folder])
     assert not _must_wait(sft, [token], [], [token.folder])
+
+
+class Deadly(type(Path())):
+    """A path that kills the process in which it is unpickled, as a system short of memory would."""
+
+    def __reduce__(self):
+        return signal.raise_signal, (signal.SIGKILL,)
+
+
+def test_a_killed_process_is_said(recipe, tmp_path):
+    asked = cells(load_experiment(recipe), tmp_path / "out", ["token"])
+    with pytest.raises(UserError, match=r"token, seed 0, or a run beside it, was killed; .* lower --parallel"):
+        run_cells(asked, [Deadly(tmp_path)], parallel=2)

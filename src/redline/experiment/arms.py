@@ -10,7 +10,8 @@ from typing import Any
 from redline.errors import UserError
 from redline.experiment.recipe import Experiment
 from redline.recipe import Recipe
-from redline.recipe_file import check, check_recipe, parsed, read_plain, set_key
+from redline.recipe_file import check, check_recipe, expanded, parsed, read_plain, set_key
+from redline.run import Run
 
 
 @dataclass(frozen=True)
@@ -33,29 +34,47 @@ def load_experiment(path: Path, overrides: Sequence[str] = ()) -> Experiment:
 
     Raises UserError with the file and the key.
     """
-    plain = read_plain(path)
+    whole = [override for override in overrides if override.startswith("base=")]  # another base, which the others then change
+    plain = read_plain(path, whole)
     base = plain.get("base")
     if isinstance(base, str):
         beside = path.parent / base
         plain["base"] = read_plain(beside if beside.exists() else Path(base))
     for override in overrides:
-        set_key(plain, *parsed(override), override)
-    return check(plain, Experiment, str(path))
+        if override not in whole:
+            set_key(plain, *parsed(override), override)
+    return check(expanded(plain, path), Experiment, str(path))
 
 
 def cells(experiment: Experiment, out: Path, only: Sequence[str] = ()) -> list[Cell]:
     """The runs of an experiment (of the arms ``only``, if any are named) in the order in which to do them: a seed after the
     other, and arms that take another arm's reward model after it.
 
-    Raises UserError for an arm that is not there, and for a recipe that is not valid, naming the arm.
+    Raises UserError for an arm that is not there, and naming the arm, for a recipe that is not valid, or takes a reward model that
+    its arm does not train, or that waits for the run itself.
     """
     unknown = [name for name in only if name not in experiment.arms]
     if unknown:
         raise UserError(f"{experiment.name}: no arm `{unknown[0]}`. There are: {', '.join(experiment.arms)}.")
-    found = [_cell(experiment, arm, seed, out) for arm in experiment.arms if not only or arm in only
-             for seed in _seeds(experiment, arm)]
+    every = {cell.folder: cell for arm in experiment.arms for seed in _seeds(experiment, arm)
+             for cell in [_cell(experiment, arm, seed, out)]}
+
+    def place(cell: Cell, after: tuple[str, ...] = ()) -> int:
+        """How many runs it waits for, one behind the other."""
+        if cell.arm in after:
+            raise UserError(f"{experiment.name}, arm {cell.arm}: waits for a reward model that waits for it "
+                            f"({' <- '.join((*after, cell.arm))}). Take it from an arm that needs no other's.")
+        needed = [every[need] for need in cell.needs]
+        for other in needed:
+            if "reward" not in Run(other.recipe, other.folder).stages:
+                raise UserError(f"{experiment.name}, arm {cell.arm}: takes the reward model of `{other.arm}`, which trains none. "
+                                "Name an arm that does.")
+        return 1 + max((place(other, (*after, cell.arm)) for other in needed), default=-1)
+
+    places = {cell.folder: place(cell) for cell in every.values()}
+    found = [cell for cell in every.values() if not only or cell.arm in only]
     seeds = list(dict.fromkeys(cell.seed for cell in found))
-    return sorted(found, key=lambda cell: (seeds.index(cell.seed), bool(cell.needs)))
+    return sorted(found, key=lambda cell: (seeds.index(cell.seed), places[cell.folder]))
 
 
 def _seeds(experiment: Experiment, arm: str) -> list[int]:
@@ -79,7 +98,9 @@ def _cell(experiment: Experiment, arm: str, seed: int, out: Path) -> Cell:
             set_key(plain, key, copy.deepcopy(value), f"{arm}: {key}")
     plain |= {"name": f"{experiment.name}: {arm}, seed {seed}", "seed": seed}
     if experiment.judges:
-        plain["compare"] = {**(plain.get("compare") or {}), **experiment.judges[0].model_dump(exclude_none=True)}
+        first = experiment.judges[0]
+        plain["compare"] = {**(plain.get("compare") or {}), **first.model_dump()}
+        plain["watch"] = {**(plain.get("watch") or {}), "judge": first.judge, "base_url": first.base_url}
     needs = [_resolve(term, where, experiment, seed, out) for term in _terms(plain) if str(term.get("model", "")).startswith("@")]
     return Cell(arm, seed, check_recipe(plain, where), folder_of(out, arm, seed), tuple(needs))
 

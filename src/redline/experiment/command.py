@@ -24,10 +24,10 @@ def run_experiment(recipe: Path, overrides: Sequence[str], out: Path | None = No
     """
     experiment = load_experiment(recipe, overrides)
     folder = out or Path("runs") / experiment.name
+    asked, wanted = cells(experiment, folder), cells(experiment, folder, arms)
     with whole_file(folder / "experiment.yaml") as file:
         yaml.safe_dump(experiment.model_dump(exclude_unset=True), file, sort_keys=False, allow_unicode=True)
-    asked = cells(experiment, folder)
-    failures = [] if only_report else run_cells(cells(experiment, folder, arms), _others(experiment, folder), parallel)
+    failures = [] if only_report else run_cells(wanted, _others(experiment, folder), parallel)
     summary = summarise(experiment, asked, collect(experiment, asked, folder))
     write_json(folder / "summary.json", summary)
     print_summary(summary)

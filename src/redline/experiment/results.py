@@ -13,6 +13,7 @@ from redline.experiment.recipe import Experiment
 from redline.judge.compare import compare
 from redline.judge.judges import Judge, judge_of
 from redline.judge.systems import read_responses
+from redline.run import Run
 
 Preferences = dict[str, float]  # by the prompt's id: 1 the policy's response is better, 0 the reference's, 0.5 a tie
 KEPT = ("win_rate", "ci95", "standard_error", "n", "wins", "ties", "losses", "length_controlled_win_rate")
@@ -62,12 +63,13 @@ class Result:
 
 
 def collect(experiment: Experiment, cells: Sequence[Cell], out: Path) -> list[Result]:
-    """Read every finished run, let the experiment's further judges judge it, and write ``out``/results.jsonl: one line a run.
+    """Read every run that is finished as its recipe is now, let the experiment's further judges judge it, and write
+    ``out``/results.jsonl: one line a run.
 
     A judge's verdicts are kept in the run's folder, so that nothing is judged twice. Raises UserError for a judge that cannot be
     had, or that gave no verdict.
     """
-    finished = [cell for cell in cells if (cell.folder / "winrate.json").exists()]
+    finished = [cell for cell in cells if Run(cell.recipe, cell.folder).is_done("compare")]
     judges = [judge_of(one) for one in experiment.judges[1:]] if finished else []
     results = [_result(cell, judges) for cell in track(finished, "results")]
     write_jsonl(out / "results.jsonl", [

@@ -5,6 +5,7 @@ import os
 import traceback
 from collections.abc import Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
@@ -73,7 +74,10 @@ def _has_reward(run: Path) -> bool:
 
 
 def _at_once(cells: Sequence[Cell], known: Sequence[Path], parallel: int) -> list[Failure]:
-    """Several runs in processes of their own. One waits while another is doing a stage that it can take over."""
+    """Several runs in processes of their own. One waits while another is doing a stage that it can take over.
+
+    Raises UserError when a process is killed, since then no other can be started.
+    """
     waiting, failures = list(cells), []
     running: dict[Future[str | None], Cell] = {}
     threads = max(1, (os.cpu_count() or 1) // parallel)
@@ -85,7 +89,12 @@ def _at_once(cells: Sequence[Cell], known: Sequence[Path], parallel: int) -> lis
                     console.print(f"{cell.name}: begins, {len(waiting)} wait", highlight=False)
                     running[pool.submit(run_cell, cell, known)] = cell
             for done in wait(running, LOOK_AGAIN, FIRST_COMPLETED).done:
-                cell, reason = running.pop(done), done.result()
+                cell = running.pop(done)
+                try:
+                    reason = done.result()
+                except BrokenProcessPool as error:
+                    raise UserError(f"{cell.name}, or a run beside it, was killed; if memory was short, lower --parallel. The same "
+                                    "command goes on.") from error
                 if reason:
                     failures.append(_told(cell, reason))
                 else:

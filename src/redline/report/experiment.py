@@ -49,6 +49,7 @@ def build_page(folder: Path) -> str:
     return render(
         "experiment.html", name=summary["name"], summary=summary, runs=runs, recipe=recipe,
         judges=[short(judge) for judge in summary["judges"]],
+        gold=short(gold or "none yet"),
         changes={arm: yaml.safe_dump(keys, default_flow_style=True, width=1000).strip().strip("{}") or "the base as it is"
                  for arm, keys in yaml.safe_load(recipe)["arms"].items()},
         arms=[_arm(arm, summary["judges"]) for arm in arms],
