@@ -7,6 +7,7 @@ from itertools import accumulate
 import pytest
 import torch
 from peft import get_peft_model_state_dict
+from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM, AutoModelForTokenClassification, DynamicCache
 from typer.testing import CliRunner
 
@@ -22,11 +23,13 @@ from redline.policy.loss import token_logprobs
 from redline.policy.ppo import Ppo
 from redline.recipe import Adapt, Direct, Model
 from redline.recipe_file import check_recipe
+from redline.reward.model import new_reward_model, save_reward_model
 from redline.trunk import Split
 from tiny_models import CONFIGS, NO_PLAIN_STACK, model_folder, random_model
 
 CPU = Machine(0, 25e9, 1e11, 1e10)
-WAYS = [Adapt(lora_rank=4), Adapt(lora_rank=4, train_layers=2), Adapt(lora_rank=0), Adapt(lora_rank=0, train_layers=2)]
+WAYS = [Adapt(lora_rank=4), Adapt(lora_rank=4, train_layers=2), Adapt(lora_rank=0), Adapt(lora_rank=0, train_layers=2),
+        Adapt(lora_rank=4, gradient_checkpointing=True)]
 BATCH = Batch(rows=6, length=40, responses=25)
 
 
@@ -46,7 +49,7 @@ def a_pass(config, how: Adapt, dtype: torch.dtype):
     adapt(lm, how, lm.config.num_hidden_layers)
     for parameter in lm.parameters():
         parameter.grad = torch.zeros_like(parameter) if parameter.requires_grad else None
-    split = Split(lm, lm.config.num_hidden_layers - (how.train_layers or lm.config.num_hidden_layers))
+    split = Split(lm, lm.config.num_hidden_layers - (how.train_layers or lm.config.num_hidden_layers), how.gradient_checkpointing)
     ids = torch.randint(3, 400, (BATCH.rows, BATCH.length))
     states = split.lower(ids)
     rows = torch.arange(BATCH.rows).repeat_interleave(BATCH.responses)
@@ -75,12 +78,12 @@ def allocated(run) -> int:
 
 
 @pytest.mark.parametrize(("how", "dtype"), [*((how, torch.float32) for how in WAYS), (WAYS[2], torch.bfloat16)],
-                         ids=["lora", "lora upper", "full", "full upper", "bfloat16"])
+                         ids=["lora", "lora upper", "full", "full upper", "recomputed", "bfloat16"])
 def test_traced_bytes_are_what_the_allocator_gives_a_real_pass(how, dtype):
     forward = a_pass(CONFIGS["llama"], how, dtype)
     peak = allocated(lambda: forward().backward())
     planned = training_bytes(Task(AutoModelForCausalLM, CONFIGS["llama"], dtype, how), BATCH)
-    assert planned == pytest.approx(peak, rel=0.03)
+    assert planned == pytest.approx(peak, rel=0.1 if how.gradient_checkpointing else 0.03)
 
 
 @pytest.mark.parametrize("how", WAYS[:2], ids=["lora", "lora upper"])
@@ -121,7 +124,7 @@ def test_bytes_grow_with_rows_and_layers_but_those_of_a_forward_pass_not_with_la
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
-@pytest.mark.parametrize("how", WAYS, ids=["lora", "lora upper", "full", "full upper"])
+@pytest.mark.parametrize("how", WAYS[:4], ids=["lora", "lora upper", "full", "full upper"])
 def test_weights_are_counted_as_they_are_held(family, how):
     model = random_model(CONFIGS[family])
     wrapped = adapt(model, how, 4)
@@ -214,6 +217,45 @@ def test_reward_states_are_kept_up_to_the_cache(tiny_model):
     assert many == 4 * 2**30
 
 
+@pytest.mark.parametrize("policy", [
+    {}, {"minibatch_size": 4, "epochs": 2}, {"critic": "own"}, {"adapt": {"lora_rank": 0}},
+    {"adapt": {"lora_rank": 1, "gradient_checkpointing": True}}, {"whole reward": True}],
+    ids=["one pass", "minibatches", "own critic", "full", "recomputed", "a reward model of its own"])
+def test_operations_are_those_of_a_real_update(tiny_model, tmp_path, policy):
+    """With one operation a second, the planned seconds are a count; PyTorch counts a real update's matrix products."""
+    from accelerate import Accelerator
+
+    settings = {"adapt": {"lora_rank": 1, "train_layers": 2}, "epochs": 1, "reward_scale": 1.0,
+                "sampling": {"max_new_tokens": 8, "min_new_tokens": 8}} | policy
+    whole = settings.pop("whole reward", False)
+    recipe = recipe_of(tiny_model, **settings)
+    recipe.reward = recipe.reward.model_copy(update={"adapt": Adapt(lora_rank=0 if whole else 1, train_layers=2)})
+    reward, wrapped = new_reward_model(recipe.reward, recipe.model)
+    save_reward_model(reward, wrapped, tmp_path / "reward", tiny_model)
+    prompts = [Prompt(id=str(index), prompt="the film was good") for index in range(8)]
+    trainer = Ppo(recipe.policy, recipe.model, prompts, tmp_path / "policy", Accelerator(), tmp_path / "reward", 0)
+    with FlopCounterMode(display=False) as counted:
+        trainer.update(0)
+    machine = Machine(0, 25e9, flops=1.0, bandwidth=1e30)
+    stage = plan_recipe(recipe, machine, prompt_tokens=len(trainer.prompt_ids[0]))[-1]
+    assert stage.seconds == pytest.approx(counted.get_total_flops(), rel=0.08)
+
+
+def test_a_cpus_speed_is_measured_on_the_models_own_layers(tiny_model):
+    machine, known = machine_of(recipe_of(tiny_model), None, "", None, None, False)
+    assert 0 < machine.stepping < machine.flops * 10
+    assert "layers of this model" in known
+    given, known = machine_of(recipe_of(tiny_model), None, "", 2.0, 50.0, False)
+    assert (given.flops, given.stepping, given.bandwidth, known) == (2e12, None, 5e10, "--tflops")
+
+
+def test_gradient_checkpointing_is_planned(tiny_model):
+    plain, again = (plan_recipe(recipe_of(tiny_model, adapt={"lora_rank": 4, "gradient_checkpointing": on}), CPU)[-1]
+                    for on in (False, True))
+    assert again.parts["activations"] < 0.6 * plain.parts["activations"]
+    assert again.seconds > plain.seconds
+
+
 def test_advice_ends_where_the_stage_fits(tiny_model, monkeypatch):
     monkeypatch.setattr("redline.plan.memory.LIBRARIES", 0.0)
     recipe = recipe_of(tiny_model, adapt={"lora_rank": 0}, microbatch_tokens=4096)
@@ -271,8 +313,9 @@ def test_mistakes_are_named(tiny_model, tmp_path):
         plan_recipe(recipe_of("./nowhere"), CPU)
     with pytest.raises(UserError, match="train_layers is 9"):
         plan_recipe(recipe_of(tiny_model, adapt={"train_layers": 9}), CPU)
-    with pytest.raises(UserError, match="cannot be planned"):
-        plan_recipe(recipe_of(model_folder(tmp_path, NO_PLAIN_STACK)), CPU)
+    for machine in (CPU, None):
+        with pytest.raises(UserError, match="cannot be planned"):
+            plan_recipe(recipe_of(model_folder(tmp_path, NO_PLAIN_STACK)), machine)
 
 
 def test_full_fine_tuning_is_planned_in_float32():

@@ -39,7 +39,7 @@ class Split:
         if self.cut:
             self._lower, self._upper = _lower(self.base, cut), _upper(self.base, cut, recompute)
         elif recompute:
-            self._whole = view_of(self.base, [_Recomputed(layer) for layer in layers_of(self.base)[1]])
+            self._whole = view_of(self.base, [Recomputed(layer) for layer in layers_of(self.base)[1]])
 
     @torch.no_grad()
     def lower(self, ids: Tensor, forks: Tensor | None = None) -> Tensor:
@@ -177,7 +177,7 @@ class _Feed(_Wrapped):
         return self.layer(self.fed, *args, **kwargs)
 
 
-class _Recomputed(_Wrapped):
+class Recomputed(_Wrapped):
     """Keeps nothing of a pass with gradients but what entered the layer: gradient checkpointing."""
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
@@ -212,7 +212,7 @@ def _lower(base: nn.Module, cut: int) -> Any:
 
 def _upper(base: nn.Module, cut: int, recompute: bool = False) -> Any:
     _, layers = layers_of(base)
-    first, *rest = [_Recomputed(layer) if recompute else layer for layer in layers[cut:]]
+    first, *rest = [Recomputed(layer) if recompute else layer for layer in layers[cut:]]
     feed = _Feed(first)
     view = view_of(base, [feed, *rest], start=cut)
 

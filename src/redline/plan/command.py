@@ -4,17 +4,16 @@ import math
 import os
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from redline.errors import UserError
 from redline.models import load_config
 from redline.plan import speed
-from redline.plan.memory import Machine, Stage, model_dtype, policy_stage, reward_stage, reward_task, sft_stage, training_task
-from redline.recipe import Adapt, Recipe, Source
+from redline.plan.memory import Machine, Stage, policy_stage, policy_task, reward_stage, sft_stage
+from redline.recipe import Model, Recipe, Source
 
 UNITS = {"kb": 1e3, "mb": 1e6, "gb": 1e9, "tb": 1e12, "kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40, "": 1e9}
 
@@ -40,16 +39,16 @@ def machine_of(recipe: Recipe, gpus: int | None, gpu_memory: str, tflops: float 
             raise UserError(f"{name} {value}: must be more than 0.")
     if gpus is None:
         memory = float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-        dtype = model_dtype(recipe.model, Machine(0, memory, 1, 1)) if recipe.policy.adapt.lora_rank else torch.float32
-        flops, speed_of = speed.this_cpu(dtype)
-        known = f"this CPU's matrix products in {str(dtype).removeprefix('torch.')}, just measured"
+        with traceable("policy", recipe.model):
+            flops, stepping, speed_of = speed.this_cpu(policy_task(recipe, Machine(0, memory, 1, 1)), recipe.policy.batch_size)
+        known = "layers of this model on this CPU, just measured"
     else:
-        memory = memory_of(gpu_memory)
+        memory, stepping = memory_of(gpu_memory), None
         card, flops, speed_of = speed.gpu(memory)
         known = f"{speed.REACHED:.0%} of the peak of the {card}, which the GPU is taken for by its memory"
     if tflops:
-        flops, known = tflops * 1e12, "--tflops"
-    return Machine(gpus or 0, memory, flops, bandwidth * 1e9 if bandwidth else speed_of, mixed=mixed), known
+        flops, stepping, known = tflops * 1e12, None, "--tflops"
+    return Machine(gpus or 0, memory, flops, bandwidth * 1e9 if bandwidth else speed_of, mixed=mixed, stepping=stepping), known
 
 
 def plan_recipe(recipe: Recipe, machine: Machine | None = None, prompt_tokens: int | None = None, edits: int | None = None,
@@ -76,36 +75,39 @@ def names_of(recipe: Recipe) -> list[str]:
 
 def stage_of(name: str, recipe: Recipe, machine: Machine, prompt: int, edits: int | None) -> Stage:
     """One stage. Raises UserError for a batch that cannot be divided, and for architectures that cannot be traced."""
-    from transformers import AutoModelForCausalLM
-
     for key in ("batch_size", "minibatch_size"):
         if name == "policy" and getattr(recipe.policy, key) % machine.processes:
             raise UserError(f"policy.{key} is {getattr(recipe.policy, key)}: it must be a multiple of the {machine.processes} "
                             "GPUs.")
     train = None if edits is None else edits if recipe.data.validation else round(edits * (1 - recipe.data.validation_share))
-    try:
-        if name == "reward":
+    model = (recipe.reward.model if name == "reward" else None) or recipe.model
+    with traceable(name, model):
+        if name == "policy":
+            stage = policy_stage(recipe, machine, prompt)
+            stage.seconds = speed.update_seconds(recipe, machine, prompt)
+        elif name == "reward":
             stage = reward_stage(recipe, machine, prompt, train)
-            stage.seconds = speed.reward_seconds(recipe, machine, reward_task(recipe, machine), prompt)
-            batch, epochs = recipe.reward.batch_size, recipe.reward.epochs
+            stage.seconds = speed.reward_seconds(recipe, machine, prompt)
         else:
-            how = recipe.policy.adapt if name == "policy" else Adapt(lora_rank=recipe.sft.lora_rank if recipe.sft else 0)
-            task = training_task(AutoModelForCausalLM, load_config(recipe.model), recipe.model, how, machine)
-            if name == "policy":
-                stage = policy_stage(recipe, machine, prompt)
-                stage.seconds = speed.update_seconds(recipe, machine, task, prompt)
-                return stage
-            assert recipe.sft is not None
             stage = sft_stage(recipe, machine, prompt)
-            stage.seconds = speed.sft_seconds(recipe, machine, task, prompt)
-            batch, epochs = recipe.sft.batch_size, recipe.sft.epochs
+            stage.seconds = speed.sft_seconds(recipe, machine, prompt)
+    if model.load_in_4bit:
+        stage.notes.append(f"model.load_in_4bit: the {name} stage's frozen weights are counted whole, not in 4 bits")
+    section = {"sft": recipe.sft, "reward": recipe.reward}.get(name)
+    if section is not None and train is not None:
+        stage.steps = math.ceil(train * section.epochs / min(section.batch_size, max(train, 1)))
+    return stage
+
+
+@contextmanager
+def traceable(name: str, model: Model) -> Iterator[None]:
+    """What PyTorch says of a stage's model that cannot be run without its weights, as one line."""
+    try:
+        yield
     except (LookupError, TypeError, AttributeError, ValueError, NotImplementedError) as error:
-        model = (recipe.reward.model if name == "reward" else None) or recipe.model
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{name}: {model.name} cannot be planned: its architecture does not run without weights ({reason}). "
                         "Measure one step instead.") from error
-    stage.steps = None if train is None else math.ceil(train * epochs / min(batch, max(train, 1)))
-    return stage
 
 
 def changes(name: str, recipe: Recipe, machine: Machine, prompt: int) -> Iterator[tuple[str, Recipe, Machine]]:
@@ -138,6 +140,10 @@ def changes(name: str, recipe: Recipe, machine: Machine, prompt: int) -> Iterato
     if not rank:
         recipe = changed(f"{section}.lora_rank", 16)
         yield f"{section}.lora_rank=16 (LoRA; raise the learning rate about tenfold)", recipe, machine
+    part = getattr(recipe, name)
+    if not (part if name == "sft" else part.adapt).gradient_checkpointing:
+        recipe = changed(f"{section}.gradient_checkpointing", True)
+        yield f"{section}.gradient_checkpointing=true (trained layers are computed twice)", recipe, machine
     if name != "sft" and getattr(recipe, name).adapt.train_layers is None:
         recipe = changed(f"{section}.train_layers", max(1, depth // 3))
         yield f"{section}.train_layers={max(1, depth // 3)} (the upper third)", recipe, machine

@@ -13,7 +13,7 @@ import torch
 
 from redline.models import dtype_of, load_config, train_layers
 from redline.plan.trace import Batch, Task, build, forward_bytes, logits_bytes, training_bytes
-from redline.recipe import Adapt, Model, Recipe
+from redline.recipe import Adapt, Model, Recipe, RewardTerm
 from redline.reward.model import LABELS
 from redline.reward.train import CACHE_BYTES, CPU_MICROBATCH_TOKENS, MICROBATCH_TOKENS
 from redline.trunk import layers_of
@@ -31,7 +31,7 @@ TRL_TOKENS, TRL_VOCABULARY = 4096, 32768  # size of the logits' tile in TRL's fu
 class Machine:
     """Where it is to run: ``gpus`` of ``memory`` bytes each (0: the CPU), all weights on each or ``sharded`` over them (FSDP2).
     ``mixed``: launched with ``accelerate launch --mixed_precision bf16``. Speeds are of one of them: floating-point operations and
-    bytes of memory a second."""
+    bytes of memory a second; ``stepping`` the operations a second of sampling's steps, a token of each row (None: ``flops``)."""
 
     gpus: int
     memory: float
@@ -39,6 +39,7 @@ class Machine:
     bandwidth: float
     sharded: bool = False
     mixed: bool = False
+    stepping: float | None = None
 
     @property
     def processes(self) -> int:
@@ -140,13 +141,28 @@ def step_bytes(found: Held, machine: Machine) -> float:
     return 4.0 * found.count / share if machine.gpus else 2 * found.largest
 
 
-def sft_stage(recipe: Recipe, machine: Machine, prompt: int) -> Stage:
-    """TRL's trainer: whole model, adapters on all linear layers of all layers, a tile of logits at a time."""
+def sft_task(recipe: Recipe, machine: Machine) -> Task:
+    """The model in supervised fine-tuning: whole."""
     from transformers import AutoModelForCausalLM
 
     assert recipe.sft is not None
-    how = Adapt(lora_rank=recipe.sft.lora_rank)
-    task = training_task(AutoModelForCausalLM, load_config(recipe.model), recipe.model, how, machine)
+    how = Adapt(lora_rank=recipe.sft.lora_rank, gradient_checkpointing=recipe.sft.gradient_checkpointing)
+    return training_task(AutoModelForCausalLM, load_config(recipe.model), recipe.model, how, machine)
+
+
+def policy_task(recipe: Recipe, machine: Machine) -> Task:
+    """The policy in training. Raises UserError for more trained layers than there are."""
+    from transformers import AutoModelForCausalLM
+
+    config = load_config(recipe.model)
+    train_layers(recipe.policy.adapt, config.num_hidden_layers)
+    return training_task(AutoModelForCausalLM, config, recipe.model, recipe.policy.adapt, machine)
+
+
+def sft_stage(recipe: Recipe, machine: Machine, prompt: int) -> Stage:
+    """TRL's trainer: whole model, adapters on all linear layers of all layers, a tile of logits at a time."""
+    assert recipe.sft is not None
+    task = sft_task(recipe, machine)
     share = max(1, recipe.sft.batch_size // machine.processes)
     rows = next(size for size in range(min(SFT_ROWS, share), 0, -1) if share % size == 0)
     length = prompt + recipe.data.max_response_tokens
@@ -203,12 +219,8 @@ def reward_stage(recipe: Recipe, machine: Machine, prompt: int, edits: int | Non
 
 def policy_stage(recipe: Recipe, machine: Machine, prompt: int) -> Stage:
     """PPO: sampling, scoring, and the epochs over a batch in micro-batches."""
-    from transformers import AutoModelForCausalLM
-
-    how = recipe.policy
-    config = load_config(recipe.model)
-    train_layers(how.adapt, config.num_hidden_layers)
-    task = training_task(AutoModelForCausalLM, config, recipe.model, how.adapt, machine)
+    how, task = recipe.policy, policy_task(recipe, machine)
+    config = task.config
     single = found = held_by(task)
     actors = 2 if how.critic == "own" else 1  # a critic of its own has trained weights like the policy's, over the same frozen ones
     found = replace(found, trained=actors * found.trained, count=actors * found.count)
@@ -260,11 +272,25 @@ def kv_bytes(config: Any, dtype: torch.dtype, rows: int, length: int) -> float:
 
 def cuts(recipe: Recipe, task: Task) -> set[int]:
     """The layers whose incoming states sampling keeps: the policy's cut, and that of a reward model that shares its backbone."""
-    found = {task.depth - task.trained}
-    if _shares(recipe):
-        depth = recipe.reward.depth or task.depth
-        found.add(min(depth - (recipe.reward.adapt.train_layers or depth), task.depth - task.trained))
-    return found - {0}
+    return {task.depth - task.trained, reward_cut(recipe, task)} - {0}
+
+
+def reward_cut(recipe: Recipe, task: Task) -> int:
+    """The layer that scoring begins at where the reward model trained here shares the policy's backbone, else 0."""
+    if not _shares(recipe):
+        return 0
+    depth = recipe.reward.depth or task.depth
+    return min(depth - (recipe.reward.adapt.train_layers or depth), task.depth - task.trained)
+
+
+def term_task(term: RewardTerm, recipe: Recipe, machine: Machine) -> Task:
+    """The reward model of a term: the one trained here, or another by name, which is taken to hold weights of its own."""
+    if term.model is None:
+        return reward_task(recipe, machine)
+    from transformers import AutoModelForTokenClassification
+
+    model = Model(name=term.model)
+    return Task(AutoModelForTokenClassification, load_config(model), model_dtype(model, machine), Adapt())
 
 
 def reward_weights(recipe: Recipe, machine: Machine, policy: Held, notes: list[str]) -> Iterator[float]:
@@ -273,17 +299,12 @@ def reward_weights(recipe: Recipe, machine: Machine, policy: Held, notes: list[s
     for term in recipe.policy.reward:
         if term.function is not None:
             continue
+        task = term_task(term, recipe, machine)
+        found = held_by(task)
         if term.model is not None:
             notes.append(f"the reward model {term.model} is counted as one with weights of its own, in the policy's dtype")
-            from transformers import AutoModelForTokenClassification
-
-            model = Model(name=term.model)
-            task = Task(AutoModelForTokenClassification, load_config(model), model_dtype(model, machine), Adapt())
-            yield held_by(task).frozen
-            continue
-        task = reward_task(recipe, machine)
-        found = held_by(task)
-        if _shares(recipe):
+            yield found.frozen
+        elif _shares(recipe):
             yield found.trained + (0.0 if recipe.policy.adapt.lora_rank else copied(recipe, policy, found, task))
         else:
             yield found.all if recipe.reward.adapt.lora_rank == 0 else found.frozen

@@ -1,18 +1,22 @@
 """Time of a step from floating-point operations and bytes read: an estimate, good to a factor of two.
 
 Operations of a forward pass: two for each weight of a matrix and token, and four for each pair of query and key (half of all
-pairs, causal) and width of a head (Kaplan et al. 2020, section 2.1). A backward pass takes as much for the gradient of the
-inputs, and as much again for that of weights in training.
+pairs, causal; all of them where ``redline.attention`` writes them out) and width of a head (Kaplan et al. 2020, section 2.1). A
+backward pass takes as much for the gradient of the inputs, and as much again for that of weights in training.
 """
 
 import time
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
 import torch
+from transformers import DynamicCache
 
-from redline.plan.memory import Machine, reward_task
-from redline.plan.trace import Task, build
+from redline.attention import LONGEST, use_short_attention
+from redline.packed import packed
+from redline.plan.memory import Machine, policy_task, reward_cut, reward_task, sft_task, term_task
+from redline.plan.trace import Task, build, materialise, shallow
 from redline.recipe import Recipe
 from redline.trunk import layers_of
 
@@ -22,6 +26,9 @@ GPUS = (  # up to so much memory (GB): the GPU it is taken for, dense bfloat16 T
 )
 REACHED = 0.4  # share of a GPU's peak that training reaches as a rule (Chowdhery et al. 2022, section 4.1: 46 % for PaLM 540B)
 FLOAT32 = 19.5 / 312  # float32 against bfloat16 on an A100 without TF32
+MEASURED = 2  # layers that a CPU's speed is measured on
+AT_MOST = 5e10  # operations of a pass there, of one row at least: half a second on a slow machine
+MOST_ROWS = 64  # with more of them, a step of sampling is bound by its operations
 
 
 def gpu(memory: float) -> tuple[str, float, float]:
@@ -33,20 +40,48 @@ def gpu(memory: float) -> tuple[str, float, float]:
     return name, tflops * 1e12 * REACHED, bandwidth * 1e9
 
 
-def this_cpu(dtype: torch.dtype) -> tuple[float, float]:
-    """Operations a second of this machine's own matrix products, and bytes a second of a product with one vector, measured."""
-    weight = torch.ones(1536, 1536, dtype=dtype)
-    many, one = torch.ones(512, 1536, dtype=dtype), torch.ones(1, 4096, dtype=dtype)
-    large = torch.ones(8192, 4096, dtype=dtype)
-    flops = 2 * 512 * 1536 * 1536 / _best(lambda: torch.nn.functional.linear(many, weight))
-    return flops, large.nbytes / _best(lambda: torch.nn.functional.linear(one, large))
+def this_cpu(task: Task, rows: int) -> tuple[float, float, float]:
+    """What this machine reaches, measured on layers of the model itself: operations a second of training passes, and of sampling's
+    steps with a token of each of ``rows`` rows; and bytes a second of a product with one vector.
+
+    (Large matrix products alone run several times as fast as a small model's layers, which spend most of their time around them.)
+    """
+    work, config = work_of(task), task.config.get_text_config()
+    shallow_task = shallow(replace(task, how=task.how.model_copy(update={"train_layers": None, "gradient_checkpointing": False})),
+                           MEASURED)
+    model = build(shallow_task)
+    materialise(model)
+    with torch.no_grad():
+        for tensor in (*model.parameters(), *model.buffers()):
+            tensor.fill_(0.01 if tensor.is_floating_point() else 0)
+    use_short_attention(model)
+    base, length = model.base_model, 64
+    count = int(min(8, max(1, AT_MOST / (work.forward(MEASURED, length, length) * (1 + work.backward)))))
+    rows, begun = min(rows, MOST_ROWS), max(1, count * length // min(rows, MOST_ROWS))
+    states = torch.full((count, length, config.hidden_size), 0.01, dtype=task.dtype).requires_grad_(True)
+
+    def training() -> None:
+        base(inputs_embeds=states, use_cache=False).last_hidden_state.float().sum().backward()
+
+    cache, token = DynamicCache(config=model.config), torch.full((rows, 1, config.hidden_size), 0.01, dtype=task.dtype)
+
+    def step() -> None:
+        base(inputs_embeds=token, past_key_values=cache, use_cache=True)
+
+    flops = work.forward(MEASURED, count * length, length) * (1 + work.backward) / _best(training)
+    with torch.no_grad(), packed(model, rows):
+        base(inputs_embeds=token.expand(rows, begun, -1), past_key_values=cache, use_cache=True)
+        stepping = work.forward(MEASURED, rows, begun) / _best(step)
+    one, large = torch.ones(1, 4096, dtype=task.dtype), torch.ones(8192, 4096, dtype=task.dtype)
+    return flops, stepping, large.nbytes / _best(lambda: torch.nn.functional.linear(one, large))
 
 
-def _best(work: Any) -> float:
+def _best(run: Any) -> float:
+    """Seconds of the fastest of some runs."""
     seconds = []
-    for _ in range(6):
+    for _ in range(4):
         start = time.perf_counter()
-        work()
+        run()
         seconds.append(time.perf_counter() - start)
     return min(seconds)
 
@@ -59,21 +94,23 @@ class Work:
         text = task.config.get_text_config()
         layers = layers_of(model.base_model)[1]
         matrices = [parameter for layer in layers for parameter in layer.parameters() if parameter.ndim == 2]
-        self.layers, self.trained = task.depth, task.trained
+        self.layers, self.trained, self.on_cpu = task.depth, task.trained, task.on_cpu
         self.a_layer = 2.0 * sum(matrix.numel() for matrix in matrices) / self.layers
         self.attention = 4.0 * text.num_attention_heads * (getattr(text, "head_dim", None) or
                                                            text.hidden_size // text.num_attention_heads)
         self.head = 2.0 * text.hidden_size * text.vocab_size
         self.backward = 1.0 if task.how.lora_rank else 2.0
+        self.again = float(task.how.gradient_checkpointing)  # forward passes that the backward pass repeats
         self.bytes = float(sum(parameter.nbytes for parameter in model.parameters()))
 
     def forward(self, layers: int, tokens: float, length: float) -> float:
         """Of ``tokens`` tokens in sequences of ``length`` through some layers."""
-        return layers * tokens * (self.a_layer + self.attention * length / 2)
+        written_out = self.on_cpu and length <= LONGEST  # then all pairs are computed
+        return layers * tokens * (self.a_layer + self.attention * length * (1.0 if written_out else 0.5))
 
     def train(self, tokens: float, length: float) -> float:
         """Forward and backward through the trained layers."""
-        return self.forward(self.trained, tokens, length) * (1 + self.backward)
+        return self.forward(self.trained, tokens, length) * (1 + self.again + self.backward)
 
 
 @cache
@@ -87,39 +124,47 @@ def slower(machine: Machine, task: Task) -> float:
     return machine.flops * (FLOAT32 if machine.gpus and task.dtype == torch.float32 and not machine.mixed else 1.0)
 
 
-def update_seconds(recipe: Recipe, machine: Machine, task: Task, prompt: int) -> float:
+def update_seconds(recipe: Recipe, machine: Machine, prompt: int) -> float:
     """A PPO update on one process's share of the batch: sampling reads all weights for each token, the rest computes."""
-    how, work = recipe.policy, work_of(task)
+    how, task = recipe.policy, policy_task(recipe, machine)
+    work, flops = work_of(task), slower(machine, task)
     response = how.sampling.max_new_tokens
     length = prompt + response
     share = max(1, how.batch_size // machine.processes)
-    flops = slower(machine, task)
     tokens, predicted = share * length, share * response
     one = work.forward(work.layers, share, length) + share * work.head
     sampling = work.forward(work.layers, share * prompt, prompt) / flops
-    sampling += response * max(one / flops, work.bytes / machine.bandwidth)
-    upper = work.forward(work.trained, tokens, length)
-    rescoring = 2 * (upper + predicted * work.head)
-    scoring = 0.0
-    if any(term.function is None for term in how.reward):
-        reward = work_of(reward_task(recipe, machine))
-        scoring = reward.forward(reward.trained, tokens, length)
-    heads = predicted * work.head * (2 if how.adapt.lora_rank or how.adapt.train_layers else 4)
+    sampling += response * max(one / (machine.stepping or flops), work.bytes / machine.bandwidth)
+    upper, logits = work.forward(work.trained, tokens, length), predicted * work.head
     passes = 2 if how.critic == "own" else 1
-    return sampling + (rescoring + scoring + how.epochs * (passes * work.train(tokens, length) + heads)) / flops
+    rescoring = upper + logits  # by the reference; by the policy too, unless that is the first epoch's one pass over the batch
+    if machine.processes > 1 or how.minibatch_size < how.batch_size or tokens > how.microbatch_tokens:
+        rescoring += passes * upper + logits
+    heads = logits * (2 if how.adapt.lora_rank or how.adapt.train_layers else 4)
+    learning = how.epochs * (passes * work.train(tokens, length) + heads)
+    return sampling + (rescoring + scoring(recipe, machine, task, tokens, length) + learning) / flops
 
 
-def reward_seconds(recipe: Recipe, machine: Machine, task: Task, prompt: int) -> float:
+def scoring(recipe: Recipe, machine: Machine, policy: Task, tokens: int, length: int) -> float:
+    """Operations of the reward models: one that shares the policy's backbone begins where sampling kept its states."""
+    works = [(work_of(term_task(term, recipe, machine)), reward_cut(recipe, policy) if term.model is None else 0)
+             for term in recipe.policy.reward if term.function is None]
+    return sum(work.forward(work.layers - cut, tokens, length) for work, cut in works)
+
+
+def reward_seconds(recipe: Recipe, machine: Machine, prompt: int) -> float:
     """A step of reward training, the lower layers' one pass spread over the epochs."""
+    task = reward_task(recipe, machine)
     work, length = work_of(task), prompt + 2 * recipe.data.max_response_tokens
     tokens = max(1, recipe.reward.batch_size // machine.processes) * length
     lower = work.forward(work.layers - work.trained, tokens, length) / max(recipe.reward.epochs, 1)
     return (lower + work.train(tokens, length)) / slower(machine, task)
 
 
-def sft_seconds(recipe: Recipe, machine: Machine, task: Task, prompt: int) -> float:
+def sft_seconds(recipe: Recipe, machine: Machine, prompt: int) -> float:
     """A step of SFT."""
     assert recipe.sft is not None
+    task = sft_task(recipe, machine)
     work, length = work_of(task), prompt + recipe.data.max_response_tokens
     rows = max(1, recipe.sft.batch_size // machine.processes)
     return (work.train(rows * length, length) + rows * length * work.head * 3) / slower(machine, task)

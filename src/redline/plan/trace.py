@@ -23,7 +23,7 @@ from redline.attention import use_short_attention
 from redline.models import adapt
 from redline.policy.loss import CHUNK, token_logprobs
 from redline.recipe import Adapt
-from redline.trunk import layers_of, view_of
+from redline.trunk import Recomputed, layers_of, view_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,7 +108,7 @@ def _deep(task: Task, run: Any, layers: int) -> float:
     return one + (layers - 1) * (two - one)
 
 
-def _shallow(task: Task, layers: int) -> Task:
+def shallow(task: Task, layers: int) -> Task:
     """The same task with only ``layers`` trained layers above at most one frozen one."""
     cut = task.trained < task.depth
     config = copy.deepcopy(task.config)
@@ -119,10 +119,10 @@ def _shallow(task: Task, layers: int) -> Task:
 
 
 def _traced(task: Task, layers: int, run: Any) -> float:
-    shallow = _shallow(task, layers)
-    model = build(shallow)
+    small = shallow(task, layers)
+    model = build(small)
     with FakeTensorMode(), torch.autocast("cpu", torch.bfloat16) if task.mixed else nullcontext():
-        _materialise(model)
+        materialise(model)
         if task.on_cpu:
             use_short_attention(model)
         for parameter in model.parameters():
@@ -130,7 +130,7 @@ def _traced(task: Task, layers: int, run: Any) -> float:
                 parameter.grad = torch.empty_like(parameter)
         tally = Tally()
         with tally:
-            run(model, shallow.depth - shallow.trained)
+            run(model, small.depth - small.trained)
         return float(tally.peak)
 
 
@@ -150,9 +150,10 @@ def _training(task: Task, model: Any, cut: int, batch: Batch, masked: bool) -> N
 def _upper(task: Task, model: Any, cut: int, batch: Batch, masked: bool = False) -> Tensor:
     """Last hidden states of the layers above the cut, from token ids where there is no cut."""
     base = model.base_model
-    view, inputs = base, {"input_ids": torch.zeros(batch.rows, batch.length, dtype=torch.long)}
+    inputs = {"input_ids": torch.zeros(batch.rows, batch.length, dtype=torch.long)}
+    layers = list(layers_of(base)[1])[cut:]
+    view = view_of(base, [Recomputed(layer) for layer in layers] if task.how.gradient_checkpointing else layers, start=cut)
     if cut:
-        view = view_of(base, list(layers_of(base)[1])[cut:], start=cut)
         size = task.config.get_text_config().hidden_size
         inputs = {"inputs_embeds": torch.empty(batch.rows, batch.length, size, dtype=task.dtype)}
     if masked:
@@ -220,8 +221,9 @@ class Tally(TorchDispatchMode):
         self.now -= size
 
 
-def _materialise(model: nn.Module) -> None:
-    """Give a meta model fake tensors of the CPU in place of its parameters and buffers; tied ones stay tied."""
+def materialise(model: nn.Module) -> None:
+    """Give a meta model tensors of the CPU (under ``FakeTensorMode`` fake ones) in place of its parameters and buffers, whatever
+    lies in them; tied ones stay tied."""
     made: dict[int, Any] = {}
     for module in model.modules():
         for tensors in (module._parameters, module._buffers):
