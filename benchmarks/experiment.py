@@ -1,66 +1,74 @@
-"""What is kept of an experiment: small files of every finished run, and from them the tables and the picture of docs/results.md.
+"""What is kept of an experiment: one small file a finished run, and from these the tables and the picture of docs/results.md.
 
     redline experiment recipes/experiment-cad.yaml --parallel 2    hours; stopped, it goes on where it was
     python benchmarks/experiment.py runs/experiment-cad            keep what is finished, then remake
     python benchmarks/experiment.py                                remake from what was kept, without the runs
 
-Of a run, benchmarks/results/EXPERIMENT/ARM/seed-N/ keeps its recipe, times, win rates, the log's learning curve, and every judge's
-preference for every prompt, at the end and on the way. That is all `redline experiment --report` reads, so the numbers are its own.
+benchmarks/results/EXPERIMENT/ARM-SEED.json holds a run's figures, its learning curve, and every judge's preference for every
+prompt, at the end and on the way: all that the paired differences and their intervals are made of, by the functions that
+`redline experiment` uses.
 """
 
 import argparse
 import json
 import shutil
-from collections.abc import Iterable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from common import about
+from redline.experiment.arms import cells, load_experiment
+from redline.experiment.results import Point, Result, collect
+from redline.experiment.summary import summarise
 
 HERE = Path(__file__).parent
 RESULTS, PAGE, IMAGES = HERE / "results", HERE.parent / "docs" / "results.md", HERE.parent / "docs" / "images"
-WHOLE = ["recipe.yaml", "state.json", "winrate.json", "compare/judge-*.json", "compare/curve.jsonl", "reward/metrics.json"]
-LINES = {"policy/log.jsonl": ("update", "seconds", "peak_gb", "gold", "gold_error", "gold_kl", "gold_proxy", "kl", "kl_coefficient",
-                              "reward", "length", "ended", "entropy"),
-         "policy/watch/0*.jsonl": ("id", "preference"), "compare/*verdicts.jsonl": ("id", "preference")}
 COLOURS = ["#4e79a7", "#e15759", "#59a14f", "#f28e2b", "#b07aa1", "#76b7b2", "#9c755f"]
 
 
-def keep(run: Path, to: Path) -> None:
-    """The small files of one finished run."""
-    for pattern in WHOLE:
-        for file in run.glob(pattern):
-            target = to / file.relative_to(run)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(file, target)
-    for pattern, keys in LINES.items():
-        for file in run.glob(pattern):
-            target = to / file.relative_to(run)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_text("".join(_line(json.loads(line), keys) for line in file.read_text(encoding="utf-8").splitlines()),
-                              encoding="utf-8")
+def keep(folder: Path) -> None:
+    """One file for each finished run of an experiment."""
+    to = RESULTS / folder.name
+    to.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(folder / "experiment.yaml", to / "experiment.yaml")
+    experiment = load_experiment(to / "experiment.yaml")
+    for result in collect(experiment, cells(experiment, folder), folder):
+        plain = {"arm": result.cell.arm, "seed": result.cell.seed, "figures": result.figures, "preferences": result.preferences,
+                 "curve": [asdict(point) for point in result.curve], **about("experiment.py")}
+        (to / f"{result.cell.arm}-{result.cell.seed}.json").write_text(json.dumps(_rounded(plain)) + "\n", encoding="utf-8")
 
 
-def _line(row: dict[str, Any], keys: Iterable[str]) -> str:
-    return json.dumps({key: round(row[key], 5) if isinstance(row[key], float) else row[key] for key in keys if key in row}) + "\n"
+def _rounded(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _rounded(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_rounded(inner) for inner in value]
+    return round(value, 6) if isinstance(value, float) else value
+
+
+def kept(folder: Path) -> tuple[dict[str, Any], list[Result]]:
+    """The summary of the runs that were kept of an experiment, and the runs."""
+    experiment = load_experiment(folder / "experiment.yaml")
+    asked = cells(experiment, folder)
+    results = []
+    for cell in asked:
+        file = folder / f"{cell.arm}-{cell.seed}.json"
+        if file.exists():
+            plain = json.loads(file.read_text(encoding="utf-8"))
+            results.append(Result(cell, plain["figures"], plain["preferences"], [Point(**point) for point in plain["curve"]]))
+    return summarise(experiment, asked, results), results
 
 
 def remake(folder: Path) -> None:
-    """Tables into docs/results.md, the picture, and the experiment's own summary, from what was kept."""
-    from redline.experiment.command import run_experiment
-
-    run_experiment(folder / "experiment.yaml", [], folder, only_report=True)
-    summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-    runs = [json.loads(line) for line in (folder / "results.jsonl").read_text(encoding="utf-8").splitlines()]
-    (folder / "about.json").write_text(json.dumps(about("experiment.py"), indent=2) + "\n", encoding="utf-8")
-    (IMAGES / f"{folder.name}.svg").write_text(draw(summary, runs), encoding="utf-8")
+    """The tables in docs/results.md, and the picture."""
+    summary, results = kept(folder)
+    (IMAGES / f"{folder.name}.svg").write_text(draw(summary, results), encoding="utf-8")
     start, end = f"<!-- {folder.name}: written by benchmarks/experiment.py -->\n", f"<!-- end of {folder.name} -->\n"
     text = PAGE.read_text(encoding="utf-8")
+    if start not in text or end not in text:
+        raise SystemExit(f"{PAGE}: has no lines {start.strip()!r} and {end.strip()!r}, between which the tables go.")
     before, _, rest = text.partition(start)
-    _, _, after = rest.partition(end)
-    if not after and not rest:
-        raise SystemExit(f"{PAGE}: has no line {start.strip()!r}, behind which the tables go, before {end.strip()!r}.")
-    PAGE.write_text(before + start + tables(summary) + end + after, encoding="utf-8")
+    PAGE.write_text(before + start + tables(summary) + end + rest.partition(end)[2], encoding="utf-8")
 
 
 def tables(summary: dict[str, Any]) -> str:
@@ -122,11 +130,11 @@ def _price(row: dict[str, Any]) -> str:
     return f"{row['samples']:,.0f}, {row['seconds']:.0f} s [{row['seeds']}]" if row["seeds"] else "–"
 
 
-def draw(summary: dict[str, Any], runs: list[dict[str, Any]]) -> str:
+def draw(summary: dict[str, Any], runs: list[Result]) -> str:
     """Gold against KL, seven arms a panel: every run's curve, thin, and the arm's mean at each KL level, thick."""
     arms = summary["arms"]
     panels = [arms[start:start + len(COLOURS)] for start in range(0, len(arms), len(COLOURS))]
-    most = max([8.0, *(min(point["kl"], 12.0) for run in runs for point in run["curve"])])
+    most = max([8.0, *(min(point.kl, 12.0) for run in runs for point in run.curve)])
     tall = 340 * len(panels)
     parts = [f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 960 {tall}" font-family="sans-serif" font-size="12">'
              f'<rect width="960" height="{tall}" fill="white"/>']
@@ -145,8 +153,8 @@ def draw(summary: dict[str, Any], runs: list[dict[str, Any]]) -> str:
         parts += [f'<text x="{at(tick, 0.4).split(",")[0]}" y="{top + height + 18}" text-anchor="middle">{tick}</text>'
                   for tick in range(0, int(most) + 1, 2)]
         for place, (arm, colour) in enumerate(zip(panel, COLOURS, strict=False)):
-            own = [run["curve"] for run in runs if run["arm"] == arm["arm"]]
-            curves = [" ".join(at(point["kl"], point["gold"]) for point in curve) for curve in own]
+            own = [run.curve for run in runs if run.cell.arm == arm["arm"]]
+            curves = [" ".join(at(point.kl, point.gold) for point in curve) for curve in own]
             parts += [f'<polyline points="{points}" fill="none" stroke="{colour}" opacity="0.25"/>' for points in curves]
             means = [(row["kl"], row["win_rate"]) for row in arm["gold_at_kl"] if row.get("win_rate") is not None]
             parts.append(f'<polyline points="{" ".join(at(*point) for point in [(0.0, 0.5), *means])}" fill="none" '
@@ -162,11 +170,7 @@ def main() -> None:
     cli = argparse.ArgumentParser()
     cli.add_argument("runs", type=Path, nargs="*", help="folders of experiments whose finished runs are to be kept")
     for folder in cli.parse_args().runs:
-        to = RESULTS / folder.name
-        to.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(folder / "experiment.yaml", to / "experiment.yaml")
-        for finished in folder.glob("*/seed-*/winrate.json"):
-            keep(finished.parent, to / finished.parent.relative_to(folder))
+        keep(folder)
     for recipe in sorted(RESULTS.glob("*/experiment.yaml")):
         remake(recipe.parent)
 

@@ -3,9 +3,12 @@
     python benchmarks/reward_training.py --peers ../shared/peers --data ../shared/data --environment peer [--repeats 3]
 
 The driver makes the peer's environment, then runs both sides in turn, each in a process of its own, and writes medians to
-benchmarks/results/reward_training.json. The work: the first 192 edits of CAD train (real human edits of film reviews), cropped to
-128 tokens, three classes on every token of both sides, SmolLM2-135M in bf16, LoRA rank 16 on all linear layers of all 30 layers, 8
-edits (the peer's 16 rows) a step.
+benchmarks/results/reward_training.json. Three classes on every token of both sides, SmolLM2-135M in bf16, LoRA rank 16 on all
+linear layers of all 30 layers. Two kinds of edits by people:
+
+reviews     the first 192 edits of CAD train, which have no prompts, cropped to 128 tokens; 8 edits (the peer's 16 rows) a step
+summaries   the first 96 edits of DeFacto train whose article (the prompt) and summaries fit into 512 tokens; 4 edits a step. The
+            peer reads article and summary as one text, once for each side
 
 What differs: the peer draws rows, Redline edits with both their sides; the peer's loss weighs all tokens alike. A second row reads
 the two sides of each edit apart, to show what sharing their beginnings saves; a third trains the upper ten layers alone, as the
@@ -13,6 +16,7 @@ recipes do: its edits a second count the frozen layers' one pass over every edit
 """
 
 import argparse
+import csv
 import json
 import resource
 import statistics
@@ -26,7 +30,14 @@ from typing import Any
 from common import about, environment
 
 HERE = Path(__file__).parent
-EDITS, BATCH, LENGTH, EPOCHS = 192, 8, 128, 4
+EPOCHS = 4
+TASKS = {"reviews": {"edits": 192, "batch": 8, "length": 128, "steps": 8},
+         "summaries": {"edits": 96, "batch": 4, "length": 512, "steps": 6}}
+SOURCES: dict[str, dict[str, Any]] = {
+    "reviews": {"path": "cad/train_paired.tsv", "columns": {"id": "batch_id", "side": "Sentiment", "text": "Text"},
+                "sides": {"Negative": "rejected", "Positive": "edited"}, "replace": {"<br />": " "}},
+    "summaries": {"path": "defacto/train.jsonl", "columns": {
+        "prompt": "{article}\n\nOne-sentence summary:", "rejected": " {candidate}", "edited": " {feedback.summary}"}}}
 OURS = {"Redline, LoRA on all 30 layers": [], "Redline, LoRA on all 30 layers, sides apart": ["--apart"],
         "Redline, LoRA on the upper 10 of 30 layers": ["--layers", "10"]}
 THEIRS = "transformers.Trainer, LoRA on all 30 layers"
@@ -38,22 +49,26 @@ def ours(arguments: argparse.Namespace) -> None:
     from accelerate import Accelerator
 
     from redline.batches import draw_rows
+    from redline.label.stage import label_edits
     from redline.recipe import Adapt, Model, Reward
+    from redline.reward.examples import examples
     from redline.reward.model import new_reward_model
     from redline.reward.train import _Trainer
 
-    recipe = Reward(loss="hard", adapt=Adapt(lora_rank=16, train_layers=arguments.layers), batch_size=BATCH)
+    task = TASKS[arguments.task]
+    recipe = Reward(loss="hard", adapt=Adapt(lora_rank=16, train_layers=arguments.layers), batch_size=task["batch"])
     reward, _ = new_reward_model(recipe, Model(dtype="bfloat16"))
-    edits = read_edits(arguments.data, reward.tokenizer, recipe)
+    edits = examples(label_edits(read_edits(arguments, reward.tokenizer), reward.tokenizer, max_response_tokens=task["length"]),
+                     reward.tokenizer, recipe, task["length"])
     with tempfile.TemporaryDirectory() as folder:
         trainer = _Trainer(recipe, reward, Accelerator(), Path(folder), 0)
         trainer.lay_out(edits, apart=arguments.apart)
-        batches = [[edits[row] for row in draw_rows(EDITS, BATCH, step, 0)] for step in range(arguments.steps)]
+        batches = [[edits[row] for row in draw_rows(len(edits), task["batch"], step, 0)] for step in range(task["steps"])]
         start = time.perf_counter()
         if arguments.layers is not None:
             for batch in batches:
                 trainer._states([row for example in batch for row in example.rows])
-        once = (time.perf_counter() - start) / (BATCH * arguments.steps) if arguments.layers is not None else 0.0
+        once = (time.perf_counter() - start) / (task["batch"] * task["steps"]) if arguments.layers is not None else 0.0
         seconds = []
         for batch in batches:
             start = time.perf_counter()
@@ -61,33 +76,42 @@ def ours(arguments: argparse.Namespace) -> None:
             seconds.append(time.perf_counter() - start)
     step = statistics.median(seconds[1:] or seconds)
     print(json.dumps({
-        "median_step_s": step, "edits_per_s": 1 / (step / BATCH + once / EPOCHS),
+        "median_step_s": step, "edits_per_s": 1 / (step / task["batch"] + once / EPOCHS),
         "tokens_an_edit": statistics.mean(sum(len(row.ids) for row in example.rows) for example in edits),
         "peak_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6}))
 
 
-def read_edits(data: Path, tokenizer: Any, recipe: Any) -> list[Any]:
-    """The first edits of CAD train, labelled."""
+def read_edits(arguments: argparse.Namespace, tokenizer: Any) -> list[Any]:
+    """The first edits of the task's data set; where they have prompts, those that fit whole."""
     from itertools import islice
 
     from redline.data.check import Rejects
     from redline.data.read import read
     from redline.data.records import Edit
-    from redline.label.stage import label_edits
     from redline.recipe import Source
-    from redline.reward.examples import examples
 
-    source = Source(path=str(data / "cad" / "train_paired.tsv"), columns={"id": "batch_id", "side": "Sentiment", "text": "Text"},
-                    sides={"Negative": "rejected", "Positive": "edited"}, replace={"<br />": " "})
-    found = list(islice(read(source, Edit, Rejects()), EDITS))
-    return examples(label_edits(found, tokenizer, max_response_tokens=LENGTH), tokenizer, recipe, LENGTH)
+    task, source = TASKS[arguments.task], SOURCES[arguments.task]
+    found = read(Source(**source | {"path": str(arguments.data / source["path"])}), Edit, Rejects())
+    fitting = (edit for edit in found if not edit.prompt or max(
+        len(tokenizer(f"{edit.prompt}{side}")["input_ids"]) for side in (edit.rejected, edit.edited)) < task["length"])
+    return list(islice(fitting, task["edits"]))
 
 
 def theirs(python: Path, arguments: argparse.Namespace, model: str) -> dict[str, float]:
-    command = [str(python), str(arguments.peers.absolute() / "hf_token_classification.py"), "--model", model, "--edits",
-               str(arguments.data.absolute() / "cad" / "train_paired.tsv"), "--length", str(LENGTH), "--batch", str(2 * BATCH),
-               "--steps", str(arguments.steps)]
+    from redline.models import EMBEDDED, load_tokenizer
+
+    task = TASKS[arguments.task]
     with tempfile.TemporaryDirectory() as folder:
+        edits = Path(folder) / "edits.tsv"
+        with edits.open("w", encoding="utf-8", newline="") as out:
+            table = csv.writer(out, delimiter="\t")
+            table.writerow(["Sentiment", "Text", "batch_id"])
+            for edit in read_edits(arguments, load_tokenizer(EMBEDDED)):
+                table.writerow(["Negative", f"{edit.prompt}{edit.rejected}", edit.id])
+                table.writerow(["Positive", f"{edit.prompt}{edit.edited}", edit.id])
+        command = [str(python), str(arguments.peers.absolute() / "hf_token_classification.py"), "--model", model,
+                   "--edits", str(edits), "--length", str(task["length"]), "--batch", str(2 * task["batch"]),
+                   "--steps", str(task["steps"])]
         printed = subprocess.run(command, capture_output=True, text=True, check=True, cwd=folder).stdout.splitlines()[-1].split()
     return dict(zip(printed[::2], map(float, printed[1::2]), strict=True))
 
@@ -98,7 +122,7 @@ def main() -> None:
     cli.add_argument("--data", type=Path, default=HERE.parent.parent / "shared" / "data")
     cli.add_argument("--environment", type=Path, default=Path("peer"))
     cli.add_argument("--repeats", type=int, default=3)
-    cli.add_argument("--steps", type=int, default=12, help="the first of each run is not counted")
+    cli.add_argument("--task", choices=TASKS, help="one kind of edits")
     cli.add_argument("--ours", action="store_true", help="(the driver's own) run one configuration in this process")
     cli.add_argument("--layers", type=int)
     cli.add_argument("--apart", action="store_true")
@@ -109,28 +133,32 @@ def main() -> None:
     from redline.models import embedded_model_folder
 
     model, python = str(embedded_model_folder()), environment(arguments.environment, *PEER_PACKAGES)
-    runs: dict[str, list[dict[str, float]]] = {name: [] for name in [THEIRS, *OURS]}
+    runs: dict[str, dict[str, list[dict[str, float]]]] = {task: {name: [] for name in [THEIRS, *OURS]} for task in TASKS}
+    tasks = [arguments.task] if arguments.task else list(TASKS)
     for repeat in range(arguments.repeats):
-        for name in runs:
-            if name == THEIRS:
-                found = theirs(python, arguments, model)
-            else:
-                command = [sys.executable, __file__, "--ours", "--steps", str(arguments.steps), "--data", str(arguments.data),
-                           *OURS[name]]
-                found = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[-1])
-            runs[name].append(found)
-            print(repeat, name, found, flush=True)
-            write(runs, arguments.repeats)
+        for task in tasks:
+            arguments.task = task
+            for name in runs[task]:
+                if name == THEIRS:
+                    found = theirs(python, arguments, model)
+                else:
+                    command = [sys.executable, __file__, "--ours", "--task", task, "--data", str(arguments.data), *OURS[name]]
+                    printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+                    found = json.loads(printed.splitlines()[-1])
+                runs[task][name].append(found)
+                print(repeat, task, name, found, flush=True)
+                write(runs, arguments.repeats)
 
 
-def write(runs: dict[str, list[dict[str, float]]], repeats: int) -> None:
+def write(runs: dict[str, dict[str, list[dict[str, float]]]], repeats: int) -> None:
     """The medians so far, the runs behind them, and the ratios to the peer."""
-    rows = {name: {key: statistics.median(run[key] for run in found) for key in found[0]} for name, found in runs.items() if found}
+    rows = {task: {name: {key: statistics.median(run[key] for run in found) for key in found[0]}
+                   for name, found in of.items() if found} for task, of in runs.items()}
     result = {
-        "what": "training of a token reward model: 8 edits a step, CAD train at 128 tokens, LoRA rank 16, bf16, SmolLM2-135M",
-        "repeats": repeats, "medians": rows,
-        "times_the_edits_per_second": {name: rows[name]["edits_per_s"] / rows[THEIRS]["edits_per_s"] for name in OURS
-                                       if name in rows},
+        "what": "training of a token reward model: LoRA rank 16, bf16, SmolLM2-135M, a step's seconds and edits a second",
+        "tasks": TASKS, "repeats": repeats, "medians": rows,
+        "times_the_edits_per_second": {task: {name: of[name]["edits_per_s"] / of[THEIRS]["edits_per_s"] for name in OURS
+                                              if name in of} for task, of in rows.items()},
         "runs": runs, **about("reward_training.py"),
     }
     (HERE / "results").mkdir(exist_ok=True)

@@ -259,8 +259,9 @@ class Policy(Section):
     """Divide each response's rewards by its number of tokens, times the mean length under the reference."""
     eos_reward: float = 0.0
     """Added at the end-of-text token (in units of the scaled reward): nothing else rewards stopping."""
-    no_eos_penalty: float = 0.0
-    """Subtracted at the last token of a response cut at `max_new_tokens`."""
+    no_eos_penalty: float = 1.0
+    """Subtracted at the last token of a response cut at `max_new_tokens`, in the same units. Set it to 0 where responses are cut on
+    purpose, as continuations are: a policy would learn to end early."""
     adapt: Adapt = Field(default_factory=Adapt)
     """What is trained."""
     optimizer: Optimizer = Field(default_factory=Optimizer)

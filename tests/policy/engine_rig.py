@@ -28,7 +28,8 @@ def recipe(adapt: Adapt, **changes) -> Policy:
     rounding error stays one."""
     return Policy(**{
         "reward": [RewardTerm(function="builtins:len")], "adapt": adapt, "updates": 3, "batch_size": 4, "minibatch_size": 4,
-        "epochs": 2, "reward_scale": 0.5, "kl": Kl(target=None, coefficient=0.05), "sampling": Sampling(max_new_tokens=10),
+        "epochs": 2, "reward_scale": 0.5, "no_eos_penalty": 0, "kl": Kl(target=None, coefficient=0.05),
+        "sampling": Sampling(max_new_tokens=10),
         "optimizer": Optimizer(lr=0.3, head_lr=0.3, eps=1.0, warmup=0, decay="constant", max_grad_norm=1e6), **changes})
 
 

@@ -65,7 +65,7 @@ def recipe(rewards: Path, function: str = "vowels", **changes) -> Policy:
     return Policy(**{
         "reward": [RewardTerm(function=f"{rewards}:{function}")], "updates": 4, "batch_size": 8, "minibatch_size": 4,
         "epochs": 2, "adapt": Adapt(lora_rank=4, train_layers=2), "sampling": Sampling(max_new_tokens=10),
-        "kl": Kl(target=None, coefficient=0.02), "optimizer": Optimizer(lr=0.01, warmup=0),
+        "kl": Kl(target=None, coefficient=0.02), "optimizer": Optimizer(lr=0.01, warmup=0), "no_eos_penalty": 0,
         "checkpoint_every": 1, "sample_every": 1, **changes})
 
 
