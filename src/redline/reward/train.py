@@ -28,6 +28,7 @@ from redline.sharding import assemble, clip_gradients, gathered, load_trained, p
 
 MICROBATCH_TOKENS = 8192
 CPU_MICROBATCH_TOKENS = 768  # no fewer tokens a second than in large ones, less padding, and states that stay in the cache
+SHARED = 0.2  # of an edit's tokens: where its sides have less in common, one long row costs more attention than it saves
 CACHE_BYTES = 4 * 2**30  # lower states are kept in memory up to this size; beyond it they are computed again
 KEPT_AT_ONCE = 64  # edits whose lower states are computed between two signs of progress
 SHOWN = 500  # held-out edits of each set whose rewards are written to scores.jsonl
@@ -84,20 +85,20 @@ class _Trainer:
                                       eps=how.eps, weight_decay=how.weight_decay)
         self.reward = reward
         self.model, self.optimizer = prepare(accelerator, reward, optimizer)
-        self.kept, self.joint = 0, False
+        self.kept = 0
         self.budget = CPU_MICROBATCH_TOKENS if accelerator.device.type == "cpu" else MICROBATCH_TOKENS
 
     def lay_out(self, edits: list[Example], apart: bool = False) -> None:
-        """Decide how the model reads edits: both sides in one row, what they begin with computed once, unless the model cannot or
-        they are to be read ``apart``."""
+        """Decide how the model reads edits: both sides in one row, what they begin with computed once, unless that is little, the
+        model cannot, or they are to be read ``apart``."""
         longest = max(len(side.ids) for example in edits for side in example.sides)
         with gathered(self.model):
-            self.joint = not apart and self.reward.causal and self.reward.split.can_fork(longest)
-        if not self.joint and not apart:
+            joint = not apart and self.reward.causal and self.reward.split.can_fork(longest)
+        if not joint and not apart:
             console.print(f"{type(self.reward.model).__name__} reads the two sides of an edit apart: what they share is computed "
                           "twice, which takes longer.", highlight=False)
         for example in edits:
-            example.lay_out(self.joint)
+            example.lay_out(joint and example.shared >= SHARED)
 
     def train(self, train: list[Example], validation: list[Example]) -> dict[str, Any]:
         recipe, accelerator = self.recipe, self.accelerator
@@ -196,8 +197,9 @@ class _Trainer:
         return logits, torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes)).to(device)
 
     def _forks(self, rows: list[Row]) -> Tensor | None:
-        """(fork, second) ``[B, 2]`` of some rows, which stands for a mask; None where the model reads sides apart."""
-        return torch.tensor([[row.fork, row.second] for row in rows], device=self.accelerator.device) if self.joint else None
+        """(fork, second) ``[B, 2]`` of some rows, which stands for a mask; None where none of them forks."""
+        forks = any(row.second < len(row.ids) for row in rows)
+        return torch.tensor([[row.fork, row.second] for row in rows], device=self.accelerator.device) if forks else None
 
     def _keep_states(self, edits: list[Example]) -> None:
         """Compute the frozen layers' states of as many edits as memory takes, once.
