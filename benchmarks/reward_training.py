@@ -10,9 +10,9 @@ reviews     the first 192 edits of CAD train, which have no prompts, cropped to 
 summaries   the first 96 edits of DeFacto train whose article (the prompt) and summaries fit into 512 tokens; 4 edits a step. The
             peer reads article and summary as one text, once for each side
 
-What differs: the peer draws rows, Redline edits with both their sides; the peer's loss weighs all tokens alike. A second row reads
-the two sides of each edit apart, to show what sharing their beginnings saves; a third trains the upper ten layers alone, as the
-recipes do: its edits a second count the frozen layers' one pass over every edit, shared by four epochs.
+What differs: the peer draws rows, Redline edits with both their sides; the peer's loss weighs all tokens alike. For summaries,
+where the two sides of an edit share a row, a second row reads them apart, to show what that saves; a third trains the upper ten
+layers alone, as the recipes do: its edits a second count the frozen layers' one pass over every edit, shared by four epochs.
 """
 
 import argparse
@@ -38,7 +38,8 @@ SOURCES: dict[str, dict[str, Any]] = {
                 "sides": {"Negative": "rejected", "Positive": "edited"}, "replace": {"<br />": " "}},
     "summaries": {"path": "defacto/train.jsonl", "columns": {
         "prompt": "{article}\n\nOne-sentence summary:", "rejected": " {candidate}", "edited": " {feedback.summary}"}}}
-OURS = {"Redline, LoRA on all 30 layers": [], "Redline, LoRA on all 30 layers, sides apart": ["--apart"],
+APART = "Redline, LoRA on all 30 layers, sides apart"
+OURS = {"Redline, LoRA on all 30 layers": [], APART: ["--apart"],
         "Redline, LoRA on the upper 10 of 30 layers": ["--layers", "10"]}
 THEIRS = "transformers.Trainer, LoRA on all 30 layers"
 PEER_PACKAGES = ["torch==2.13.0", "transformers", "peft", "accelerate", "rapidfuzz", "gguf"]
@@ -134,6 +135,7 @@ def main() -> None:
 
     model, python = str(embedded_model_folder()), environment(arguments.environment, *PEER_PACKAGES)
     runs: dict[str, dict[str, list[dict[str, float]]]] = {task: {name: [] for name in [THEIRS, *OURS]} for task in TASKS}
+    del runs["reviews"][APART]  # the sides of reviews have little in common, and are read apart anyway
     tasks = [arguments.task] if arguments.task else list(TASKS)
     for repeat in range(arguments.repeats):
         for task in tasks:

@@ -57,11 +57,6 @@ class Example:
         return self.better, self.worse
 
     @property
-    def shared(self) -> float:
-        """The share of the two sides' tokens that need not be computed twice."""
-        return common_prefix(self.better.ids, self.worse.ids) / (len(self.better.ids) + len(self.worse.ids))
-
-    @property
     def cost(self) -> int:
         """Tokens that a pass computes for it, padding between its rows included."""
         return len(self.rows) * max(len(row.ids) for row in self.rows)

@@ -18,7 +18,7 @@ from redline.data.records import Labels
 from redline.errors import UserError
 from redline.processes import finish_tracking, new_accelerator
 from redline.recipe import Model, Reward
-from redline.reward.examples import Example, Row, checksum, examples
+from redline.reward.examples import Example, Row, checksum, common_prefix, examples
 from redline.reward.losses import classification_loss, pairwise_loss, token_rewards
 from redline.reward.metrics import auc, calibration, f1, pairwise_accuracy
 from redline.reward.model import RewardModel, new_reward_model, save_reward_model
@@ -28,7 +28,7 @@ from redline.sharding import assemble, clip_gradients, gathered, load_trained, p
 
 MICROBATCH_TOKENS = 8192
 CPU_MICROBATCH_TOKENS = 768  # no fewer tokens a second than in large ones, less padding, and states that stay in the cache
-SHARED = 0.2  # of an edit's tokens: where its sides have less in common, one long row costs more attention than it saves
+SHARED = 0.2  # of all tokens: where the sides of edits have less in common, long rows cost more than that saves
 CACHE_BYTES = 4 * 2**30  # lower states are kept in memory up to this size; beyond it they are computed again
 KEPT_AT_ONCE = 64  # edits whose lower states are computed between two signs of progress
 SHOWN = 500  # held-out edits of each set whose rewards are written to scores.jsonl
@@ -92,13 +92,16 @@ class _Trainer:
         """Decide how the model reads edits: both sides in one row, what they begin with computed once, unless that is little, the
         model cannot, or they are to be read ``apart``."""
         longest = max(len(side.ids) for example in edits for side in example.sides)
+        tokens = sum(len(side.ids) for example in edits for side in example.sides)
+        shared = sum(common_prefix(example.better.ids, example.worse.ids) for example in edits) / tokens
+        worth = not apart and self.reward.causal and shared >= SHARED
         with gathered(self.model):
-            joint = not apart and self.reward.causal and self.reward.split.can_fork(longest)
-        if not joint and not apart:
-            console.print(f"{type(self.reward.model).__name__} reads the two sides of an edit apart: what they share is computed "
-                          "twice, which takes longer.", highlight=False)
+            joint = worth and self.reward.split.can_fork(longest)
+        if worth and not joint:
+            console.print(f"{type(self.reward.model).__name__} reads the two sides of an edit apart: what they share, {shared:.0%} of "
+                          "all tokens, is computed twice.", highlight=False)
         for example in edits:
-            example.lay_out(joint and example.shared >= SHARED)
+            example.lay_out(joint)
 
     def train(self, train: list[Example], validation: list[Example]) -> dict[str, Any]:
         recipe, accelerator = self.recipe, self.accelerator
