@@ -98,8 +98,8 @@ class _Trainer:
         with gathered(self.model):
             joint = worth and self.reward.split.can_fork(longest)
         if worth and not joint:
-            console.print(f"{type(self.reward.model).__name__} reads the two sides of an edit apart: what they share, {shared:.0%} of "
-                          "all tokens, is computed twice.", highlight=False)
+            console.print(f"{type(self.reward.model).__name__} reads the two sides of an edit apart: what they share, {shared:.0%} "
+                          "of all tokens, is computed twice.", highlight=False)
         for example in edits:
             example.lay_out(joint)
 
