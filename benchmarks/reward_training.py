@@ -4,11 +4,13 @@
 
 The driver makes the peer's environment, then runs both sides in turn, each in a process of its own, and writes medians to
 benchmarks/results/reward_training.json. Three classes on every token of both sides, SmolLM2-135M in bf16, LoRA rank 16 on all
-linear layers of all 30 layers. Two kinds of edits by people:
+linear layers of all 30 layers. Edits by people:
 
-reviews     the first 192 edits of CAD train, which have no prompts, cropped to 128 tokens; 8 edits (the peer's 16 rows) a step
-summaries   the first 96 edits of DeFacto train whose article (the prompt) and summaries fit into 512 tokens; 4 edits a step. The
-            peer reads article and summary as one text, once for each side
+reviews, cropped    the first 192 edits of CAD train, which have no prompts, cropped to 128 tokens: hardly a row is padded. 8 edits
+                    (the peer's 16 rows) a step
+reviews, whole      the first 96 of them, up to 512 tokens, 4 edits a step: the peer pads a step's rows to its longest
+summaries           the first 96 edits of DeFacto train whose article (the prompt) and summaries fit into 512 tokens, 4 edits a
+                    step. The peer reads article and summary as one text, once for each side
 
 What differs: the peer draws rows, Redline edits with both their sides; the peer's loss weighs all tokens alike. For summaries,
 where the two sides of an edit share a row, a second row reads them apart, to show what that saves; a third trains the upper ten
@@ -31,11 +33,13 @@ from common import about, environment
 
 HERE = Path(__file__).parent
 EPOCHS = 4
-TASKS = {"reviews": {"edits": 192, "batch": 8, "length": 128, "steps": 8},
+TASKS = {"reviews, cropped": {"edits": 192, "batch": 8, "length": 128, "steps": 8},
+         "reviews, whole": {"edits": 96, "batch": 4, "length": 512, "steps": 6},
          "summaries": {"edits": 96, "batch": 4, "length": 512, "steps": 6}}
+REVIEWS = {"path": "cad/train_paired.tsv", "columns": {"id": "batch_id", "side": "Sentiment", "text": "Text"},
+           "sides": {"Negative": "rejected", "Positive": "edited"}, "replace": {"<br />": " "}}
 SOURCES: dict[str, dict[str, Any]] = {
-    "reviews": {"path": "cad/train_paired.tsv", "columns": {"id": "batch_id", "side": "Sentiment", "text": "Text"},
-                "sides": {"Negative": "rejected", "Positive": "edited"}, "replace": {"<br />": " "}},
+    "reviews, cropped": REVIEWS, "reviews, whole": REVIEWS,
     "summaries": {"path": "defacto/train.jsonl", "columns": {
         "prompt": "{article}\n\nOne-sentence summary:", "rejected": " {candidate}", "edited": " {feedback.summary}"}}}
 APART = "Redline, LoRA on all 30 layers, sides apart"
@@ -135,7 +139,8 @@ def main() -> None:
 
     model, python = str(embedded_model_folder()), environment(arguments.environment, *PEER_PACKAGES)
     runs: dict[str, dict[str, list[dict[str, float]]]] = {task: {name: [] for name in [THEIRS, *OURS]} for task in TASKS}
-    del runs["reviews"][APART]  # the sides of reviews have little in common, and are read apart anyway
+    for task in ("reviews, cropped", "reviews, whole"):
+        del runs[task][APART]  # their sides have little in common, and are read apart anyway
     tasks = [arguments.task] if arguments.task else list(TASKS)
     for repeat in range(arguments.repeats):
         for task in tasks:
