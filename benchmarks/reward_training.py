@@ -6,11 +6,11 @@ The driver makes the peer's environment, then runs both sides in turn, each in a
 benchmarks/results/reward_training.json. Three classes on every token of both sides, SmolLM2-135M in bf16, LoRA rank 16 on all
 linear layers of all 30 layers. Edits by people:
 
-reviews, cropped    the first 192 edits of CAD train, which have no prompts, cropped to 128 tokens: hardly a row is padded. 8 edits
-                    (the peer's 16 rows) a step
-reviews, whole      the first 96 of them, up to 512 tokens, 4 edits a step: the peer pads a step's rows to its longest
-summaries           the first 96 edits of DeFacto train whose article (the prompt) and summaries fit into 512 tokens, 4 edits a
-                    step. The peer reads article and summary as one text, once for each side
+reviews, cropped    192 edits of CAD train, drawn at random, which have no prompts, cropped to 128 tokens: hardly a row is padded.
+                    8 edits (the peer's 16 rows) a step
+reviews, whole      96 of them, up to 512 tokens, 4 edits a step: the peer pads a step's rows to its longest
+summaries           96 edits of DeFacto train whose article (the prompt) and summaries fit into 512 tokens, 4 edits a step. The peer
+                    reads article and summary as one text, once for each side
 
 What differs: the peer draws rows, Redline edits with both their sides; the peer's loss weighs all tokens alike. For summaries,
 where the two sides of an edit share a row, a second row reads them apart, to show what that saves; a third trains the upper ten
@@ -20,6 +20,7 @@ layers alone, as the recipes do: its edits a second count the frozen layers' one
 import argparse
 import csv
 import json
+import random
 import resource
 import statistics
 import subprocess
@@ -87,9 +88,7 @@ def ours(arguments: argparse.Namespace) -> None:
 
 
 def read_edits(arguments: argparse.Namespace, tokenizer: Any) -> list[Any]:
-    """The first edits of the task's data set; where they have prompts, those that fit whole."""
-    from itertools import islice
-
+    """Some edits of the task's data set, always the same; where they have prompts, of those that fit whole."""
     from redline.data.check import Rejects
     from redline.data.read import read
     from redline.data.records import Edit
@@ -97,9 +96,9 @@ def read_edits(arguments: argparse.Namespace, tokenizer: Any) -> list[Any]:
 
     task, source = TASKS[arguments.task], SOURCES[arguments.task]
     found = read(Source(**source | {"path": str(arguments.data / source["path"])}), Edit, Rejects())
-    fitting = (edit for edit in found if not edit.prompt or max(
-        len(tokenizer(f"{edit.prompt}{side}")["input_ids"]) for side in (edit.rejected, edit.edited)) < task["length"])
-    return list(islice(fitting, task["edits"]))
+    fitting = [edit for edit in found if not edit.prompt or max(
+        len(tokenizer(f"{edit.prompt}{side}")["input_ids"]) for side in (edit.rejected, edit.edited)) < task["length"]]
+    return random.Random(0).sample(fitting, task["edits"])
 
 
 def theirs(python: Path, arguments: argparse.Namespace, model: str) -> dict[str, float]:
