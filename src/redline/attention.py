@@ -2,7 +2,8 @@
 
 PyTorch's fused CPU kernel takes half of a backward pass at the lengths that rollouts have; written out, with the scores of all
 heads in one product and grouped heads never repeated, forward and backward pass of a small model take three quarters of the
-time. Its memory grows with the square of the length, so longer sequences keep the fused kernel, as do other devices.
+time. Its memory grows with queries times keys, so longer sequences keep the fused kernel, as do other devices; a step of sampling
+has one query, and is written out at any length.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 NAME = "redline_short"
-LONGEST = 256  # keys; beyond it the fused kernel is used
+LONGEST = 256  # tokens: beyond so many queries times so many keys the fused kernel is used
 OTHER = ("position_bias", "softcap", "s_aux", "cache")  # options that mean a kind of attention not written out here
 
 
@@ -37,7 +38,7 @@ def short_attention(module: nn.Module, query: Tensor, key: Tensor, value: Tensor
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
     size, length = query.shape[2], key.shape[2]
-    if length > LONGEST or any(options.get(name) is not None for name in OTHER) or options.get("dropout"):
+    if size * length > LONGEST**2 or any(options.get(name) is not None for name in OTHER) or options.get("dropout"):
         return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, is_causal=is_causal, **options)
     batch, heads, _, width = query.shape
     shared = key.shape[1]

@@ -58,7 +58,8 @@ def recipe(reward: RewardTerm, **changes) -> Policy:
     return Policy(**{
         "reward": [reward], "updates": 4, "batch_size": 8, "minibatch_size": 4, "epochs": 1, "reward_scale": 0.5,
         "adapt": Adapt(lora_rank=4, train_layers=2), "sampling": Sampling(max_new_tokens=10), "eos_reward": 0.25,
-        "no_eos_penalty": 0, "kl": Kl(target=None, coefficient=0), "optimizer": Optimizer(lr=0.02, warmup=0), "checkpoint_every": 1, **changes})
+        "no_eos_penalty": 0, "kl": Kl(target=None, coefficient=0), "optimizer": Optimizer(lr=0.02, warmup=0),
+        "checkpoint_every": 1, **changes})
 
 
 def lines(path: Path) -> list[dict]:
