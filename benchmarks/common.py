@@ -16,7 +16,8 @@ def about(script: str) -> dict[str, Any]:
     return {
         "machine": f"{cpu}, {torch.get_num_threads()} threads, {platform.platform()}",
         "versions": {"python": platform.python_version(), "torch": torch.__version__, "transformers": transformers.__version__},
-        "command": " ".join([f"python benchmarks/{script}", *sys.argv[1:]]),
+        "command": " ".join([f"python benchmarks/{script}", *(Path(word).name if Path(word).is_absolute() else word
+                                                             for word in sys.argv[1:])]),
     }
 
 
