@@ -77,12 +77,13 @@ class Tab:
 
 
 def _until(page: Any, condition: str) -> None:
-    """Wait for a JavaScript condition (the policy of the page keeps Playwright's wait_for_function from working)."""
+    """Wait for a JavaScript condition on a page that has loaded (the policy of the page keeps Playwright's wait_for_function
+    from working)."""
     from playwright.sync_api import Error
 
     def holds() -> bool:
         try:
-            return bool(page.evaluate(condition))
+            return bool(page.evaluate(f"document.readyState === 'complete' && ({condition})"))
         except Error as error:
             if "navigation" in str(error):  # the next page is loading
                 return False
@@ -187,7 +188,7 @@ def test_from_the_link_to_the_last_item(chromium: Any, server: Server) -> None:
         wait_until(lambda: f"{done} by you" in page.inner_text(".progress"))  # noqa: B023
         _until(page, "document.getElementById('editor')?.value")
         page.keyboard.press("Escape")
-    _until(page, "document.getElementById('editor').value.endsWith('2')")
+    _until(page, "document.getElementById('editor')?.value.endsWith('2')")
     for last in (2, 3):
         page.keyboard.press("Alt+e")
         page.keyboard.press("Control+End")
