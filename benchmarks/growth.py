@@ -120,19 +120,24 @@ def main() -> None:
         print(json.dumps(measure(int(length), int(batch), model)))
         return
     runs: dict[str, list[dict[str, float]]] = {}
-    for _ in range(arguments.repeats):
+    for repeat in range(arguments.repeats):
         for setting in settings():
             command = [sys.executable, __file__, "--measure", *(str(setting[name]) for name in START)]
             printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[-1]
             runs.setdefault(json.dumps(setting), []).append(json.loads(printed))
             print(setting, printed, flush=True)
+        write(runs, repeat + 1)
+
+
+def write(runs: dict[str, list[dict[str, float]]], repeats: int) -> None:
+    """The medians of the repeats that are done, the slopes and the picture."""
     table = [json.loads(setting) | {figure: round(statistics.median(run[figure] for run in found), 3) for figure in found[0]}
              for setting, found in runs.items()]
     rows = {name: [next(row for row in table if all(row[key] == (START | {name: value})[key] for key in START)) for value in values]
             for name, values in VARIED.items()}
     slopes = {f"{figure} by {name}": round(slope(rows[name], name, figure), 2) for name in ("length", "batch")
               for figure in rows[name][0] if figure.startswith("seconds") or figure == "peak_gb"}
-    result = {"what": "one PPO update, medians", "repeats": arguments.repeats, "models": MODELS, "rows": rows, "slopes": slopes,
+    result = {"what": "one PPO update, medians", "repeats": repeats, "models": MODELS, "rows": rows, "slopes": slopes,
               "runs": runs, **about("growth.py")}
     (HERE / "results" / "growth.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     draw(rows, HERE.parent / "docs" / "images" / "growth.svg")

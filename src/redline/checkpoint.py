@@ -128,7 +128,7 @@ def intact(folder: Path) -> dict[str, Any] | None:
             return dict(manifest)
     except (OSError, ValueError, KeyError, AttributeError, TypeError):  # not there, not JSON, or JSON of another form
         pass
-    console.print(f"{folder}: damaged checkpoint, passed over", highlight=False)
+    console.print(f"{folder}: damaged checkpoint, passed over", highlight=False, markup=False)
     return None
 
 

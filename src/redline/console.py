@@ -56,8 +56,8 @@ class Bar:
 @contextmanager
 def progress_bar(title: str, total: int | None = None, done: int = 0, show: bool = True) -> Iterator[Bar]:
     """A progress bar over ``total`` steps of which ``done`` are behind us; ``show=False`` on other processes than the main."""
-    columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(), _Rate(), TimeElapsedColumn(),
-               TextColumn("eta"), TimeRemainingColumn(), TextColumn("{task.fields[note]}", markup=False))
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(bar_width=24), MofNCompleteColumn(), _Rate(),
+               TimeElapsedColumn(), TextColumn("eta"), TimeRemainingColumn(), TextColumn("{task.fields[note]}", markup=False))
     with Progress(*columns, console=console, disable=not (show and console.is_terminal)) as progress:
         yield Bar(progress, title, total, done)
 
