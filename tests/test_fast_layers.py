@@ -58,8 +58,8 @@ def test_lora_off_is_the_base_layer_and_merging_keeps_the_output():
 
 
 @settings(deadline=None, max_examples=30)
-@given(batch=st.integers(1, 3), length=st.integers(1, 12), past=st.integers(0, 5), shared=st.sampled_from([1, 2, 4]),
-       masked=st.booleans(), seed=st.integers(0, 99))
+@given(batch=st.integers(1, 3), length=st.integers(1, 12) | st.integers(60, 150), past=st.integers(0, 5),
+       shared=st.sampled_from([1, 2, 4]), masked=st.booleans(), seed=st.integers(0, 99))
 def test_short_attention_equals_the_fused_kernel(batch, length, past, shared, masked, seed):
     """Grouped heads, a cache in front, boolean masks as left padding makes them: values and gradients."""
     generator = torch.Generator().manual_seed(seed)
@@ -88,6 +88,12 @@ def test_an_additive_mask_and_long_sequences():
     mask[:, :, 5:, 2:4] = torch.finfo(torch.float32).min
     torch.testing.assert_close(short_attention(module, query, key, value, mask)[0],
                                sdpa_attention_forward(module, query, key, value, mask)[0])
+    mask = torch.ones(1, 1, 300, 300, dtype=torch.bool).tril()
+    mask[..., 20, 280] = True  # one query of the first block looks ahead
+    query, key, value = (torch.randn(1, heads, 300, 8) for heads in (4, 2, 2))
+    for seen in (mask, torch.zeros(mask.shape).masked_fill(~mask, -torch.inf)):
+        torch.testing.assert_close(short_attention(module, query, key, value, seen)[0],
+                                   sdpa_attention_forward(module, query, key, value, mask)[0])
     query, key, value = torch.randn(1, 4, LONGEST + 1, 8), torch.randn(1, 2, LONGEST + 1, 8), torch.randn(1, 2, LONGEST + 1, 8)
     assert torch.equal(short_attention(module, query, key, value, None)[0],  # the kernel itself
                        sdpa_attention_forward(module, query, key, value, None)[0])

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from transformers import DynamicCache
 
-from redline.attention import LONGEST, use_short_attention
+from redline.attention import pairs, use_short_attention
 from redline.packed import packed
 from redline.plan.memory import Machine, policy_task, reward_cut, reward_task, sft_task, term_task
 from redline.plan.trace import Task, build, materialise, shallow
@@ -105,8 +105,7 @@ class Work:
 
     def forward(self, layers: int, tokens: float, length: float) -> float:
         """Of ``tokens`` tokens in sequences of ``length`` through some layers."""
-        written_out = self.on_cpu and length <= LONGEST  # then all pairs are computed
-        return layers * tokens * (self.a_layer + self.attention * length * (1.0 if written_out else 0.5))
+        return layers * tokens * (self.a_layer + self.attention * length * (pairs(length) if self.on_cpu else 0.5))
 
     def train(self, tokens: float, length: float) -> float:
         """Forward and backward through the trained layers."""
