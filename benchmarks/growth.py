@@ -79,8 +79,8 @@ def slope(rows: list[dict[str, Any]], name: str, figure: str) -> float:
 def draw(rows: dict[str, list[dict[str, Any]]], path: Path) -> None:
     """Seconds (stacked by phase) and memory of each row, a panel for each thing that varies."""
     phases = [("sample", "#4e79a7"), ("score", "#f28e2b"), ("rescore", "#76b7b2"), ("optimise", "#e15759")]
-    parts = ['<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 960 330" font-family="sans-serif" font-size="12">'
-             '<rect width="960" height="330" fill="white"/>']
+    parts = ['<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 960 320" font-family="sans-serif" font-size="12">'
+             '<rect width="960" height="320" fill="white"/>']
     titles = {"length": "tokens a response", "batch": "responses an update", "model": "parameters"}
     for panel, (name, found) in enumerate(rows.items()):
         left, top, width, height = 50 + panel * 310, 40, 250, 210
@@ -103,7 +103,7 @@ def draw(rows: dict[str, list[dict[str, Any]]], path: Path) -> None:
         line = " ".join(f"{x:.1f},{y:.1f}" for x, y in dots)
         parts.append(f'<polyline points="{line}" fill="none" stroke="#222" stroke-width="1.5" stroke-dasharray="4 3"/>')
         parts += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="#222"/>' for x, y in dots]
-        parts.append(f'<text x="{dots[-1][0]:.1f}" y="{dots[-1][1] - 8:.1f}" text-anchor="end">{held:.1f} GB</text>')
+        parts.append(f'<text x="{left + width}" y="24" text-anchor="end">memory to {held:.1f} GB</text>')
     for place, (phase, colour) in enumerate([*phases, ("peak memory (dashed)", "#222")]):
         parts.append(f'<rect x="{50 + place * 110}" y="296" width="12" height="12" fill="{colour}"/>'
                      f'<text x="{67 + place * 110}" y="306">{phase}</text>')
