@@ -8,7 +8,7 @@ import pytest
 import torch
 from peft import get_peft_model_state_dict
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import AutoModelForCausalLM, AutoModelForTokenClassification, DynamicCache
+from transformers import AutoModelForCausalLM, AutoModelForTokenClassification, DynamicCache, MixtralConfig
 from typer.testing import CliRunner
 
 from redline.attention import use_short_attention
@@ -18,6 +18,7 @@ from redline.errors import UserError
 from redline.models import adapt, load_causal_lm
 from redline.plan.command import advice, machine_of, memory_of, plan_recipe, stage_of
 from redline.plan.memory import Machine, held, kv_bytes, reward_stage, training_task
+from redline.plan.speed import Work
 from redline.plan.trace import Batch, Tally, Task, build, forward_bytes, logits_bytes, training_bytes
 from redline.policy.loss import token_logprobs
 from redline.policy.ppo import Ppo
@@ -239,6 +240,14 @@ def test_operations_are_those_of_a_real_update(tiny_model, tmp_path, policy):
     machine = Machine(0, 25e9, flops=1.0, bandwidth=1e30)
     stage = plan_recipe(recipe, machine, prompt_tokens=len(trainer.prompt_ids[0]))[-1]
     assert stage.seconds == pytest.approx(counted.get_total_flops(), rel=0.08)
+
+
+def test_of_a_layer_of_experts_only_those_at_work_are_counted():
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 501}
+    config = MixtralConfig(**sizes, intermediate_size=48, num_key_value_heads=2, num_local_experts=8, num_experts_per_tok=2)
+    work = Work(Task(AutoModelForCausalLM, config, torch.float32, Adapt(lora_rank=0)))
+    attention, router, expert = 2 * 32 * (32 + 16), 8 * 32, 3 * 32 * 48
+    assert work.a_layer == 2 * (attention + router + 2 * expert)
 
 
 def test_a_cpus_speed_is_measured_on_the_models_own_layers(tiny_model):

@@ -7,6 +7,7 @@ times keys, so longer sequences keep the fused kernel, as do other devices; a st
 any length.
 """
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -67,8 +68,9 @@ def pairs(length: float) -> float:
 
 
 def _queries(size: float) -> int:
-    """Queries a block: many enough for the matrix products, few enough to leave many keys out."""
-    return int(min(128, max(64, size // 4)))
+    """Queries a block, all blocks about alike: enough for the matrix products, and few enough to leave many keys out."""
+    blocks = max(1, round(size / min(128, max(64, size / 4))))
+    return math.ceil(size / blocks)
 
 
 def _sees(mask: Tensor) -> bool:

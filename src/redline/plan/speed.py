@@ -93,9 +93,11 @@ class Work:
         model: Any = build(task)
         text = task.config.get_text_config()
         layers = layers_of(model.base_model)[1]
-        matrices = [parameter for layer in layers for parameter in layer.parameters() if parameter.ndim == 2]
+        chosen = getattr(text, "num_experts_per_tok", None) or 1
+        matrices = sum(parameter.numel() if parameter.ndim == 2 else chosen * parameter[0].numel()  # of experts, those at work
+                       for layer in layers for parameter in layer.parameters() if parameter.ndim in (2, 3))
         self.layers, self.trained, self.on_cpu = task.depth, task.trained, task.on_cpu
-        self.a_layer = 2.0 * sum(matrix.numel() for matrix in matrices) / self.layers
+        self.a_layer = 2.0 * matrices / self.layers
         self.attention = 4.0 * text.num_attention_heads * (getattr(text, "head_dim", None) or
                                                            text.hidden_size // text.num_attention_heads)
         self.head = 2.0 * text.hidden_size * text.vocab_size
