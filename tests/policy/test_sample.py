@@ -2,10 +2,12 @@
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from redline.batches import pad
 from redline.policy.loss import token_logprobs
-from redline.policy.sample import draw, sample
+from redline.policy.sample import _weights, draw, sample
 from redline.recipe import Sampling
 from redline.trunk import Split
 from tiny_models import CONFIGS, random_model
@@ -68,6 +70,37 @@ def test_all_end_at_once_and_an_empty_prompt_is_refused():
 
 
 def test_draws_follow_the_probabilities():
-    logits = torch.tensor([0.5, 0.3, 0.2, 0.0]).log().expand(4000, 4)
-    tokens = draw(logits, (torch.arange(4000) + 0.5) / 4000)
+    weights = torch.tensor([5, 3, 2, 0.0]).expand(4000, 4)
+    tokens = draw(weights, (torch.arange(4000) + 0.5) / 4000)
     assert torch.bincount(tokens, minlength=4).tolist() == [2000, 1200, 800, 0]
+
+
+@settings(deadline=None)
+@given(vocabulary=st.integers(1, 700), seed=st.integers(0, 999), few=st.booleans())
+def test_draws_are_those_of_the_cumulative_sum_and_never_what_weighs_nothing(vocabulary, seed, few):
+    generator = torch.Generator().manual_seed(seed)
+    weights = torch.rand(50, vocabulary, generator=generator) ** 8
+    if few:
+        weights *= torch.rand(50, vocabulary, generator=generator) < 3 / vocabulary
+        weights[:, seed % vocabulary] = 1e-30
+    uniforms = torch.rand(50, generator=generator)
+    uniforms[:2] = torch.tensor([0.0, 1 - 2**-24])
+    tokens = draw(weights, uniforms)
+    assert bool((weights.gather(1, tokens[:, None]) > 0).all())
+    cumulative = weights.double().cumsum(1)
+    target = uniforms.double() * cumulative[:, -1]
+    lower = torch.nn.functional.pad(cumulative, (1, 0)).gather(1, tokens[:, None])[:, 0]
+    error = 1e-5 * cumulative[:, -1]
+    assert bool((lower <= target + error).all() and (target <= cumulative.gather(1, tokens[:, None])[:, 0] + error).all())
+
+
+def test_log_probabilities_hold_where_logits_are_far_apart():
+    logits = torch.tensor([[0.0, -300.0, 5.0], [900.0, 899.0, -900.0]])
+    weights, normaliser = _weights(logits)
+    torch.testing.assert_close(normaliser, logits.logsumexp(1))
+    torch.testing.assert_close(weights / weights.sum(1, keepdim=True), logits.softmax(1))
+
+
+def test_logits_that_are_not_numbers_are_drawn_from_without_an_error_of_their_own():
+    weights, _ = _weights(torch.full((2, 600), torch.nan))
+    assert draw(weights, torch.tensor([0.1, 0.9])).shape == (2,)

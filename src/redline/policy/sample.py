@@ -83,10 +83,13 @@ def sample(lm: "PreTrainedModel", prompts: Sequence[Sequence[int]], sampling: Sa
             logits = logits_of(lm, hidden).float()
             if sampling.temperature != 1:
                 logits = logits / sampling.temperature
-            allowed = logits if step >= sampling.min_new_tokens else logits.index_fill(1, stop, -torch.inf)
-            drawn = draw(warpers(tokens[live, :step], allowed) if warpers else allowed, uniforms[live, step])
+            weights, normaliser = _weights(logits)
+            if warpers or step < sampling.min_new_tokens:
+                allowed = logits if step >= sampling.min_new_tokens else logits.index_fill(1, stop, -torch.inf)
+                weights, _ = _weights(warpers(tokens[live, :step], allowed) if warpers else allowed)
+            drawn = draw(weights, uniforms[live, step])
             tokens[live, step] = drawn
-            logprobs[live, step] = logits.gather(1, drawn[:, None])[:, 0] - logits.logsumexp(1)
+            logprobs[live, step] = logits.gather(1, drawn[:, None])[:, 0] - normaliser
             counts[live] += 1
             done = torch.isin(drawn, stop)
             ended[live] |= done
@@ -143,14 +146,34 @@ def sampled_by(sampler: Sampler, lm: "PreTrainedModel", prompts: Sequence[Sequen
     return rollout
 
 
-def draw(logits: Tensor, uniforms: Tensor) -> Tensor:
-    """Sample by inverse CDF: logits ``[B, V]``, uniforms in [0, 1) ``[B]`` -> token ids ``[B]``.
+def draw(weights: Tensor, uniforms: Tensor, block: int = 256) -> Tensor:
+    """Sample by inverse CDF: weights ``[B, V]`` in proportion to the probabilities, uniforms ``[B]`` in [0, 1) -> tokens ``[B]``.
 
-    Several times faster than ``torch.multinomial`` on a CPU, and a row's draw does not depend on its neighbours.
+    Many times faster than ``torch.multinomial`` on a CPU, and a row's draw does not depend on its neighbours. Cumulative sums are
+    slow there, so the vocabulary's blocks are summed first, and only the block that is hit is looked into.
     """
-    cumulative = logits.softmax(-1).cumsum(-1)
-    target = uniforms[:, None] * cumulative[:, -1:]
-    return torch.searchsorted(cumulative, target, right=True)[:, 0].clamp(max=logits.shape[1] - 1)
+    blocks = torch.nn.functional.pad(weights, (0, -weights.shape[1] % block)).view(len(weights), -1, block)
+    hit, into = _hit(blocks.sum(2), uniforms)
+    place, _ = _hit(blocks[torch.arange(len(blocks), device=weights.device), hit], into)
+    return hit * block + place
+
+
+def _hit(weights: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
+    """Where in the cumulative weights ``[B, N]`` each uniform ``[B]`` falls: the index, and how far into that weight, in [0, 1)."""
+    cumulative = weights.cumsum(1)
+    total = cumulative[:, -1]
+    target = torch.minimum(uniforms * total, total.nextafter(torch.zeros_like(total)))  # never behind the last that weighs anything
+    index = torch.searchsorted(cumulative, target[:, None], right=True).clamp(max=weights.shape[1] - 1)  # NaN hits no place
+    weight = weights.gather(1, index)
+    into = (target[:, None] - (cumulative.gather(1, index) - weight)) / weight
+    return index[:, 0], into[:, 0].clamp(0, 1)
+
+
+def _weights(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """``exp`` of logits ``[B, V]`` over that of their largest, and the logits' log-sum-exp ``[B]``."""
+    peak = logits.amax(1, keepdim=True)
+    weights = (logits - peak).exp_()
+    return weights, peak[:, 0] + weights.sum(1).log()
 
 
 def logits_of(lm: "PreTrainedModel", hidden: Tensor) -> Tensor:
