@@ -9,6 +9,8 @@ two PPO updates in a process of its own, whose peak resident memory is the measu
 `libraries_gb` is the peak of a process that does the same with a model of two tiny layers, less what the plan counts for that
 model: interpreter, libraries, tokenizer, and what PyTorch's kernels touch once they have run. redline/plan/memory.py has it as
 LIBRARIES, one constant for all settings. HEAP was fitted on the first two settings; nothing else is.
+
+Every setting that is done is written to benchmarks/results/plan_memory.json at once, and not measured again while it stands there.
 """
 
 import argparse
@@ -23,7 +25,7 @@ from typing import Any
 
 from common import about
 
-HERE = Path(__file__).parent
+RESULT = Path(__file__).parent / "results" / "plan_memory.json"
 LARGER = {"hidden_size": 960, "intermediate_size": 2560, "num_hidden_layers": 32, "num_attention_heads": 15,
           "num_key_value_heads": 5, "head_dim": 64}
 SETTINGS = {  # model, LoRA rank, response tokens
@@ -111,15 +113,22 @@ def main() -> None:
         if not (models / "tiny-reward").exists():
             models.mkdir(parents=True, exist_ok=True)
             make_models(models)
-        rows = {name: row(models, name) for name in ([arguments.only] if arguments.only else SETTINGS)}
-        libraries = tiny_peak(models)
-    if arguments.only:
-        return
-    result = {"what": "peak resident memory of two PPO updates on a CPU, measured and planned", "libraries_gb": libraries / 1e9,
-              "settings": rows,
+        if arguments.only:
+            row(models, arguments.only)
+            return
+        rows = json.loads(RESULT.read_text(encoding="utf-8"))["settings"] if RESULT.exists() else {}
+        for name in SETTINGS:
+            if name not in rows:
+                rows[name] = row(models, name)
+                write(rows)
+        write(rows, libraries_gb=tiny_peak(models) / 1e9)
+
+
+def write(rows: dict[str, Any], **more: float) -> None:
+    """The settings measured so far."""
+    result = {"what": "peak resident memory of two PPO updates on a CPU, measured and planned", **more, "settings": rows,
               "largest_error": max(abs(found["error"]) for found in rows.values()), **about("plan_memory.py")}
-    (HERE / "results").mkdir(exist_ok=True)
-    (HERE / "results" / "plan_memory.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    RESULT.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
 
 
 def row(models: Path, name: str) -> dict[str, Any]:
