@@ -10,7 +10,8 @@ two PPO updates in a process of its own, whose peak resident memory is the measu
 model: interpreter, libraries, tokenizer, and what PyTorch's kernels touch once they have run. redline/plan/memory.py has it as
 LIBRARIES, one constant for all settings. HEAP was fitted on the first two settings; nothing else is.
 
-Every setting that is done is written to benchmarks/results/plan_memory.json at once, and not measured again while it stands there.
+Every setting that is done is written to benchmarks/results/plan_memory.json at once, and not measured again while it stands there:
+delete the file for a new measurement.
 """
 
 import argparse

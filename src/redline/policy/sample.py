@@ -155,15 +155,15 @@ def draw(weights: Tensor, uniforms: Tensor, block: int = 256) -> Tensor:
     blocks = torch.nn.functional.pad(weights, (0, -weights.shape[1] % block)).view(len(weights), -1, block)
     hit, into = _hit(blocks.sum(2), uniforms)
     place, _ = _hit(blocks[torch.arange(len(blocks), device=weights.device), hit], into)
-    return hit * block + place
+    return (hit * block + place).clamp(max=weights.shape[1] - 1)  # NaN hits no place
 
 
 def _hit(weights: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
-    """Where in the cumulative weights ``[B, N]`` each uniform ``[B]`` falls: the index, and how far into that weight, in [0, 1)."""
+    """Where in the cumulative weights ``[B, N]`` each uniform ``[B]`` falls: the index, and how far into that weight, 0 to 1."""
     cumulative = weights.cumsum(1)
     total = cumulative[:, -1]
     target = torch.minimum(uniforms * total, total.nextafter(torch.zeros_like(total)))  # never behind the last that weighs anything
-    index = torch.searchsorted(cumulative, target[:, None], right=True).clamp(max=weights.shape[1] - 1)  # NaN hits no place
+    index = torch.searchsorted(cumulative, target[:, None], right=True).clamp(max=weights.shape[1] - 1)
     weight = weights.gather(1, index)
     into = (target[:, None] - (cumulative.gather(1, index) - weight)) / weight
     return index[:, 0], into[:, 0].clamp(0, 1)
