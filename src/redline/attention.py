@@ -2,7 +2,7 @@
 
 PyTorch's fused CPU kernel takes half of a backward pass at the lengths that rollouts have; written out, with the scores of all
 heads in one product and grouped heads never repeated, a block of queries at a time and only the keys that it can see, attention
-takes from two fifths (512 tokens) to seven tenths (768) of its time. What it keeps for the backward pass grows with queries
+takes a third (128 tokens) to seven tenths (768) of its time. What it keeps for the backward pass grows with queries
 times keys, so longer sequences keep the fused kernel, as do other devices; a step of sampling has one query, and is written out at
 any length.
 """
