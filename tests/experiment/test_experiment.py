@@ -4,7 +4,12 @@ import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -192,3 +197,26 @@ def test_a_killed_process_is_said(recipe, tmp_path):
     asked = cells(load_experiment(recipe), tmp_path / "out", ["token"])
     with pytest.raises(UserError, match=r"token, seed 0, or a run beside it, was killed; .* lower --parallel"):
         run_cells(asked, [Deadly(tmp_path)], parallel=2)
+
+
+def test_stopped_all_its_processes_end(recipe, tmp_path):
+    out = tmp_path / "out"
+    process = subprocess.Popen([sys.executable, "-m", "redline.cli", "experiment", str(recipe), "--out", str(out), "--arms",
+                                "token,sft", "--parallel", "2", "base.policy.updates=100000", "base.watch.every=0"],
+                               stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    log = out / "token/seed-0/policy/log.jsonl"
+    wait_for(lambda: log.exists() and log.stat().st_size, process)
+    workers = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    process.terminate()
+    assert process.wait(20) == 143
+    assert "The same command continues" in process.stderr.read()
+    assert len(workers) >= 2
+    wait_for(lambda: not any(Path(f"/proc/{worker}").exists() for worker in workers))
+
+
+def wait_for(condition: Callable[[], Any], process: subprocess.Popen | None = None, seconds: float = 90) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert process is None or process.poll() is None, process.stderr.read()
+        assert time.monotonic() < end
+        time.sleep(0.1)

@@ -3,11 +3,12 @@
 import gc
 import os
 import traceback
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from pathlib import Path
 
 from redline.console import console
@@ -80,8 +81,7 @@ def _at_once(cells: Sequence[Cell], known: Sequence[Path], parallel: int) -> lis
     """
     waiting, failures = list(cells), []
     running: dict[Future[str | None], Cell] = {}
-    threads = max(1, (os.cpu_count() or 1) // parallel)
-    with ProcessPoolExecutor(parallel, get_context("spawn"), _use_threads, (threads,)) as pool:
+    with _processes(parallel) as pool:
         while waiting or running:
             for cell in list(waiting):
                 if len(running) < parallel and not _must_wait(cell, list(running.values()), waiting, known):
@@ -109,6 +109,19 @@ def _must_wait(cell: Cell, running: Sequence[Cell], waiting: Sequence[Cell], kno
         return True
     under_way = set().union(*(Run(other.recipe, other.folder).missing() for other in running))
     return bool(Run(cell.recipe, cell.folder).missing(known) & under_way)
+
+
+@contextmanager
+def _processes(count: int) -> Iterator[ProcessPoolExecutor]:
+    """Processes that share the processor's threads; when this one is stopped, they end too, with what they were doing."""
+    threads = max(1, (os.cpu_count() or 1) // count)
+    with ProcessPoolExecutor(count, get_context("spawn"), _use_threads, (threads,)) as pool:
+        try:
+            yield pool
+        except BaseException:  # leaving the pool would wait for them
+            for process in active_children():
+                process.terminate()
+            raise
 
 
 def _use_threads(count: int) -> None:
