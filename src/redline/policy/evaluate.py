@@ -29,24 +29,30 @@ def side_by_side(policy: Model, reference: Model, prompts: Sequence[Prompt], sam
     new, base = load_causal_lm(policy), load_causal_lm(reference)
     responses_a, rollouts_a = respond(new, tokenizer, prompts, sampling, seed, title="sample the policy")
     responses_b, rollouts_b = respond(base, tokenizer, prompts, sampling, seed, title="sample the reference")
-    pairs = [both for rollout in rollouts_a
-             for both in zip(*(_logprobs(lm, rollout, sampling.temperature) for lm in (new, base)), strict=True)]
-    log_ratio = [(own - other).sum() for own, other in pairs]
-    kl = torch.stack(log_ratio).double()
+    own, of_reference = (_logprobs(lm, rollouts_a, sampling.temperature) for lm in (new, base))
+    kl = torch.stack([(ours - theirs).sum() for ours, theirs in zip(own, of_reference, strict=True)]).double()
+    at_one = of_reference if sampling.temperature == 1 else _logprobs(base, rollouts_a, 1.0)
     return responses_a, responses_b, {
         "kl": kl.mean().item(), "kl_error": (kl.std() / len(kl) ** 0.5).item() if len(kl) > 1 else None,
-        "perplexity_a": perplexity(base, rollouts_a), "perplexity_b": perplexity(base, rollouts_b),
+        "perplexity_a": _perplexity(at_one), "perplexity_b": perplexity(base, rollouts_b),
     }
 
 
 def perplexity(lm: "PreTrainedModel", rollouts: list[Rollout]) -> float:
     """Of all response tokens of some rollouts under a model, at temperature 1."""
-    parts = torch.cat([part for rollout in rollouts for part in _logprobs(lm, rollout, 1.0)])
-    return (-parts.double().mean()).exp().item()
+    return _perplexity(_logprobs(lm, rollouts, 1.0))
+
+
+def _perplexity(logprobs: list[Tensor]) -> float:
+    return (-torch.cat(logprobs).double().mean()).exp().item()
+
+
+def _logprobs(lm: "PreTrainedModel", rollouts: list[Rollout], temperature: float) -> list[Tensor]:
+    return [row for rollout in rollouts for row in _rows(lm, rollout, temperature)]
 
 
 @torch.no_grad()
-def _logprobs(lm: "PreTrainedModel", rollout: Rollout, temperature: float, budget: int = 4096) -> list[Tensor]:
+def _rows(lm: "PreTrainedModel", rollout: Rollout, temperature: float, budget: int = 4096) -> list[Tensor]:
     """Log-probabilities ``[R_i]`` of every response by a model, in whole passes."""
     sequences, device = rollout.sequences, next(lm.parameters()).device
     found = [torch.zeros(0)] * len(rollout)
