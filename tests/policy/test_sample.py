@@ -58,6 +58,11 @@ def test_no_end_before_the_minimum_and_none_beyond_the_maximum():
     assert all(5 <= size <= 8 for size in rollout.sizes)
     assert all((ids[-1].item() in EOS) == ended for ids, ended in zip(rollout.response_ids, rollout.ended, strict=True))
     assert not any(torch.isin(ids[:5], torch.tensor(EOS)).any() for ids in rollout.response_ids)
+    for ids, prompt, response, logprobs in zip(rollout.sequences, rollout.prompt_ids, rollout.response_ids, rollout.logprobs,
+                                               strict=True):  # of the whole vocabulary, the end included
+        with torch.no_grad():
+            whole = model(ids[None]).logits[0, len(prompt) - 1:-1].log_softmax(1)
+        torch.testing.assert_close(logprobs, whole.gather(1, response[:, None])[:, 0], rtol=1e-4, atol=1e-4)
 
 
 def test_all_end_at_once_and_an_empty_prompt_is_refused():

@@ -83,10 +83,15 @@ def sample(lm: "PreTrainedModel", prompts: Sequence[Sequence[int]], sampling: Sa
             logits = logits_of(lm, hidden).float()
             if sampling.temperature != 1:
                 logits = logits / sampling.temperature
+            ending = None
+            if step < sampling.min_new_tokens:
+                ending = logits[:, stop].logsumexp(1)
+                logits = logits.index_fill_(1, stop, -torch.inf)
             weights, normaliser = _weights(logits)
-            if warpers or step < sampling.min_new_tokens:
-                allowed = logits if step >= sampling.min_new_tokens else logits.index_fill(1, stop, -torch.inf)
-                weights, _ = _weights(warpers(tokens[live, :step], allowed) if warpers else allowed)
+            if ending is not None:
+                normaliser = torch.logaddexp(normaliser, ending)
+            if warpers:
+                weights, _ = _weights(warpers(tokens[live, :step], logits))
             drawn = draw(weights, uniforms[live, step])
             tokens[live, step] = drawn
             logprobs[live, step] = logits.gather(1, drawn[:, None])[:, 0] - normaliser
