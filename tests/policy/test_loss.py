@@ -26,6 +26,7 @@ def test_clipped_losses_by_hand():
 @pytest.mark.parametrize("bias", [False, True])
 def test_logprobs_entropy_and_gradients_equal_log_softmax(trained_head, cap, bias, monkeypatch):
     monkeypatch.setattr(losses, "CHUNK", 3)
+    monkeypatch.setattr(losses, "BLOCK", 2)
     torch.manual_seed(0)
     head = torch.nn.Linear(6, 11, bias=bias).double().requires_grad_(trained_head)
     hidden = torch.randn(8, 6, dtype=torch.double, requires_grad=True)
@@ -49,6 +50,10 @@ def test_logprobs_entropy_and_gradients_equal_log_softmax(trained_head, cap, bia
     torch.testing.assert_close(entropy.double(), expected_entropy, rtol=1e-5, atol=1e-5)
     for one, other in zip(got, wanted, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+    with torch.no_grad():
+        found, entropy = token_logprobs(hidden, head, targets, 0.7, cap, entropy=True)
+    torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(entropy.double(), expected_entropy, rtol=1e-5, atol=1e-5)
 
 
 def test_no_tokens_at_all():

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-CHUNK = 128  # rows of logits in memory at once
+CHUNK = 256  # rows of logits in memory at once
+BLOCK = 8  # of them, on a CPU, in float32: they stay in its cache
 
 
 @dataclass
@@ -43,27 +44,72 @@ def token_logprobs(hidden: Tensor, head: torch.nn.Linear, targets: Tensor, tempe
                    entropy: bool = False) -> tuple[Tensor, Tensor | None]:
     """Log-probabilities ``[N]`` of ``targets`` ``[N]`` from last hidden states ``[N, H]``, and entropies ``[N]`` if asked for.
 
-    ``head`` is the output embedding, ``cap`` Gemma's soft cap of the logits. Logits are computed in float32 for ``CHUNK`` rows at a
-    time. With a frozen head the gradient with respect to ``hidden`` is computed along with them (``(w_target - sum p w) / T``), so
-    the backward pass needs no logits; a trained head, or a cap, computes each chunk again there. Entropies carry no gradient.
+    ``head`` is the output embedding, ``cap`` Gemma's soft cap of the logits, which exist for ``CHUNK`` rows at a time. With a
+    frozen head the gradient with respect to ``hidden`` is computed along with them (``(w_target - sum p w) / T``), so the backward
+    pass needs no logits; a trained head, or a cap, computes each chunk again there. Entropies carry no gradient.
     """
     if not hidden.requires_grad or not torch.is_grad_enabled():
-        parts = [_chunk(rows, head, wanted, temperature, cap, entropy)
-                 for rows, wanted in zip(hidden.split(CHUNK), targets.split(CHUNK), strict=True)]
+        found, entropies, _ = _scored(hidden, head.weight, head.bias, targets, temperature, cap, entropy)
     elif head.weight.requires_grad or cap is not None:
-        parts = [checkpoint(_chunk, rows, head, wanted, temperature, cap, entropy, use_reentrant=False)
-                 for rows, wanted in zip(hidden.split(CHUNK), targets.split(CHUNK), strict=True)]
+        found, entropies = _recomputed(hidden, head, targets, temperature, cap, entropy)
     else:
         found, entropies = _Fused.apply(hidden, head.weight, head.bias, targets, temperature, entropy)
-        return found, entropies if entropy else None
-    if not parts:
-        return hidden.new_zeros(0, dtype=torch.float32), hidden.new_zeros(0, dtype=torch.float32) if entropy else None
-    entropies = torch.cat([part for _, part in parts if part is not None]) if entropy else None
-    return torch.cat([part for part, _ in parts]), entropies
+    return found, entropies if entropy else None
+
+
+@torch.no_grad()
+def _scored(hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, temperature: float, cap: float | None,
+            entropy: bool, gradient: bool = False) -> tuple[Tensor, Tensor, Tensor]:
+    """Log-probabilities ``[N]``, entropies ``[N]`` and the log-probabilities' gradient ``[N, H]`` with respect to ``hidden`` (times
+    the temperature; without a cap); what is not asked for is empty.
+
+    All chunks use the same memory, and all blocks: to get memory anew from the system takes longer than to fill it.
+    """
+    size, device = len(targets), hidden.device
+    found, entropies = (torch.empty(length, device=device) for length in (size, size * entropy))
+    slope = torch.empty_like(hidden[:size * gradient])
+    products = torch.empty(min(CHUNK, size), len(weight), dtype=weight.dtype, device=device)
+    block = BLOCK if device.type == "cpu" else CHUNK
+    exact, other = (torch.empty(min(block, size), len(weight), device=device) for _ in range(2))
+    for start in range(0, size, CHUNK):
+        chunk = products[:min(CHUNK, size - start)]
+        torch.mm(hidden[start:start + len(chunk)], weight.t(), out=chunk)
+        if bias is not None:
+            chunk += bias
+        totals = torch.empty(len(chunk), 1, device=device)
+        for first in range(0, len(chunk), block):
+            part = chunk[first:first + block]
+            rows = slice(start + first, start + first + len(part))
+            logits, weights = exact[:len(part)].copy_(part), other[:len(part)]
+            if cap is not None:
+                logits.div_(cap).tanh_().mul_(cap)
+            if temperature != 1:
+                logits.div_(temperature)
+            chosen, top = logits.gather(1, targets[rows, None])[:, 0], logits.amax(1)
+            total = torch.exp(logits.sub_(top[:, None]), out=weights).sum(1)  # of probabilities that are not normalised yet
+            found[rows] = chosen - top - total.log()
+            if entropy:
+                entropies[rows] = total.log() - logits.mul_(weights).sum(1) / total
+            if gradient:
+                part.copy_(weights)
+                totals[first:first + len(part), 0] = total
+        if gradient:
+            rows = slice(start, start + len(chunk))
+            slope[rows] = weight[targets[rows]] - (chunk @ weight / totals).to(weight.dtype)
+    return found, entropies, slope
+
+
+def _recomputed(hidden: Tensor, head: torch.nn.Linear, targets: Tensor, temperature: float, cap: float | None, entropy: bool,
+                ) -> tuple[Tensor, Tensor]:
+    """The same with a graph behind the log-probabilities, whose logits are computed again in the backward pass."""
+    parts = [checkpoint(_chunk, rows, head, wanted, temperature, cap, entropy, use_reentrant=False)
+             for rows, wanted in zip(hidden.split(CHUNK), targets.split(CHUNK), strict=True)]
+    found, entropies = zip(*parts, strict=True) if parts else ([hidden.new_zeros(0, dtype=torch.float32)],) * 2
+    return torch.cat(found), torch.cat(entropies)
 
 
 def _chunk(hidden: Tensor, head: torch.nn.Linear, targets: Tensor, temperature: float, cap: float | None, entropy: bool,
-           ) -> tuple[Tensor, Tensor | None]:
+           ) -> tuple[Tensor, Tensor]:
     logits = head(hidden).float()
     if cap is not None:
         logits = torch.tanh(logits / cap) * cap
@@ -71,7 +117,7 @@ def _chunk(hidden: Tensor, head: torch.nn.Linear, targets: Tensor, temperature: 
     normaliser = logits.logsumexp(1)
     found = logits.gather(1, targets[:, None])[:, 0] - normaliser
     if not entropy:
-        return found, None
+        return found, found.new_zeros(0)
     with torch.no_grad():
         return found, normaliser - ((logits - normaliser[:, None]).exp() * logits).sum(1)
 
@@ -80,21 +126,7 @@ class _Fused(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, temperature: float,
                 entropy: bool) -> tuple[Tensor, Tensor]:
-        found, entropies = (torch.empty(size, device=hidden.device) for size in (len(targets), len(targets) * entropy))
-        gradient = torch.empty_like(hidden)
-        for start in range(0, len(targets), CHUNK):
-            rows = slice(start, start + CHUNK)
-            logits = torch.nn.functional.linear(hidden[rows], weight, bias).float()
-            if temperature != 1:
-                logits.div_(temperature)
-            chosen, top = logits.gather(1, targets[rows, None])[:, 0], logits.amax(1)
-            logits.sub_(top[:, None])
-            expected = (logits.exp() * logits).sum(1) if entropy else None
-            total = logits.exp_().sum(1)  # from here on unnormalised probabilities, in the logits' place
-            if expected is not None:
-                entropies[rows] = total.log() - expected / total
-            found[rows] = chosen - top - total.log()
-            gradient[rows] = weight[targets[rows]] - (logits.to(weight.dtype) @ weight / total[:, None]).to(weight.dtype)
+        found, entropies, gradient = _scored(hidden, weight, bias, targets, temperature, None, entropy, gradient=True)
         ctx.save_for_backward(gradient)
         ctx.temperature = temperature
         ctx.mark_non_differentiable(entropies)
