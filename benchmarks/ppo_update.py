@@ -6,6 +6,8 @@ The driver makes the peer's environment (a virtual environment with the versions
 in turn, each in a process of its own, and writes medians to benchmarks/results/ppo_update.json. The work: 16 prompts, 48 sampled
 tokens each, 4 epochs in minibatches of 16, LoRA rank 16 or full fine-tuning, a sequence reward model with all 30 layers.
 
+Of TRL's updates one a run counts, of Redline's as many as begin within a minute, since shared machines have slow moments.
+
 What differs: TRL holds a value model and a reward model of their own, each of the policy's size; Redline's critic is a head on
 the policy, and its reward model (30 layers) shares the policy's frozen weights. In the row "own critic, whole reward model" the
 critic has adapters of its own on all layers, as deep as TRL's value model, and the reward model's adapters reach all layers
@@ -33,6 +35,7 @@ from common import about, environment
 HERE = Path(__file__).parent
 RESULT = HERE / "results" / "ppo_update.json"
 EPOCHS = 4
+TIMED, LIMIT = 60.0, 20  # seconds of Redline's updates that count in a run, about as long as one of TRL's, and updates at most
 QUESTIONS = [
     "Write a short poem about the sea.", "What is the capital of France?", "How do I make tea?",
     "Explain gravity to a child.", "Give me three tips to sleep better.", "Why is the sky blue?",
@@ -65,14 +68,14 @@ def ours(arguments: argparse.Namespace) -> None:
         del reward, wrapped
         recipe = Policy(
             adapt=adapt, optimizer=Optimizer(lr=1e-5), kl=Kl(target=None), reward_scale=1.0, batch_size=16, minibatch_size=16,
-            epochs=EPOCHS, updates=arguments.updates, critic="own" if arguments.whole else "shared",
+            epochs=EPOCHS, updates=LIMIT, critic="own" if arguments.whole else "shared",
             sampling=Sampling(max_new_tokens=48, min_new_tokens=48), gae_lambda=0.95)
         prompts = [Prompt(id=str(index), prompt=[{"role": "user", "content": text}]) for index, text in enumerate(QUESTIONS * 2)]
         trainer = Ppo(recipe, model, prompts, Path(folder) / "policy", Accelerator(), Path(folder) / "reward", 0)
         seconds, phases = [], {}
-        for step in range(arguments.updates):
+        while len(seconds) < arguments.updates or (sum(seconds[1:]) < TIMED and len(seconds) < LIMIT):
             start = time.perf_counter()
-            metrics, _ = trainer.update(step)
+            metrics, _ = trainer.update(len(seconds))
             seconds.append(time.perf_counter() - start)
             phases = {name: round(value, 2) for name, value in metrics.items() if name.startswith("seconds_")}
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
