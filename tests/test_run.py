@@ -83,6 +83,23 @@ def test_the_reward_model_is_plain_transformers_and_scores_edits(redline, recipe
     assert dict(by_word)["bad"] == min(reward for _, reward in by_word)
 
 
+@pytest.mark.parametrize("kind", ["token", "sequence"])
+def test_an_empty_response_is_scored_and_shown(redline, recipe, tmp_path, kind):
+    out = tmp_path / "run"
+    assert redline("train", "reward", recipe, "--out", out, f"reward.kind={kind}", "reward.epochs=1")[0] == 0
+    responses = tmp_path / "responses.jsonl"
+    responses.write_text("".join(json.dumps({"id": text, "prompt": "the film", "response": text}) + "\n"
+                                 for text in ("", " was bad")))
+    assert redline("score", responses, "--reward", out / "reward", "--out", tmp_path / "scores.jsonl")[0] == 0
+    empty, other = lines(tmp_path / "scores.jsonl")
+    assert empty["offsets"] == ([[0, 0]] if kind == "sequence" else [])
+    for scored in (empty, other):
+        assert len(scored["offsets"]) == len(scored["rewards"])
+    status, printed, err = redline("show", tmp_path / "scores.jsonl")
+    assert (status, err) == (0, "")
+    assert "was bad" in printed
+
+
 @pytest.mark.parametrize("changes", [["reward.kind=sequence"], ["reward.loss=hard"], ["reward.loss=pairwise"],
                                      ["reward.adapt.lora_rank=0"], ["policy.reward=[{form: discrete, spread: shuffled}]"],
                                      ["sft={epochs: 1, batch_size: 8}"]])

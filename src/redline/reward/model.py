@@ -85,14 +85,18 @@ class RewardModel(nn.Module):
         return found
 
     def score(self, prompts: list[Text], responses: list[Text]) -> list[tuple[str, list[tuple[int, int]], Tensor]]:
-        """The text of each response, its tokens' character offsets, and their rewards ``[R_i]``."""
+        """The text of each response, its tokens' character offsets, and their rewards ``[R_i]``.
+
+        A sequence model's score of an empty response is at ``(0, 0)``.
+        """
         from redline.label.tokenize import encode_prompt, encode_response
 
         encoded = [encode_response(self.tokenizer, prompt, response) for prompt, response in zip(prompts, responses, strict=True)]
         heads = [encode_prompt(self.tokenizer, prompt) for prompt in prompts]
         sequences = [torch.tensor(head + list(ids)) for head, (_, ids, _) in zip(heads, encoded, strict=True)]
         rewards = self.rewards(sequences, [len(head) for head in heads])
-        return [(text, offsets, reward) for (text, _, offsets), reward in zip(encoded, rewards, strict=True)]
+        return [(text, offsets or [(0, 0)] * len(reward), reward)
+                for (text, _, offsets), reward in zip(encoded, rewards, strict=True)]
 
 
 def positions(prompt_sizes: list[int], sizes: list[int], kind: str = "token") -> tuple[Tensor, Tensor]:
