@@ -111,8 +111,9 @@ def test_models_give_the_same_with_it(name):
     assert "redline" not in model.config.to_json_string(), "what runs here is no matter of the saved model"
 
 
-def test_packed_weights_give_the_same_and_leave_no_trace():
-    model = random_model(CONFIGS["llama"]).to(torch.bfloat16)
+@pytest.mark.parametrize("name", sorted(CONFIGS))
+def test_packed_weights_give_the_same_and_leave_no_trace(name):
+    model = random_model(CONFIGS[name]).to(torch.bfloat16)
     ids = torch.randint(5, 500, (4, 11), generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         plain = model(input_ids=ids).logits
@@ -123,7 +124,19 @@ def test_packed_weights_give_the_same_and_leave_no_trace():
         assert not model(input_ids=ids).logits.any()
     with pytest.raises(KeyError), packed(model, 4):
         raise KeyError
-    assert "forward" not in model.lm_head.__dict__
+    assert not any("forward" in module.__dict__ for module in model.modules())
+
+
+def test_layers_packed_together_may_read_different_inputs():
+    model = torch.nn.ModuleDict({name: torch.nn.Linear(32, size, bias=size == 48) for name, size in
+                           (("q_proj", 64), ("k_proj", 48), ("v_proj", 32))}).to(torch.bfloat16)
+    x, y = torch.randn(2, 5, 32, generator=torch.Generator().manual_seed(0)).to(torch.bfloat16)
+    orders = ("q_proj", x), ("k_proj", y), ("v_proj", x), ("v_proj", y), ("k_proj", x), ("q_proj", x), ("v_proj", x)
+    with torch.no_grad():
+        plain = [model[name](given) for name, given in orders]
+        with packed(model, 5):
+            for (name, given), wanted in zip(orders, plain, strict=True):
+                torch.testing.assert_close(model[name](given), wanted)
 
 
 def test_packed_adapters_are_as_exact_and_can_be_off():

@@ -1,12 +1,13 @@
 """Linear layers while a CPU samples: weights laid out beforehand the way the processor's bfloat16 kernels want them.
 
 A step of decoding multiplies few rows by every weight of the model. PyTorch's linear layer lays each weight out anew each time,
-which is a good part of the step. The same kernel takes weights that are laid out already, and gives the same. LoRA's adapters are
-turned into the model's type and packed once, too, but not merged: merged weights would be rounded, and be another policy.
+which is a good part of the step. The same kernel takes weights that are laid out already, and gives the same. Layers that read the
+same input are one product. LoRA's adapters are turned into the model's type and packed once, too, but not merged: merged weights
+would be rounded, and be another policy.
 """
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,41 +16,90 @@ from torch import Tensor, nn
 
 from redline.lora import FusedLinear
 
+SIBLINGS = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))  # layers of one module that, as a rule, read the same input
+
 
 @contextmanager
 def packed(model: nn.Module, rows: int) -> Iterator[None]:
     """Inside, the linear layers of a bfloat16 model on a CPU run on packed copies of their weights, made for about ``rows`` rows
     at a time. Only for passes without gradients; a change of the weights inside goes unnoticed."""
-    layers: list[Any] = [module for module in model.modules() if type(module) is nn.Linear and module.weight.device.type == "cpu"
-                         and module.weight.dtype == torch.bfloat16] if _can_pack() else []
-    adapted: list[Any] = [module for module in model.modules() if isinstance(module, FusedLinear) and module.base_layer in layers]
-    for layer in layers:
-        layer.forward = functools.partial(_linear, _pack(layer.weight, rows), layer.bias)
-    for layer in adapted:
-        if (adapter := layer.at_work()) is not None:
-            a, b, scale = adapter
-            layer.forward = functools.partial(_adapted, layer.base_layer.forward, _pack(a, rows), _pack(scale * b, rows))
-            layers.append(layer)
+    groups = list(_groups(model)) if _can_pack() else []
+    for layers in groups:
+        product = _Product(layers, rows)
+        for place, layer in enumerate(layers):
+            layer.forward = functools.partial(product, place)
     try:
         yield
     finally:
-        for layer in layers:
-            del layer.forward  # the instance's: the class's is seen again
+        for layers in groups:
+            for layer in layers:
+                del layer.forward  # the instance's: the class's is seen again
 
 
-def _pack(weight: Tensor, rows: int) -> Tensor:
-    found: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight.detach().to(torch.bfloat16), rows)
-    return found
+def _groups(model: nn.Module) -> Iterator[list[Any]]:
+    """The layers that can be packed, those of one input together."""
+    for parent in model.modules():
+        if isinstance(parent, FusedLinear) and parent.at_work() is not None:
+            continue  # packed as a whole, as its parent's child
+        children = {name: child for name, child in parent.named_children() if _can_be_packed(child)}
+        for names in SIBLINGS:
+            if children.keys() >= set(names):
+                yield [children.pop(name) for name in names]
+        yield from ([child] for child in children.values())
 
 
-def _adapted(base: Callable[[Tensor], Tensor], a: Tensor, b: Tensor, x: Tensor) -> Tensor:
-    """The base layer's output and ``x A' B'``, with packed ``A`` and (scaled) ``B``."""
-    found: Tensor = torch.ops.mkldnn._linear_pointwise.binary(_linear(a, None, x), base(x), b, None, "add")
-    return found
+def _can_be_packed(layer: nn.Module) -> bool:
+    if isinstance(layer, FusedLinear):
+        return layer.at_work() is not None and _can_be_packed(layer.base_layer)
+    return type(layer) is nn.Linear and layer.weight.device.type == "cpu" and layer.weight.dtype == torch.bfloat16
 
 
-def _linear(weight: Tensor, bias: Tensor | None, x: Tensor) -> Tensor:
-    found: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+class _Product:
+    """The outputs of some layers, computed together when one of them is given an input that the one before was not."""
+
+    def __init__(self, layers: Sequence[Any], rows: int):
+        plain: list[Any] = [layer.base_layer if isinstance(layer, FusedLinear) else layer for layer in layers]
+        self.sizes = [layer.out_features for layer in plain]
+        self.weight = _pack([layer.weight for layer in plain], rows)
+        biases = [layer.weight.new_zeros(layer.out_features) if layer.bias is None else layer.bias for layer in plain]
+        self.bias = torch.cat(biases).detach() if any(layer.bias is not None for layer in plain) else None
+        self.adapter: tuple[Tensor, Tensor] | None = None
+        if any(isinstance(layer, FusedLinear) for layer in layers):
+            thin = [_adapter(layer) for layer in layers]
+            self.adapter = _pack([a for a, _ in thin], rows), _pack([torch.block_diag(*(b for _, b in thin))], rows)
+        self.given: Tensor | None = None
+        self.found: Sequence[Tensor] = ()
+
+    def __call__(self, place: int, x: Tensor) -> Tensor:
+        """The output ``[..., out]`` of the layer at ``place`` for ``x`` ``[..., in]``."""
+        if x is not self.given:
+            self.given, self.found = x, self._all(x).split(self.sizes, -1)
+        found = self.found[place]
+        if place == len(self.sizes) - 1:
+            self.given, self.found = None, ()  # nobody will ask again
+        return found
+
+    def _all(self, x: Tensor) -> Tensor:
+        found: Tensor = torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
+        if self.adapter is not None:
+            a, b = self.adapter
+            low = torch.ops.mkldnn._linear_pointwise(x, a, None, "none", [], "")
+            found = torch.ops.mkldnn._linear_pointwise.binary(low, found, b, None, "add")
+        return found
+
+
+def _adapter(layer: Any) -> tuple[Tensor, Tensor]:
+    """``A`` ``[rank, in]`` and the scaled ``B`` ``[out, rank]`` of a layer, of rank 0 where it has none."""
+    if isinstance(layer, FusedLinear) and (found := layer.at_work()) is not None:
+        a, b, scale = found
+        return a.detach(), scale * b.detach()
+    return torch.zeros(0, layer.in_features), torch.zeros(layer.out_features, 0)
+
+
+def _pack(weights: Sequence[Tensor], rows: int) -> Tensor:
+    """Weights ``[out, in]``, one below the other."""
+    parts = [weight.detach().to(torch.bfloat16) for weight in weights]
+    found: Tensor = torch.ops.mkldnn._reorder_linear_weight(torch.cat(parts) if len(parts) > 1 else parts[0], rows)
     return found
 
 
@@ -61,7 +111,7 @@ def _can_pack() -> bool:
     values = torch.arange(96 * 64.0).sin().to(torch.bfloat16)  # nothing random: trainings count on the generators' states
     weight, x = values.view(96, 64), values[: 16 * 64].view(16, 64)
     try:
-        found = _linear(torch.ops.mkldnn._reorder_linear_weight(weight, 16), None, x)
+        found = torch.ops.mkldnn._linear_pointwise(x, _pack([weight], 16), None, "none", [], "")
     except RuntimeError:
         return False
     return torch.allclose(found, nn.functional.linear(x, weight))
