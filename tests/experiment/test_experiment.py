@@ -95,13 +95,17 @@ def test_from_a_recipe_to_a_page(redline, recipe, tmp_path):
     shutil.rmtree(out / "uniform/seed-0/compare")
     state = json.loads((out / "uniform/seed-0/state.json").read_text())
     kept = {name: state[name] for name in ("data", "label", "reward", "policy")}
+    kept["policy"]["seconds"] = 0.0  # as if its last start had little left to do
     (out / "uniform/seed-0/state.json").write_text(json.dumps(kept))
     again = {row["arm"]: row for row in lines(out / "results.jsonl")}
     status, _, err = redline("experiment", recipe, "--out", out, "--arms", "uniform", "name=tiny")
     assert status == 0, err
     assert {path: path.stat().st_mtime_ns for path in before if "uniform/seed-0/" not in str(path)} == {
         path: time for path, time in before.items() if "uniform/seed-0/" not in str(path)}  # what is done is not done again
-    assert {row["arm"]: row["judges"] for row in lines(out / "results.jsonl")} == {arm: row["judges"] for arm, row in again.items()}
+    after = {(row["arm"], row["seed"]): row for row in lines(out / "results.jsonl")}
+    assert {arm: row["judges"] for (arm, _), row in after.items()} == {arm: row["judges"] for arm, row in again.items()}
+    log = lines(out / "uniform/seed-0/policy/log.jsonl")
+    assert after["uniform", 0]["seconds"]["policy"] == round(sum(line["seconds"] + line.get("seconds_watch", 0) for line in log), 1)
 
     assert redline("experiment", recipe, "--out", out, "--report", "base.policy.clip=0.3")[0] == 0
     summary = json.loads((out / "summary.json").read_text())

@@ -27,6 +27,7 @@ class Line(Record):
     update: int = 0
     n: int | None = None
     seconds: float = 0.0
+    seconds_watch: float = 0.0
     peak_gb: float | None = None
     gold: float | None = None
     gold_error: float | None = None
@@ -85,15 +86,18 @@ def _result(cell: Cell, judges: Sequence[Judge]) -> Result:
     for number, judge in enumerate(judges, 2):
         found[judge.name] = _judged(cell, judge, number)
     state = read_json(folder / "state.json")
-    text = first["text"]
+    text, log = first["text"], _lines(folder / "policy/log.jsonl")
+    seconds = {stage: entry["seconds"] for stage, entry in state.items()}
+    if "policy" in seconds:  # what the log counts is more where training was stopped and went on
+        seconds["policy"] = max(seconds["policy"], round(sum(line.seconds + line.seconds_watch for line in log), 1))
     figures = {
         "folder": str(folder), "judges": {name: {key: result[key] for key in KEPT} for name, (result, _) in found.items()},
         "kl": first["kl"], "kl_error": first["kl_error"],
         "perplexity": first["perplexity_a"], "perplexity_reference": first["perplexity_b"],
         **{key: text["a"][key] for key in text["a"]}, **{f"{key}_reference": text["b"][key] for key in text["b"]},
-        "seconds": {stage: entry["seconds"] for stage, entry in state.items()},
+        "seconds": seconds,
         "taken_over": {stage: entry["from"] for stage, entry in state.items() if "from" in entry},
-        "peak_gb": max((line.peak_gb for line in _lines(folder / "policy/log.jsonl") if line.peak_gb), default=None),
+        "peak_gb": max((line.peak_gb for line in log if line.peak_gb), default=None),
     }
     return Result(cell, figures, {name: _preferences(path) for name, (_, path) in found.items()}, _curve(cell))
 

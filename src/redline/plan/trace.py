@@ -188,8 +188,7 @@ class _NoCache(DynamicCache):
 class Tally(TorchDispatchMode):
     """Counts the bytes of all storages that operations make while it is on: ``now``, and at most so far ``peak``.
 
-    What an operation makes and frees inside itself is not seen, but for ``logsumexp``, which holds the exponentials of all its
-    input: of logits, that is the highest point.
+    What an operation makes and frees inside itself is not seen.
     """
 
     def __init__(self) -> None:
@@ -199,8 +198,6 @@ class Tally(TorchDispatchMode):
 
     def __torch_dispatch__(self, operation: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         given = {id(tensor.untyped_storage()) for tensor in tree_leaves((args, kwargs)) if isinstance(tensor, Tensor)}
-        if operation is torch.ops.aten.logsumexp.default:
-            self.peak = max(self.peak, self.now + args[0].nbytes)
         made = operation(*args, **(kwargs or {}))
         for tensor in tree_leaves(made):
             if isinstance(tensor, Tensor):
