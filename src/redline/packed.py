@@ -72,8 +72,10 @@ class _Product:
 
     def __call__(self, place: int, x: Tensor) -> Tensor:
         """The output ``[..., out]`` of the layer at ``place`` for ``x`` ``[..., in]``."""
+        if len(self.sizes) == 1:
+            return self._all(x)
         if x is not self.given:
-            self.given, self.found = x, self._all(x).split(self.sizes, -1)
+            self.given, self.found = x, self._all(x).split_with_sizes(self.sizes, -1)
         found = self.found[place]
         if place == len(self.sizes) - 1:
             self.given, self.found = None, ()  # nobody will ask again
