@@ -8,7 +8,7 @@ two PPO updates in a process of its own, whose peak resident memory is the measu
 
 `libraries_gb` is the peak of a process that does the same with a model of two tiny layers, less what the plan counts for that
 model: interpreter, libraries, tokenizer, and what PyTorch's kernels touch once they have run. redline/plan/memory.py has it as
-LIBRARIES, one constant for all settings. HEAP was fitted on the first two settings; nothing else is.
+LIBRARIES, one constant for all settings. HEAP's two shares were fitted on the four settings of the smaller model; nothing else is.
 
 Every setting that is done is written to benchmarks/results/plan_memory.json at once, and not measured again while it stands there:
 delete the file for a new measurement.

@@ -116,6 +116,16 @@ def test_other_architectures_are_traced_too(family):
     assert planned == pytest.approx(tally.peak, rel=0.08)
 
 
+def test_a_large_vocabulary_hides_no_layer():
+    """The gradients of a trained embedding outweigh what two layers save, but not what 24 do."""
+    config = type(CONFIGS["llama"])(**CONFIGS["llama"].to_dict() | {
+        "vocab_size": 30_000, "hidden_size": 256, "head_dim": 64, "num_hidden_layers": 24, "tie_word_embeddings": True})
+    forward = a_pass(config, Adapt(lora_rank=0), torch.float32)
+    peak = allocated(lambda: forward().backward())
+    planned = training_bytes(Task(AutoModelForCausalLM, config, torch.float32, Adapt(lora_rank=0)), BATCH)
+    assert planned == pytest.approx(peak, rel=0.03)
+
+
 def test_bytes_grow_with_rows_and_layers_but_those_of_a_forward_pass_not_with_layers():
     task = Task(AutoModelForCausalLM, CONFIGS["llama"], torch.float32, Adapt(lora_rank=4))
     larger = replace(BATCH, rows=2 * BATCH.rows)

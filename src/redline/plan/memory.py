@@ -20,7 +20,8 @@ from redline.trunk import layers_of
 
 ROOM = 0.95  # share of a device's memory that a plan may fill: fragments and other processes need some
 LIBRARIES = 0.58e9  # a CPU process with its imports, a tokenizer, and kernels that have run (benchmarks/plan_memory.py)
-HEAP = 0.45  # on a CPU: what the C heap keeps between live blocks, as a share of what comes and goes (same benchmark)
+HEAP = {2: 0.33, 4: 0.05}  # on a CPU: what the C heap keeps between live blocks, as a share of what comes and goes, by the bytes of
+# a number; where float32 temporaries come between 16-bit tensors, the gaps fit neither (same benchmark)
 CUDA_CONTEXT = 0.6e9  # what CUDA, its libraries' workspaces and NCCL take on a GPU: an assumption, not measured here
 SCORING_TOKENS = 8192  # tokens that a reward model scores at once (RewardModel.rewards)
 SFT_ROWS = 8  # most responses of SFT computed at once
@@ -175,7 +176,7 @@ def sft_stage(recipe: Recipe, machine: Machine, prompt: int) -> Stage:
     vocabulary = min(TRL_VOCABULARY, int(task.config.get_text_config().vocab_size))
     parts["logits"] = min(rows * length, TRL_TOKENS) * vocabulary * (task.dtype.itemsize + 8.0)
     return with_heap(Stage("sft", parts, {"train": fixed + parts["activations"] + parts["logits"],
-                                          "step": fixed + step_bytes(found, machine)}), fixed, machine)
+                                          "step": fixed + step_bytes(found, machine)}), fixed, task)
 
 
 def reward_task(recipe: Recipe, machine: Machine) -> Task:
@@ -214,7 +215,7 @@ def reward_stage(recipe: Recipe, machine: Machine, prompt: int, edits: int | Non
     parts["activations"] = training_bytes(task, Batch(rows, length, 2 * response), masked=True)
     scored = forward_bytes(task, Batch(max(1, budget // length), length, 2 * response))
     return with_heap(Stage("reward", parts, {"train": fixed + parts["activations"], "validate": fixed - parts["gradients"] + scored,
-                                             "step": fixed + step_bytes(found, machine)}), fixed, machine)
+                                             "step": fixed + step_bytes(found, machine)}), fixed, task)
 
 
 def policy_stage(recipe: Recipe, machine: Machine, prompt: int) -> Stage:
@@ -248,14 +249,15 @@ def policy_stage(recipe: Recipe, machine: Machine, prompt: int) -> Stage:
         "score": resting + states + scored,
         "optimise": fixed + states + parts["activations"] + parts["logits"],
         "step": fixed + states + step_bytes(found, machine),
-    }, step="an update", steps=how.updates, notes=notes), fixed, machine)
+    }, step="an update", steps=how.updates, notes=notes), fixed, task)
 
 
-def with_heap(stage: Stage, fixed: float, machine: Machine) -> Stage:
+def with_heap(stage: Stage, fixed: float, task: Task) -> Stage:
     """On a CPU what comes and goes leaves gaps: more of them, the more of it there is. ``fixed`` bytes stay."""
-    if not machine.gpus:
-        stage.parts["heap"] = HEAP * max(0.0, stage.total - fixed)
-        stage.phases = {name: size + HEAP * max(0.0, size - fixed) for name, size in stage.phases.items()}
+    if task.on_cpu:
+        share = HEAP[task.dtype.itemsize]
+        stage.parts["heap"] = share * max(0.0, stage.total - fixed)
+        stage.phases = {name: size + share * max(0.0, size - fixed) for name, size in stage.phases.items()}
     return stage
 
 

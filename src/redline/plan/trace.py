@@ -86,7 +86,19 @@ def build(task: Task) -> Any:
 def training_bytes(task: Task, batch: Batch, masked: bool = False) -> float:
     """Bytes at the height of one forward and backward pass over a micro-batch, beyond weights and gradients: saved activations,
     what is computed on the way, and for a language model the chunk of logits. ``masked``: with a padding mask, as TRL runs."""
-    return _deep(task, lambda model, cut: _training(task, model, cut, batch, masked), task.trained)
+
+    def run(model: Any, cut: int) -> None:
+        _training(task, model, cut, batch, masked)
+
+    # what a forward pass saves grows with every layer; in a shallow model the height may be elsewhere: in the embeddings' gradient
+    one, two = (_traced(task, depth, lambda model, cut: _upper(task, model, cut, batch, masked)) for depth in (1, 2))
+    depth, peak, grown = 1, _traced(task, 1, run), False
+    while depth < task.trained and not grown:
+        deeper = min(2 * depth, task.trained)
+        higher = _traced(task, deeper, run)
+        grown = higher - peak > 0.98 * (deeper - depth) * (two - one)
+        depth, peak = deeper, higher
+    return peak + (task.trained - depth) * (two - one)
 
 
 @cache
@@ -103,11 +115,6 @@ def logits_bytes(task: Task, batch: Batch) -> float:
     return _traced(task, 1, lambda model, cut: _logits(task, model, rows))
 
 
-def _deep(task: Task, run: Any, layers: int) -> float:
-    one, two = (_traced(task, depth, run) for depth in (1, 2))
-    return one + (layers - 1) * (two - one)
-
-
 def shallow(task: Task, layers: int) -> Task:
     """The same task with only ``layers`` trained layers above at most one frozen one."""
     cut = task.trained < task.depth
@@ -119,6 +126,7 @@ def shallow(task: Task, layers: int) -> Task:
 
 
 def _traced(task: Task, layers: int, run: Any) -> float:
+    """Bytes at the height of ``run``, given the task's model with so many trained layers, and its cut."""
     small = shallow(task, layers)
     model = build(small)
     with FakeTensorMode(), torch.autocast("cpu", torch.bfloat16) if task.mixed else nullcontext():
