@@ -84,8 +84,8 @@ def test_traced_bytes_are_what_the_allocator_gives_a_real_pass(how, dtype):
     forward = a_pass(CONFIGS["llama"], how, dtype)
     peak = allocated(lambda: forward().backward())
     planned = training_bytes(Task(AutoModelForCausalLM, CONFIGS["llama"], dtype, how), BATCH)
-    unseen = how.gradient_checkpointing or dtype == torch.bfloat16  # a kernel's own copies count for more in so small a model
-    assert planned == pytest.approx(peak, rel=0.1 if unseen else 0.03)
+    of_kernels = 0.02 if dtype == torch.bfloat16 else 0.0  # their own copies, which a trace cannot see
+    assert planned == pytest.approx(peak, rel=0.1 if how.gradient_checkpointing else 0.03 + of_kernels)
 
 
 @pytest.mark.parametrize("how", WAYS[:2], ids=["lora", "lora upper"])
