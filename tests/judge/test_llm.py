@@ -196,7 +196,7 @@ def test_an_endpoint_that_stays_down_ends_the_comparison(server, tmp_path, body)
     with VerdictCache(tmp_path / "verdicts.sqlite") as cache:
         judge_pairs(LlmJudge("m", server.url), pairs[:3], cache)
         server.reply = lambda _: (500 if "error" in body else 200, body)
-        with pytest.raises(UserError, match=r"(8|9|1\d) requests in a row got no answer"):  # 8 and what was under way with them
+        with pytest.raises(UserError, match="8 requests in a row got no answer"):
             judge_pairs(LlmJudge("m", server.url, retries=0), pairs, cache)
         assert len(server.bodies) < 6 + 2 * 8 + 8
         server.reply = lambda _: '{"verdict": "A"}'

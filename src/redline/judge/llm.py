@@ -77,8 +77,9 @@ class LlmJudge:
         except NoAnswer as error:
             self._count(str(error))
             self._unanswered += not error.final
-            if self._unanswered >= max(5, self.concurrency):
-                raise UserError(f"{self.settings['base_url']}: {self._unanswered} requests in a row got no answer (the last: "
+            limit = max(5, self.concurrency)  # named as it is: of the requests under way with the last, any may be seen first
+            if self._unanswered >= limit:
+                raise UserError(f"{self.settings['base_url']}: {limit} requests in a row got no answer (the last: "
                                 f"{error}). Mend that; the same command goes on where this one stopped.") from error
             return None
         self._unanswered = 0
