@@ -23,6 +23,8 @@ from redline.experiment.summary import summarise
 
 HERE = Path(__file__).parent
 RESULTS, PAGE, IMAGES = HERE / "results", HERE.parent / "docs" / "results.md", HERE.parent / "docs" / "images"
+PAIRS = [("token", "sequence-edited"), ("last", "sequence-edited"), ("uniform", "sequence-edited"), ("token", "last"),
+         ("token", "uniform"), ("token", "shuffled"), ("token", "discrete"), ("token", "pairwise")]  # a table of differences
 COLOURS = ["#4e79a7", "#e15759", "#59a14f", "#f28e2b", "#b07aa1", "#76b7b2", "#9c755f"]
 
 
@@ -73,7 +75,7 @@ def remake(folder: Path) -> None:
 
 def tables(summary: dict[str, Any]) -> str:
     """The arms at the end, and at equal KL."""
-    base, gold = summary["baseline"], summary["gold"]
+    base = summary["baseline"]
     names = [judge.rpartition(":")[2] for judge in summary["judges"]]
     head = ["arm", "seeds", *(f"wins, % ({name})" for name in names), "KL (range)", "perplexity", "distinct bigrams", "words",
             "minutes", "GB"]
@@ -87,16 +89,18 @@ def tables(summary: dict[str, Any]) -> str:
                      f"{first['distinct_bigrams_reference']:.3f}", f"{first['mean_words_reference']:.1f}", "", ""])
     levels = [row["kl"] for row in summary["arms"][0]["gold_at_kl"]] if summary["arms"] else []
     equal = [[arm["arm"], *(_level(row) for row in arm["gold_at_kl"])] for arm in summary["arms"]]
-    minus = [[arm["arm"], _minus(summary, arm["arm"], gold, None), *(_minus(summary, arm["arm"], judge, None)
-                                                                    for judge in summary["judges"][1:]),
-              *(_minus(summary, arm["arm"], gold, kl) for kl in levels)] for arm in summary["arms"] if arm["arm"] != base]
+    there = [arm["arm"] for arm in summary["arms"]]
+    minus = [[arm, *_minus(summary, arm, base, levels)] for arm in there if arm != base]
+    parts = [[f"{a} - {b}", *_minus(summary, a, b, levels)] for a, b in PAIRS if base != b and {a, b} <= set(there)]
     prices = [[arm["arm"], *(_price(row) for row in arm["price"])] for arm in summary["arms"]]
     golds = [f"{100 * row['gold']:.0f} %" for row in summary["arms"][0]["price"]] if summary["arms"] else []
+    places = [*(f"end, {name}" for name in names), *(f"KL {kl:g}" for kl in levels)]
     return "\n".join([
         "At the end of training:\n", _table(head, rows),
         f"Minus `{base}`, in points of win rate, the same prompts and seeds, 95 % intervals over both; at the end by each judge, "
         f"then where the curves are at equal KL ({names[0]}):\n",
-        _table(["arm", *(f"end, {name}" for name in names), *(f"KL {kl:g}" for kl in levels)], minus),
+        _table(["arm", *places], minus),
+        "Other arms beside each other, likewise:\n", _table(["arms", *places], parts),
         f"Win rate ({names[0]}, %) where a run's curve is at a KL, and how many of the runs come there:\n",
         _table(["arm", *(f"KL {kl:g}" for kl in levels)], equal),
         "Responses and seconds of learning until the win rate is there (median of the runs that come there, and their number):\n",
@@ -115,11 +119,17 @@ def _level(row: dict[str, Any]) -> str:
     return f"{100 * row['win_rate']:.1f} [{row['seeds']}]" if row.get("win_rate") is not None else "–"
 
 
-def _minus(summary: dict[str, Any], arm: str, judge: str, kl: float | None) -> str:
-    """How much better an arm did than the baseline; in bold where the interval leaves out 0 with three seeds or more."""
+def _minus(summary: dict[str, Any], a: str, b: str, levels: list[float]) -> list[str]:
+    """How much better ``a`` did than ``b``: at the end by each judge, then at each KL level by the first one."""
+    return [_difference(summary, a, b, judge, None) for judge in summary["judges"]] + [
+        _difference(summary, a, b, summary["gold"], kl) for kl in levels]
+
+
+def _difference(summary: dict[str, Any], a: str, b: str, judge: str, kl: float | None) -> str:
+    """In points of win rate; in bold where the interval leaves out 0 with three seeds or more."""
     for row in summary["differences"]:
-        if row["kl"] == kl and row["judge"] == judge and {row["a"], row["b"]} == {arm, summary["baseline"]}:
-            sign = 100 if row["a"] == arm else -100
+        if row["kl"] == kl and row["judge"] == judge and {row["a"], row["b"]} == {a, b}:
+            sign = 100 if row["a"] == a else -100
             middle, low, high = sign * row["difference"], *sorted(sign * bound for bound in row["ci95"])
             text = f"{middle:+.1f} ({low:+.1f} to {high:+.1f}) [{len(row['seeds'])}]"
             return f"**{text}**" if (low > 0 or high < 0) and len(row["seeds"]) >= 3 else text
