@@ -11,7 +11,7 @@ from peft import LoraConfig, get_peft_model
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from redline.attention import LONGEST, short_attention, use_short_attention
-from redline.lora import FusedLinear, fused
+from redline.lora import FusedLinear, fused, joined
 from redline.packed import _can_pack, packed
 from tiny_models import CONFIGS, random_model
 
@@ -42,6 +42,40 @@ def test_lora_equals_peft_in_outputs_and_gradients(dtype, tolerance):
     for theirs, ours in both_ways(torch.randn(3, 7, 24), dtype):
         assert theirs.dtype == ours.dtype
         assert (theirs.double() - ours.double()).norm() <= tolerance * theirs.double().norm()
+
+
+class Projections(torch.nn.Module):
+    """Layers of the names that are computed together, of one input or, with ``apart``, of three."""
+
+    def __init__(self):
+        super().__init__()
+        self.q_proj, self.k_proj, self.v_proj = (torch.nn.Linear(24, size, bias=size == 16) for size in (40, 16, 8))
+
+    def forward(self, x, apart=False):
+        layers = self.q_proj, self.k_proj, self.v_proj
+        return torch.cat([layer(x * (1 + place) if apart else x) for place, layer in enumerate(layers)], -1)
+
+
+@pytest.mark.parametrize("apart", [False, True])
+@pytest.mark.parametrize("off", [None, "k_proj"])
+def test_layers_of_one_input_together_equal_peft(apart, off):
+    found = []
+    for ours in (False, True):
+        torch.manual_seed(3)
+        config = LoraConfig(r=4, lora_alpha=12, target_modules=["q_proj", "k_proj", "v_proj"], init_lora_weights=False)
+        model = get_peft_model(Projections().double().requires_grad_(False), fused(config) if ours else config)
+        model = joined(model) if ours else model
+        assert (model.base_model.model.q_proj.together is not None) if ours else True
+        if off:
+            getattr(model.base_model.model, off).enable_adapters(False)
+        x = torch.randn(3, 7, 24, dtype=torch.float64).requires_grad_(True)
+        out = model(x, apart=apart)
+        (out * torch.arange(out.numel()).view(out.shape)).sum().backward()
+        trained = [parameter.grad for name, parameter in model.named_parameters() if "lora" in name and (off or "none") not in name]
+        assert len(trained) == (4 if off else 6)
+        found.append([out.detach(), x.grad, *trained])
+    for theirs, ours in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs)
 
 
 def test_lora_off_is_the_base_layer_and_merging_keeps_the_output():

@@ -210,14 +210,14 @@ def adapt(model: "PreTrainedModel", how: Adapt, depth: int) -> "PeftModel | PreT
         from peft import LoraConfig, get_peft_model
         from transformers.pytorch_utils import Conv1D
 
-        from redline.lora import fused
+        from redline.lora import fused, joined
 
         linear = {path.rpartition(".")[2] for path, module in layers.named_modules() if isinstance(module, nn.Linear | Conv1D)}
         config = LoraConfig(r=how.lora_rank, lora_alpha=2 * how.lora_rank, target_modules=sorted(linear),
                             layers_to_transform=None if whole else list(trained), layers_pattern=None if whole else name)
         with _quietly():
             # adapters in float32: bfloat16 would swallow small updates
-            return get_peft_model(model, config if is_quantised(model) else fused(config))
+            return joined(get_peft_model(model, config if is_quantised(model) else fused(config)))
     if whole:
         return model.requires_grad_(True)
     for layer in list(layers)[trained.start:]:

@@ -15,8 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from redline.lora import FusedLinear
-
-SIBLINGS = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))  # layers of one module that, as a rule, read the same input
+from redline.siblings import Together, siblings
 
 
 @contextmanager
@@ -25,7 +24,7 @@ def packed(model: nn.Module, rows: int) -> Iterator[None]:
     at a time. Only for passes without gradients; a change of the weights inside goes unnoticed."""
     groups = list(_groups(model)) if _can_pack() else []
     for layers in groups:
-        product = _Product(layers, rows)
+        product = Together(_Product(layers, rows))
         for place, layer in enumerate(layers):
             layer.forward = functools.partial(product, place)
     try:
@@ -41,11 +40,7 @@ def _groups(model: nn.Module) -> Iterator[list[Any]]:
     for parent in model.modules():
         if isinstance(parent, FusedLinear) and parent.at_work() is not None:
             continue  # packed as a whole, as its parent's child
-        children = {name: child for name, child in parent.named_children() if _can_be_packed(child)}
-        for names in SIBLINGS:
-            if children.keys() >= set(names):
-                yield [children.pop(name) for name in names]
-        yield from ([child] for child in children.values())
+        yield from siblings({name: child for name, child in parent.named_children() if _can_be_packed(child)})
 
 
 def _can_be_packed(layer: nn.Module) -> bool:
@@ -55,7 +50,7 @@ def _can_be_packed(layer: nn.Module) -> bool:
 
 
 class _Product:
-    """The outputs of some layers, computed together when one of them is given an input that the one before was not."""
+    """The outputs of some layers for one input, by one product."""
 
     def __init__(self, layers: Sequence[Any], rows: int):
         plain: list[Any] = [layer.base_layer if isinstance(layer, FusedLinear) else layer for layer in layers]
@@ -67,27 +62,15 @@ class _Product:
         if any(isinstance(layer, FusedLinear) for layer in layers):
             thin = [_adapter(layer) for layer in layers]
             self.adapter = _pack([a for a, _ in thin], rows), _pack([torch.block_diag(*(b for _, b in thin))], rows)
-        self.given: Tensor | None = None
-        self.found: Sequence[Tensor] = ()
 
-    def __call__(self, place: int, x: Tensor) -> Tensor:
-        """The output ``[..., out]`` of the layer at ``place`` for ``x`` ``[..., in]``."""
-        if len(self.sizes) == 1:
-            return self._all(x)
-        if x is not self.given:
-            self.given, self.found = x, self._all(x).split_with_sizes(self.sizes, -1)
-        found = self.found[place]
-        if place == len(self.sizes) - 1:
-            self.given, self.found = None, ()  # nobody will ask again
-        return found
-
-    def _all(self, x: Tensor) -> Tensor:
+    def __call__(self, x: Tensor) -> Sequence[Tensor]:
+        """The outputs ``[..., out]`` of all layers for ``x`` ``[..., in]``."""
         found: Tensor = torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
         if self.adapter is not None:
             a, b = self.adapter
             low = torch.ops.mkldnn._linear_pointwise(x, a, None, "none", [], "")
             found = torch.ops.mkldnn._linear_pointwise.binary(low, found, b, None, "add")
-        return found
+        return found.split_with_sizes(self.sizes, -1)
 
 
 def _adapter(layer: Any) -> tuple[Tensor, Tensor]:
