@@ -88,10 +88,10 @@ class _Fused(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, scales: Sequence[float], biases: Sequence[Tensor | None], *tensors: Tensor) -> Any:
         count = len(scales)
         weights, parts, bs = tensors[:count], tensors[count:2 * count], [b.to(x.dtype) for b in tensors[2 * count:]]
-        a = torch.cat(parts).to(x.dtype) if count > 1 else parts[0].to(x.dtype)
+        a = torch.cat(parts).to(x.dtype)
         low = x.reshape(-1, x.shape[-1]) @ a.t()
         ctx.save_for_backward(x, low, a, *weights, *bs)
-        ctx.scales, ctx.ranks, ctx.dtypes = scales, [part.shape[0] for part in parts], [part.dtype for part in tensors[count:]]
+        ctx.scales, ctx.ranks, ctx.dtype = scales, [part.shape[0] for part in parts], parts[0].dtype
         return tuple(_add(F.linear(x, weight, bias), own, b, scale) for weight, bias, own, b, scale in zip(
             weights, biases, low.split(ctx.ranks, 1), bs, scales, strict=True))
 
@@ -101,16 +101,14 @@ class _Fused(torch.autograd.Function):
         x, low, a, *tensors = ctx.saved_tensors
         weights, bs, flat = tensors[:count], tensors[count:], x.reshape(-1, x.shape[-1])
         ups = [gradient.reshape(-1, gradient.shape[-1]) for gradient in gradients]
-        backs = [(up @ b).mul_(scale) for up, b, scale in zip(ups, bs, ctx.scales, strict=True)]
-        back = torch.cat(backs, 1) if count > 1 else backs[0]
+        back = torch.cat([(up @ b).mul_(scale) for up, b, scale in zip(ups, bs, ctx.scales, strict=True)], 1)
         into = None
         if ctx.needs_input_grad[0]:
             into = ups[0] @ weights[0]
             for up, weight in zip(ups[1:], weights[1:], strict=True):
                 into.addmm_(up, weight)
             into = into.addmm_(back, a).view(x.shape)
-        for_a = (back.t() @ flat).split(ctx.ranks)
-        for_b = [up.t() @ own for up, own in zip(ups, low.split(ctx.ranks, 1), strict=True)]
-        for_a, for_b = ([part.to(dtype) for part, dtype in zip(parts, dtypes, strict=True)]
-                        for parts, dtypes in ((for_a, ctx.dtypes[:count]), (for_b, ctx.dtypes[count:])))
-        return into, None, None, *[None] * count, *for_a, *(part.mul_(scale) for part, scale in zip(for_b, ctx.scales, strict=True))
+        for_a = [part.to(ctx.dtype) for part in (back.t() @ flat).split(ctx.ranks)]
+        for_b = [(up.t() @ own).to(ctx.dtype).mul_(scale)
+                 for up, own, scale in zip(ups, low.split(ctx.ranks, 1), ctx.scales, strict=True)]
+        return into, None, None, *[None] * count, *for_a, *for_b
