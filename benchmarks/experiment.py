@@ -172,7 +172,7 @@ def draw(summary: dict[str, Any], runs: list[Result]) -> str:
             parts += [f'<circle cx="{at(*point).split(",")[0]}" cy="{at(*point).split(",")[1]}" r="4" fill="{colour}"/>'
                       for point in means]
             parts.append(f'<rect x="730" y="{top + 24 * place}" width="14" height="14" fill="{colour}"/>'
-                         f'<text x="752" y="{top + 24 * place + 11}">{arm["arm"]} ({len(arm["seeds"])} seeds)</text>')
+                         f'<text x="752" y="{top + 24 * place + 11}">{arm["arm"]} (seeds: {len(arm["seeds"])})</text>')
     return "\n".join([*parts, "</svg>\n"])
 
 
