@@ -14,7 +14,7 @@ summaries           96 edits of DeFacto train whose article (the prompt) and sum
 
 What differs: the peer draws rows, Redline edits with both their sides; the peer's loss weighs all tokens alike. For summaries,
 where the two sides of an edit share a row, a second row reads them apart, to show what that saves; a third trains the upper ten
-layers alone, as the recipes do: its edits a second count the frozen layers' one pass over every edit, shared by four epochs.
+layers alone, as some recipes do: its edits a second count the frozen layers' one pass over every edit, shared by four epochs.
 """
 
 import argparse
