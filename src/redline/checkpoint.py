@@ -132,6 +132,29 @@ def intact(folder: Path) -> dict[str, Any] | None:
     return None
 
 
+def sealing(settings: dict[str, Any]) -> Any:
+    """A callback of Transformers' Trainer that seals each of its checkpoints once it is written. Trainer writes them in place: a
+    kill leaves half of one."""
+    from transformers import TrainerCallback
+
+    class Sealing(TrainerCallback):
+        def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            if state.is_world_process_zero:
+                seal(Path(args.output_dir) / f"checkpoint-{state.global_step}", {"settings": settings})
+
+    return Sealing()
+
+
+def newest_sealed(work: Path, settings: dict[str, Any]) -> str | None:
+    """The newest of Trainer's checkpoints in a folder that is whole; None where there is none. Raises UserError for one of other
+    settings."""
+    for folder in sorted(work.glob("checkpoint-*"), key=lambda path: -int(path.name.rpartition("-")[2])):
+        if (manifest := intact(folder)) is not None:
+            same_settings(folder, manifest["settings"], settings)
+            return str(folder)
+    return None
+
+
 def same_settings(folder: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
     """Raise UserError when a checkpoint was written with other settings."""
     if before != now:

@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from redline.data.records import Edit, Prompt
@@ -69,6 +70,40 @@ def test_what_edits_put_in_becomes_likelier(tiny_model, labels, tmp_path, method
     assert len(log) >= 4
     assert all({"gold", "gold_kl", "gold_error", "seconds"} <= line.keys() for line in log)
     assert log[-1]["gold_kl"] != 0
+
+
+@pytest.mark.parametrize(("method", "adapt"), [("sft", Adapt(lora_rank=4, train_layers=2)), ("figa", Adapt(lora_rank=0)),
+                                               ("dpo", Adapt(lora_rank=4)), ("dpo", Adapt(lora_rank=0))])
+def test_stopped_and_resumed_equals_never_stopped_bit_for_bit(tiny_model, labels, tmp_path, method, adapt):
+    """Stopped while the third measurement is judged, a second start goes on from the second checkpoint."""
+    policy = Policy(adapt=adapt, sampling=Sampling(max_new_tokens=6), batch_size=8)
+    direct, model = Direct(method=method, epochs=4, batch_size=8, lr=0.01), Model(name=tiny_model, dtype="float32")
+    prompts = [Prompt(id=str(number), prompt=f"the play {number} was") for number in range(4)]
+    judged = []
+
+    def train(out, stop=None, **changes):
+        def prefer(a, b):
+            judged.append(out.name)
+            if judged.count(out.name) == stop:
+                raise KeyboardInterrupt
+            return [float(len(x.response) > len(y.response)) for x, y in zip(a, b, strict=True)]
+
+        train_direct(direct.model_copy(update=changes), policy, model, labels, out, gold=Gold("length", prefer, prompts))
+
+    train(tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "resumed", stop=3)
+    with pytest.raises(UserError, match=r"written with other settings \(direct.lr: 0.01 before, 0.02 now\)"):
+        train(tmp_path / "resumed", lr=0.02)
+    train(tmp_path / "resumed")
+    assert judged.count("resumed") == judged.count("whole") + 1  # the third one twice, those before it not again
+    file = "adapter/adapter_model.safetensors" if adapt.lora_rank else "model.safetensors"
+    found, wanted = (load_file(tmp_path / name / file) for name in ("resumed", "whole"))
+    assert found.keys() == wanted.keys()
+    assert all(torch.equal(tensor, wanted[name]) for name, tensor in found.items())
+    logs = [[{key: value for key, value in json.loads(line).items() if "seconds" not in key}
+             for line in (tmp_path / name / "log.jsonl").read_text().splitlines()] for name in ("resumed", "whole")]
+    assert logs[0] == logs[1]
 
 
 def test_edits_that_change_nothing_are_said(tiny_model, labels, tmp_path):

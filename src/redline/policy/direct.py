@@ -4,7 +4,9 @@ They are the controls of a claim about PPO, so they train the same layers on the
 same judge on the same prompts.
 """
 
+import json
 import time
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,10 +14,12 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from redline.batches import pad
+from redline.checkpoint import newest_sealed, sealing, writing
 from redline.data.records import Labels
 from redline.errors import UserError
 from redline.label.tokenize import encode_prompt, token_ids
@@ -26,9 +30,9 @@ from redline.policy.watch import Gold, Watch
 from redline.processes import this_process
 from redline.recipe import Direct, Model, Policy
 from redline.reward.train import CACHE_BYTES
-from redline.sharding import assemble
+from redline.sharding import assemble, load_trained, trained_weights
 
-POINTS = 6  # measurements of the gold score in a training
+POINTS = 6  # measurements of the gold score in a training, and checkpoints with them
 SURE, UNSURE = 0.6, 1.0  # nats: FIGA's code penalises a removed token only where its loss lies between the two
 AT_ONCE = 4  # edits (two rows each) in a pass
 
@@ -49,7 +53,8 @@ def train_direct(recipe: Direct, policy: Policy, model: Model, labels: Sequence[
     """Train ``model`` on labelled edits without RL and write the policy to ``out``, as PPO would.
 
     ``policy`` says which weights are trained and how responses are sampled. ``gold`` measures ``POINTS`` times on the way, into
-    out/log.jsonl and out/watch/. Stopped, it begins again. Raises UserError when no edit is left to learn from.
+    out/log.jsonl and out/watch/. Continues from the last whole one of as many checkpoints when started again. Raises UserError when
+    no edit is left to learn from, and for a checkpoint of other settings.
     """
     from transformers import set_seed
 
@@ -64,8 +69,8 @@ def train_direct(recipe: Direct, policy: Policy, model: Model, labels: Sequence[
     settings: dict[str, Any] = {
         "output_dir": str(out / "checkpoints"), "num_train_epochs": recipe.epochs, "learning_rate": recipe.lr,
         "per_device_train_batch_size": at_once, "gradient_accumulation_steps": share // at_once, "seed": seed,
-        "lr_scheduler_type": "cosine", "warmup_steps": 0.05, "save_strategy": "no", "report_to": list(trackers) or "none",
-        "logging_steps": 5, "bf16": False, "remove_unused_columns": False,
+        "lr_scheduler_type": "cosine", "warmup_steps": 0.05, "save_steps": 1 / POINTS, "save_total_limit": 2,
+        "report_to": list(trackers) or "none", "logging_steps": 5, "bf16": False, "remove_unused_columns": False,
         "accelerator_config": {"use_configured_state": True},  # else Trainer asks anew, and CPU processes stand alone
     }
     trainer = (_dpo if recipe.method == "dpo" else _weighted)(recipe, actor, rows, tokenizer, settings)
@@ -75,7 +80,11 @@ def train_direct(recipe: Direct, policy: Policy, model: Model, labels: Sequence[
             cuts={actor.split.cut} if actor.split.cut else set(), eos=eos_ids(actor.lm, tokenizer),
             reward=lambda rollout: [torch.zeros(size) for size in rollout.sizes], shape=lambda reward, ended: reward)
         trainer.add_callback(_Watched(gold, watched))
-    trainer.train()
+    same = {"direct": recipe.model_dump(), "adapt": policy.adapt.model_dump(), "model": model.name, "seed": seed,
+            "edits": len(rows), "checksum_of_edits": zlib.crc32(json.dumps(rows).encode())}
+    trainer.add_callback(sealing(same))
+    with writing(out):
+        trainer.train(resume_from_checkpoint=newest_sealed(out / "checkpoints", same))
     assemble(trainer.accelerator, actor)
     if trainer.accelerator.is_main_process:
         if actor.peft is not None and "ref" in actor.peft.peft_config:
@@ -153,7 +162,20 @@ def _batch(edits: list[list[_Side]], actor: ActorCritic, keep: bool) -> dict[str
     }
 
 
-class _Weighted(Trainer):
+class _Resumable(Trainer):
+    """Keeps in its checkpoints the weights that are trained: the others are the backbone's."""
+
+    def save_model(self, output_dir: Any = None, _internal_call: bool = False) -> None:
+        weights = trained_weights(cast(Any, self.model))  # by all processes together
+        if self.args.should_save:
+            Path(output_dir).mkdir(parents=True, exist_ok=True)
+            save_file(weights, Path(output_dir) / "model.safetensors")
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        load_trained(cast(Any, self.model), load_file(Path(resume_from_checkpoint) / "model.safetensors"))
+
+
+class _Weighted(_Resumable):
     def compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
         weights = inputs.pop("weights")
         logprobs, _, _ = model(**inputs, temperature=1.0)
@@ -165,7 +187,7 @@ def _dpo(recipe: Direct, actor: ActorCritic, rows: list[dict[str, list[int]]], t
     from datasets import Dataset
     from trl import DPOConfig, DPOTrainer
 
-    class Tokenized(DPOTrainer):
+    class Tokenized(_Resumable, DPOTrainer):
         def _prepare_dataset(self, dataset: Any, *_: Any) -> Any:
             return dataset  # our ids: TRL's own would put end-of-text behind responses that are cropped
 
@@ -186,8 +208,8 @@ class _Watched(TrainerCallback):
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self.watched.recipe = self.watched.recipe.model_copy(update={"updates": state.max_steps})
         self.watch = Watch(replace(self.gold, every=max(1, -(-state.max_steps // POINTS))), cast(Any, self.watched))
-        self.log = RunLog(self.watched.out, 0, state.is_world_process_zero)
-        self.watch.begin(0)
+        self.log = RunLog(self.watched.out, state.global_step, state.is_world_process_zero)
+        self.watch.begin(state.global_step)
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self.begun = time.perf_counter()

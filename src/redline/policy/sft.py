@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from redline.checkpoint import intact, same_settings, seal, writing
+from redline.checkpoint import newest_sealed, sealing, writing
 from redline.data.records import Edit, Text
 from redline.errors import UserError
 from redline.models import for_training, load_causal_lm, load_tokenizer
@@ -55,9 +55,9 @@ def train_sft(recipe: Sft, model: Model, edits: Sequence[Edit], out: Path, *, ma
     )
     settings = {"sft": recipe.model_dump(), "model": model.name, "edits": len(rows), "max_tokens": max_tokens, "seed": seed,
                 "checksum_of_edits": zlib.crc32(json.dumps(rows).encode())}
-    trainer.add_callback(_sealing(settings))
+    trainer.add_callback(sealing(settings))
     with writing(work):
-        trainer.train(resume_from_checkpoint=_newest_whole(work, settings))
+        trainer.train(resume_from_checkpoint=newest_sealed(work, settings))
     assemble(trainer.accelerator, trainer.accelerator.unwrap_model(trainer.model))
     aside, deepspeed = out.with_name(out.name + ".part"), trainer.accelerator.distributed_type == "DEEPSPEED"
     if deepspeed:  # which has weights in its own parts: Trainer writes the model, or the adapter alone, which loads as well
@@ -72,27 +72,6 @@ def train_sft(recipe: Sft, model: Model, edits: Sequence[Edit], out: Path, *, ma
             aside.rename(out)
         shutil.rmtree(work, ignore_errors=True)
     trainer.accelerator.wait_for_everyone()
-
-
-def _sealing(settings: dict[str, Any]) -> Any:
-    """A callback that seals each of TRL's checkpoints once it is written. TRL writes them in place: a kill leaves half of one."""
-    from transformers import TrainerCallback
-
-    class Sealing(TrainerCallback):
-        def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            if state.is_world_process_zero:
-                seal(Path(args.output_dir) / f"checkpoint-{state.global_step}", {"settings": settings})
-
-    return Sealing()
-
-
-def _newest_whole(work: Path, settings: dict[str, Any]) -> str | None:
-    """The newest of TRL's checkpoints in a folder that is whole; None where there is none."""
-    for folder in sorted(work.glob("checkpoint-*"), key=lambda path: -int(path.name.rpartition("-")[2])):
-        if (manifest := intact(folder)) is not None:
-            same_settings(folder, manifest["settings"], settings)
-            return str(folder)
-    return None
 
 
 def _completion(prompt: Text, response: Text) -> Text:
