@@ -10,6 +10,7 @@ from collections import Counter
 from email.utils import formatdate
 from pathlib import Path
 
+import faulty_endpoint
 import pytest
 from faulty_endpoint import FAULTS, FaultyEndpoint, pairs, serving
 
@@ -126,6 +127,17 @@ def test_retry_after_is_seconds_or_a_date(value: str | None, seconds: float | No
     assert chat._retry_after({} if value is None else {"retry-after": value}) == seconds
     in_90_seconds = formatdate(time.time() + 90, usegmt=True)
     assert chat._retry_after({"retry-after": in_90_seconds}) == pytest.approx(90, abs=3)
+
+
+def test_a_wait_of_hours_ends_the_run_and_keeps_what_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    todo = [ToEdit.model_validate(pair) for pair in pairs(8)]
+    with serving() as server:
+        edit_pairs(todo[:5], tmp_path / "edits.jsonl", editing(server))
+        monkeypatch.setattr(faulty_endpoint, "RETRY_AFTER", 7200)
+        server.share, server._random.choice = 1.0, lambda faults: "429"  # type: ignore[method-assign]
+        with pytest.raises(UserError, match=r"asks to be left alone for 7,200 s \(status 429\)"):
+            edit_pairs(todo, tmp_path / "edits.jsonl", editing(server))
+    assert [line["id"] for line in lines(tmp_path / "edits.jsonl")] == [f"p{number}" for number in range(5)]
 
 
 def test_rate_limit(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 Messages = list[dict[str, str]]
 FIRST_WAIT, LONGEST_WAIT = 0.5, 30.0  # seconds before a request is made again, doubling from one to the other
+PATIENCE = 600.0  # seconds: an endpoint that asks for a longer wait (a day's quota is spent, say) ends the run instead
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,8 @@ class Endpoint:
 
     Faults are met by asking again, ``retries`` times, after the time that ``Retry-After`` names or a back-off that doubles
     from half a second to half a minute: status 408, 409, 429 and 5xx, dropped connections, silence longer than ``timeout``
-    seconds for a whole request, answers that are no JSON, answers without a choice. ``rate`` is the most requests a minute.
+    seconds for a whole request, answers that are no JSON, answers without a choice. An endpoint that asks for ten minutes or more
+    ends the run: UserError. ``rate`` is the most requests a minute.
     ``top_logprobs`` asks for so many first tokens' log-probabilities; endpoints that cannot give them leave them out.
     """
 
@@ -94,6 +96,9 @@ class Endpoint:
             try:
                 answer = await self._once(messages, max_tokens)
             except _Fault as fault:
+                if fault.wait is not None and fault.wait > PATIENCE:
+                    raise UserError(f"{self.base_url}: asks to be left alone for {fault.wait:,.0f} s ({fault.why}). Run the same "
+                                    "command again then: what has been answered is kept.") from fault
                 if attempt == self.retries:
                     raise NoAnswer(f"{fault.why}, {attempt + 1} times") from fault
                 self.retries_made += 1
