@@ -17,6 +17,7 @@ import yaml
 from redline.errors import UserError
 from redline.experiment.arms import cells, load_experiment
 from redline.experiment.run import _must_wait, run_cells
+from redline.judge.judges import judge_of
 from redline.run import Run
 
 BASE = {
@@ -135,8 +136,15 @@ def test_experiments_of_the_project_are_valid(name):
     asked = cells(experiment, Path("runs") / name)
     assert experiment.name == name
     assert {cell.recipe.policy.kl.target for cell in asked} == {6}
-    judge = asked[0].recipe.compare.judge
-    assert judge == "vader" or Path(judge.partition(":")[0]).is_file()
+    assert len({judge_of(how).name for how in experiment.judges}) == len(experiment.judges) >= 2
+
+
+def test_the_guard_of_content_prefers_the_response_that_keeps_the_comments_words():
+    guard = judge_of(load_experiment(Path(__file__).parents[2] / "recipes/experiment-paradetox.yaml").judges[-1])
+    pairs = [(" The cat sat here.", " Thank you"), (" ok", " a cat sat"), (" Cat, you sat", " you sat cat"),
+             (" you cat", " you cat and also many other animals")]
+    prompts, a, b = ["Comment: you stupid cat sat here .\nPolite:"] * 4, *zip(*pairs, strict=True)
+    assert guard.prefer(prompts, a, b) == [1.0, 0.0, 0.5, 1.0]
 
 
 def test_runs_that_take_reward_models_come_after_them(recipe, tmp_path):
