@@ -5,10 +5,14 @@
 By the first byte of a comment's SHA-256: 0-101 (two fifths) edits.jsonl to learn from; 102-114 choose.jsonl and 115-127
 report.jsonl, held out, to choose settings by and to report; 128-255 (half) judge.jsonl, which only the judge of
 recipes/tfidf_judge.py learns from. Offensive text inside.
+
+The comments come in lower case with a space before every mark and inside contractions (`they don 't .`), most rewrites do not. Both
+are put into one form, so that rewards and judges learn what people changed and not how it is typed.
 """
 
 import csv
 import hashlib
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,16 +20,23 @@ from pathlib import Path
 from redline.data.files import write_jsonl
 
 PARTS = {"edits": range(102), "choose": range(102, 115), "report": range(115, 128), "judge": range(128, 256)}
+SPACES = re.compile(r"\s+(?=[.,;:!?)]|'\s?(?:t|s|m|d|re|ve|ll)\b)|(?<=')\s+(?=(?:t|s|m|d|re|ve|ll)\b)")
+
+
+def plain(text: str) -> str:
+    """In lower case, without spaces before marks and inside contractions."""
+    return SPACES.sub("", text.lower().strip())
 
 
 def rows(path: Path) -> Iterator[tuple[int, str, str]]:
-    """The first byte of the comment's hash, the comment, and its first rewrite."""
+    """The first byte of the comment's hash, the comment, and its first rewrite; pairs that differ in their form alone left out."""
     seen = set()
     with path.open(encoding="utf-8", newline="") as file:
         for row in csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE):
-            if row["toxic"] not in seen and row["neutral1"]:
+            toxic, polite = plain(row["toxic"]), plain(row["neutral1"] or "")
+            if row["toxic"] not in seen and polite and toxic != polite:
                 seen.add(row["toxic"])
-                yield hashlib.sha256(row["toxic"].encode()).digest()[0], row["toxic"], row["neutral1"]
+                yield hashlib.sha256(row["toxic"].encode()).digest()[0], toxic, polite
 
 
 def main(data: str, out: str) -> None:
