@@ -250,7 +250,8 @@ class Run:
             from redline.policy.direct import train_direct
 
             train_direct(self.recipe.direct, self.recipe.policy, self.model, self._labels("train"), self.folder / "policy",
-                         seed=self.recipe.seed, trackers=self.recipe.trackers, gold=self._gold())
+                         max_response=self.recipe.data.max_response_tokens, seed=self.recipe.seed, trackers=self.recipe.trackers,
+                         gold=self._gold())
             return
         from redline.policy.ppo import train_policy
 

@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from redline.data.records import Edit, Prompt
 from redline.errors import UserError
 from redline.label.stage import label_edits
-from redline.policy.direct import SURE, UNSURE, _sides, train_direct, weighted_loss
+from redline.policy.direct import SURE, UNSURE, _row, _sides, train_direct, weighted_loss
 from redline.policy.watch import Gold
 from redline.recipe import Adapt, Direct, Model, Policy, Sampling
 
@@ -25,14 +25,26 @@ def test_the_loss_by_hand():
 
 
 def test_what_has_weight():
-    row = {"prompt_ids": [5, 6], "chosen_ids": [7, 8, 9], "rejected_ids": [7, 4], "inserted": [0, 1, 1], "removed": [0, -1]}
+    row = {"prompt_ids": [5, 6], "chosen_ids": [7, 8, 9], "rejected_ids": [7, 4],
+           "chosen_labels": [0, 1, 1], "rejected_labels": [0, -1]}
     [edited] = _sides(row, None)
     assert (edited.places.tolist(), edited.weights.tolist()) == ([2, 3, 4], [1.0, 1.0, 1.0])
     edited, rejected = _sides(row, 0.5)
     assert (edited.ids.tolist(), edited.places.tolist(), edited.weights.tolist()) == ([5, 6, 7, 8, 9], [3, 4], [1.0, 1.0])
     assert (rejected.ids.tolist(), rejected.places.tolist(), rejected.weights.tolist()) == ([5, 6, 7, 4], [3], [-0.5])
-    first = _sides({**row, "prompt_ids": [], "inserted": [1, 0, 0], "removed": [-1, 0]}, 0.5)  # nothing predicts the first token
-    assert first == []
+    row |= {"prompt_ids": [], "chosen_labels": [1, 0, 0], "rejected_labels": [-1, 0]}
+    assert _sides(row, 0.5) == []  # nothing predicts the first token
+
+
+def test_responses_that_are_whole_end_with_end_of_text_and_cropped_ones_do_not(tiny_model):
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    edit = Edit(id="1", prompt="the film was", rejected=" bad and long, far too long", edited=" good", editor="test")
+    [record] = label_edits([edit], tokenizer, max_response_tokens=4)
+    row = _row(record, tokenizer, 4)
+    assert tokenizer.decode(row["chosen_ids"]) == " good" + tokenizer.eos_token
+    assert row["chosen_labels"] == [1, 0]
+    assert len(row["rejected_ids"]) == len(row["rejected_labels"]) == 4
+    assert tokenizer.eos_token_id not in row["rejected_ids"]
 
 
 @pytest.fixture

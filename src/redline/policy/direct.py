@@ -48,11 +48,12 @@ def weighted_loss(logprobs: Tensor, weights: Tensor) -> Tensor:
     return (given * losses).sum() / (given != 0).sum().clamp(min=1)
 
 
-def train_direct(recipe: Direct, policy: Policy, model: Model, labels: Sequence[Labels], out: Path, *, seed: int = 0,
-                 trackers: Sequence[str] = (), gold: Gold | None = None) -> None:
+def train_direct(recipe: Direct, policy: Policy, model: Model, labels: Sequence[Labels], out: Path, *,
+                 max_response: int = 512, seed: int = 0, trackers: Sequence[str] = (), gold: Gold | None = None) -> None:
     """Train ``model`` on labelled edits without RL and write the policy to ``out``, as PPO would.
 
-    ``policy`` says which weights are trained and how responses are sampled. ``gold`` measures ``POINTS`` times on the way, into
+    ``policy`` says which weights are trained and how responses are sampled. Responses of fewer than ``max_response`` tokens end
+    with end-of-text; longer ones are cropped to so many, and do not. ``gold`` measures ``POINTS`` times on the way, into
     out/log.jsonl and out/watch/. Continues from the last whole one of as many checkpoints when started again. Raises UserError when
     no edit is left to learn from, and for a checkpoint of other settings.
     """
@@ -61,7 +62,7 @@ def train_direct(recipe: Direct, policy: Policy, model: Model, labels: Sequence[
     set_seed(seed)
     tokenizer = load_tokenizer(model.name, model.trust_remote_code, model.revision)
     actor = ActorCritic(model, policy.adapt)
-    rows = [row for record in labels if (row := _row(record, tokenizer))]
+    rows = [row for record in labels if (row := _row(record, tokenizer, max_response))]
     if not rows:
         raise UserError("direct: no edit is left whose two sides differ. Give more edits, or a larger data.max_response_tokens.")
     share = max(1, recipe.batch_size // this_process().num_processes)
@@ -93,13 +94,16 @@ def train_direct(recipe: Direct, policy: Policy, model: Model, labels: Sequence[
     trainer.accelerator.wait_for_everyone()
 
 
-def _row(record: Labels, tokenizer: Any) -> dict[str, list[int]] | None:
-    """An edit as token ids and labels; None when its two sides are the same."""
+def _row(record: Labels, tokenizer: Any, max_response: int) -> dict[str, list[int]] | None:
+    """An edit as token ids and labels, end-of-text (of label 0) included; None when its two sides are the same."""
     rejected, edited = token_ids(record, tokenizer)
     if rejected == edited:
         return None
-    return {"prompt_ids": encode_prompt(tokenizer, record.prompt), "chosen_ids": edited, "rejected_ids": rejected,
-            "inserted": record.edited_labels, "removed": record.rejected_labels}
+    row = {"prompt_ids": encode_prompt(tokenizer, record.prompt)}
+    for side, ids, labels in (("chosen", edited, record.edited_labels), ("rejected", rejected, record.rejected_labels)):
+        end = [tokenizer.eos_token_id] if len(ids) < max_response and tokenizer.eos_token_id is not None else []
+        row |= {f"{side}_ids": [*ids[:max_response], *end], f"{side}_labels": [*labels[:max_response], *(0 for _ in end)]}
+    return row
 
 
 def _weighted(recipe: Direct, actor: ActorCritic, rows: list[dict[str, list[int]]], tokenizer: Any,
@@ -136,8 +140,8 @@ def _sides(row: dict[str, list[int]], penalty: float | None) -> list[_Side]:
     before = len(row["prompt_ids"])
     wanted = [("chosen_ids", [1.0] * len(row["chosen_ids"]))]
     if penalty is not None:
-        wanted = [("chosen_ids", [float(label > 0) for label in row["inserted"]]),
-                  ("rejected_ids", [penalty * min(label, 0) for label in row["removed"]])]
+        wanted = [("chosen_ids", [float(label > 0) for label in row["chosen_labels"]]),
+                  ("rejected_ids", [penalty * min(label, 0) for label in row["rejected_labels"]])]
     found = []
     for name, weights in wanted:
         places = [before + place for place, weight in enumerate(weights) if weight and before + place]  # none predicts the first
@@ -189,7 +193,7 @@ def _dpo(recipe: Direct, actor: ActorCritic, rows: list[dict[str, list[int]]], t
 
     class Tokenized(_Resumable, DPOTrainer):
         def _prepare_dataset(self, dataset: Any, *_: Any) -> Any:
-            return dataset  # our ids: TRL's own would put end-of-text behind responses that are cropped
+            return dataset  # our ids: TRL's own would put end-of-text behind cropped responses too
 
     ids = [{name: row[name] for name in ("prompt_ids", "chosen_ids", "rejected_ids")} for row in rows]
     trainer: Trainer = Tokenized(
