@@ -44,7 +44,7 @@ def sources(data: Path, scratch: Path) -> dict[str, tuple[dict[str, Any], dict[s
     split = HERE.parent / "recipes" / "paradetox_split.py"
     subprocess.run([sys.executable, str(split), str(data / "paradetox"), str(scratch)], check=True, capture_output=True)
     return {"cad": ({"path": str(data / "cad/train_paired.tsv"), **REVIEW}, {"path": str(data / "cad/dev_paired.tsv"), **REVIEW}),
-            "paradetox": ({"path": str(scratch / "edits.jsonl")}, {"path": str(scratch / "report.jsonl")}),
+            "paradetox": ({"path": str(scratch / "edits.jsonl")}, {"path": str(scratch / "report-edits.jsonl")}),
             "defacto": ({"path": str(data / "defacto/train.jsonl"), "columns": SUMMARY},
                         {"path": str(data / "defacto/val.jsonl"), "columns": SUMMARY})}
 

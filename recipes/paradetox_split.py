@@ -2,12 +2,15 @@
 
     python recipes/paradetox_split.py path/to/data/paradetox runs/experiment-paradetox/source
 
-By the first byte of a comment's SHA-256: 0-101 (two fifths) edits.jsonl to learn from; 102-114 choose.jsonl and 115-127
-report.jsonl, held out, to choose settings by and to report; 128-255 (half) judge.jsonl, which only the judge of
-recipes/tfidf_judge.py learns from. Offensive text inside.
+By the first byte of a comment's SHA-256: 0-101 (two fifths) edits.jsonl to learn from; 102-114 choose-edits.jsonl and 115-127
+report-edits.jsonl, held out, to choose settings by and to report; 128-255 (half) judge.jsonl, which only the judge of
+recipes/tfidf_judge.py learns from. Beside the edits lie openings of their comments: the first four words, prompts to go on from.
+Offensive text inside.
 
-The comments come in lower case with a space before every mark and inside contractions (`they don 't .`), most rewrites do not. Both
-are put into one form, so that rewards and judges learn what people changed and not how it is typed.
+The edits have no prompt, least of all the comment: a reward model that sees it takes for good whatever the comment has not, and
+pays a policy for leaving it. The comments come in lower case with a space before every mark and inside contractions
+(`they don 't .`), most rewrites do not; both are put into one form, so that rewards and judges learn what people changed and not
+how it is typed.
 """
 
 import csv
@@ -19,7 +22,9 @@ from pathlib import Path
 
 from redline.data.files import write_jsonl
 
-PARTS = {"edits": range(102), "choose": range(102, 115), "report": range(115, 128), "judge": range(128, 256)}
+PARTS = {"": range(102), "choose-": range(102, 115), "report-": range(115, 128)}
+JUDGE = range(128, 256)
+WORDS = 4
 SPACES = re.compile(r"\s+(?=[.,;:!?)]|'\s?(?:t|s|m|d|re|ve|ll)\b)|(?<=')\s+(?=(?:t|s|m|d|re|ve|ll)\b)")
 
 
@@ -39,19 +44,30 @@ def rows(path: Path) -> Iterator[tuple[int, str, str]]:
                 yield hashlib.sha256(row["toxic"].encode()).digest()[0], toxic, polite
 
 
+def openings(found: list[tuple[str, str]]) -> Iterator[dict[str, str]]:
+    """The first words of the comments that have more."""
+    for number, (toxic, _) in enumerate(found):
+        if len(words := toxic.split()) > WORDS:
+            yield {"id": str(number), "prompt": " ".join(words[:WORDS])}
+
+
+def texts(found: list[tuple[str, str]]) -> Iterator[dict[str, str | int]]:
+    """Every comment and its rewrite with a label, 1 for polite."""
+    return ({"text": text, "label": label} for pair in found for label, text in enumerate(pair))
+
+
 def main(data: str, out: str) -> None:
     found = list(rows(Path(data) / "train.tsv"))
-    for name, bytes_ in PARTS.items():
-        part = [(toxic, polite) for byte, toxic, polite in found if byte in bytes_]
-        edits = [{"id": f"{name}-{number}", "prompt": f"Comment: {toxic}\nPolite:", "rejected": f" {toxic}", "edited": f" {polite}",
-                  "editor": "people"} for number, (toxic, polite) in enumerate(part)]
-        texts = [{"text": text, "label": label} for pair in part for label, text in enumerate(pair)]
-        if name == "judge":
-            print(f"judge.jsonl: {write_jsonl(f'{out}/judge.jsonl', texts)} texts")
-        else:
-            print(f"{name}.jsonl: {write_jsonl(f'{out}/{name}.jsonl', edits)} edits")
-        if name == "choose":
-            write_jsonl(f"{out}/judge-test.jsonl", texts)
+    for name, numbers in PARTS.items():
+        part = [(toxic, polite) for byte, toxic, polite in found if byte in numbers]
+        edits = [{"id": str(number), "rejected": toxic, "edited": polite, "editor": "people"}
+                 for number, (toxic, polite) in enumerate(part)]
+        print(f"{name}edits.jsonl: {write_jsonl(f'{out}/{name}edits.jsonl', edits)} edits; "
+              f"{name}openings.jsonl: {write_jsonl(f'{out}/{name}openings.jsonl', openings(part))}")
+        if name == "choose-":
+            write_jsonl(f"{out}/judge-test.jsonl", texts(part))
+    judge = [(toxic, polite) for byte, toxic, polite in found if byte in JUDGE]
+    print(f"judge.jsonl: {write_jsonl(f'{out}/judge.jsonl', texts(judge))} texts")
 
 
 if __name__ == "__main__":

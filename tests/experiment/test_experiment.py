@@ -139,14 +139,6 @@ def test_experiments_of_the_project_are_valid(name):
     assert len({judge_of(how).name for how in experiment.judges}) == len(experiment.judges) >= 2
 
 
-def test_the_guard_of_content_prefers_the_response_that_keeps_the_comments_words():
-    guard = judge_of(load_experiment(Path(__file__).parents[2] / "recipes/experiment-paradetox.yaml").judges[-1])
-    pairs = [(" The cat sat here.", " Thank you"), (" ok", " a cat sat"), (" Cat, you sat", " you sat cat"),
-             (" you cat", " you cat and also many other animals")]
-    prompts, a, b = ["Comment: you stupid cat sat here .\nPolite:"] * 4, *zip(*pairs, strict=True)
-    assert guard.prefer(prompts, a, b) == [1.0, 0.0, 0.5, 1.0]
-
-
 def test_runs_that_take_reward_models_come_after_them(recipe, tmp_path):
     experiment = load_experiment(recipe, ["arms={both: {policy.reward: [{model: '@token'}]}, token: {}}", "base.policy.updates=7"])
     asked = cells(experiment, tmp_path)
