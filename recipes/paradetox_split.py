@@ -7,8 +7,8 @@ report-edits.jsonl, held out, to choose settings by and to report; 128-255 (half
 recipes/tfidf_judge.py learns from. Beside the edits lie openings of their comments: the first four words, prompts to go on from.
 Offensive text inside.
 
-The edits have no prompt, least of all the comment: a reward model that sees it takes for good whatever the comment has not, and
-pays a policy for leaving it. The comments come in lower case with a space before every mark and inside contractions
+The edits have no prompt, least of all the comment: a reward model that sees it can take for good whatever the comment has not, and
+then pays a policy for leaving it. The comments come in lower case with a space before every mark and inside contractions
 (`they don 't .`), most rewrites do not; both are put into one form, so that rewards and judges learn what people changed and not
 how it is typed.
 """

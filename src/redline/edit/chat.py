@@ -62,8 +62,8 @@ class Endpoint:
 
     Faults are met by asking again, ``retries`` times, after the time that ``Retry-After`` names or a back-off that doubles
     from half a second to half a minute: status 408, 409, 429 and 5xx, dropped connections, silence longer than ``timeout``
-    seconds for a whole request, answers that are no JSON, answers without a choice. An endpoint that asks for ten minutes or more
-    ends the run: UserError. ``rate`` is the most requests a minute.
+    seconds for a whole request, answers that are no JSON, answers without a choice. An endpoint that asks for more than ten
+    minutes ends the run: UserError. ``rate`` is the most requests a minute.
     ``top_logprobs`` asks for so many first tokens' log-probabilities; endpoints that cannot give them leave them out.
     """
 
