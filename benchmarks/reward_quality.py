@@ -3,7 +3,7 @@
     python benchmarks/reward_quality.py [--data ../shared/data] [--seeds 3] [--only cad]
 
 Each training takes a random part of the training edits (the seed's), keeps a tenth of it to choose its checkpoint by, and is
-measured once on edits that nothing else uses: CAD dev, the ParaDetox comments whose hash recipes/paradetox_split.py keeps apart,
+measured once on edits that nothing else uses: CAD dev, the ParaDetox comments that recipes/paradetox_split.py keeps apart,
 DeFacto val. The soft loss is TLCR's classification, the other Bradley-Terry over the summed rewards of the changed tokens.
 SmolLM2-135M cut to its lower 20 layers, adapters on the uppermost 6 of these, three epochs: the settings of
 recipes/experiment-cad.yaml, chosen on none of the test edits. The pairwise loss gives no probabilities, so it has no calibration

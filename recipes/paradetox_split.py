@@ -2,8 +2,8 @@
 
     python recipes/paradetox_split.py path/to/data/paradetox runs/experiment-paradetox/source
 
-By the first byte of a comment's SHA-256: 0-101 (two fifths) edits.jsonl to learn from; 102-114 choose-edits.jsonl and 115-127
-report-edits.jsonl, held out, to choose settings by and to report; 128-255 (half) judge.jsonl, which only the judge of
+By the first byte of a comment's SHA-256: 0-101 (two fifths) edits.jsonl to learn from, but those after the 3,000th, held out, are
+report-edits.jsonl; 102-127 (a tenth) choose-edits.jsonl, to choose by; 128-255 (half) judge.jsonl, which only the judge of
 recipes/tfidf_judge.py learns from. Beside the edits lie openings of their comments: the first four words, prompts to go on from.
 Offensive text inside.
 
@@ -22,8 +22,8 @@ from pathlib import Path
 
 from redline.data.files import write_jsonl
 
-PARTS = {"": range(102), "choose-": range(102, 115), "report-": range(115, 128)}
-JUDGE = range(128, 256)
+TO_LEARN, TO_CHOOSE = range(102), range(102, 128)
+LEARNED = 3000
 WORDS = 4
 SPACES = re.compile(r"\s+(?=[.,;:!?)]|'\s?(?:t|s|m|d|re|ve|ll)\b)|(?<=')\s+(?=(?:t|s|m|d|re|ve|ll)\b)")
 
@@ -58,15 +58,14 @@ def texts(found: list[tuple[str, str]]) -> Iterator[dict[str, str | int]]:
 
 def main(data: str, out: str) -> None:
     found = list(rows(Path(data) / "train.tsv"))
-    for name, numbers in PARTS.items():
-        part = [(toxic, polite) for byte, toxic, polite in found if byte in numbers]
+    learn, choose, judge = ([(toxic, polite) for byte, toxic, polite in found if byte in numbers]
+                            for numbers in (TO_LEARN, TO_CHOOSE, range(128, 256)))
+    for name, part in {"": learn[:LEARNED], "choose-": choose, "report-": learn[LEARNED:]}.items():
         edits = [{"id": str(number), "rejected": toxic, "edited": polite, "editor": "people"}
                  for number, (toxic, polite) in enumerate(part)]
         print(f"{name}edits.jsonl: {write_jsonl(f'{out}/{name}edits.jsonl', edits)} edits; "
               f"{name}openings.jsonl: {write_jsonl(f'{out}/{name}openings.jsonl', openings(part))}")
-        if name == "choose-":
-            write_jsonl(f"{out}/judge-test.jsonl", texts(part))
-    judge = [(toxic, polite) for byte, toxic, polite in found if byte in JUDGE]
+    write_jsonl(f"{out}/judge-test.jsonl", texts(choose))
     print(f"judge.jsonl: {write_jsonl(f'{out}/judge.jsonl', texts(judge))} texts")
 
 
