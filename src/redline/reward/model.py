@@ -10,7 +10,18 @@ from torch import Tensor, nn
 from redline.batches import pack, pad
 from redline.data.records import Text
 from redline.errors import UserError
-from redline.models import ADAPTER, adapt, for_training, is_quantised, load_config, load_model, load_tokenizer, save, train_layers
+from redline.models import (
+    ADAPTER,
+    adapt,
+    for_training,
+    is_quantised,
+    load_config,
+    load_model,
+    load_tokenizer,
+    quietly,
+    save,
+    train_layers,
+)
 from redline.recipe import Model, Reward
 from redline.reward.losses import token_rewards
 from redline.trunk import Split, layers_of
@@ -201,7 +212,8 @@ def _onto(share: "PreTrainedModel", auto: Any, config: Any, folder: Path) -> "Pr
             if parameter.is_meta:  # the head
                 _set(model, path, nn.Parameter(weights.get_tensor(path).to(share.device), requires_grad=False), "_parameters")
     config = fused(PeftConfig.from_pretrained(str(folder / ADAPTER)))
-    PeftModel.from_pretrained(model, str(folder / ADAPTER), config=config)  # puts the adapters into the model
+    with quietly():
+        PeftModel.from_pretrained(model, str(folder / ADAPTER), config=config)  # puts the adapters into the model
     return model.eval()
 
 
