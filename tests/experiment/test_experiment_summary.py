@@ -52,7 +52,7 @@ def test_runs_that_are_not_there_are_named(tmp_path):
     asked = cells(made, tmp_path)
     summary = summarise(made, asked, [result(asked[0], 0.6, [(0, 0.5), (3, 0.6)])])
     assert [row["arm"] for row in summary["arms"]] == ["a"]
-    assert summary["unfinished"] == ["b, seed 0", "a, seed 1", "b, seed 1"]
+    assert summary["unfinished"] == ["a, seed 1", "b, seeds 0, 1"]
     assert summary["differences"] == []
     assert summarise(made, asked, [])["arms"] == []
 

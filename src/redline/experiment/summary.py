@@ -28,6 +28,8 @@ def summarise(experiment: Experiment, cells: Sequence[Cell], results: Sequence[R
     by_arm = {arm: [result for result in results if result.cell.arm == arm] for arm in arms}
     judges = list(dict.fromkeys(name for result in results for name in result.preferences))
     asked = {arm: [cell.seed for cell in cells if cell.arm == arm] for arm in experiment.arms}
+    finished = {(result.cell.arm, result.cell.seed) for result in results}
+    unfinished = {arm: [seed for seed in seeds if (arm, seed) not in finished] for arm, seeds in asked.items()}
     ends = {judge: {arm: {one.cell.seed: one.preferences[judge] for one in by_arm[arm]} for arm in arms} for judge in judges}
     levels = {kl: {arm: {one.cell.seed: there for one in by_arm[arm] if (there := at_level(one.curve, kl)) is not None}
                    for arm in arms} for kl in experiment.kl_levels}
@@ -40,7 +42,8 @@ def summarise(experiment: Experiment, cells: Sequence[Cell], results: Sequence[R
         "name": experiment.name, "baseline": experiment.baseline or next(iter(experiment.arms)), "judges": judges, "gold": first,
         "arms": [_arm(arm, by_arm[arm], asked[arm], {judge: ends[judge][arm] for judge in judges},
                       {kl: levels[kl][arm] for kl in levels}, experiment.gold_levels) for arm in arms],
-        "unfinished": [cell.name for cell in cells if cell.seed not in {one.cell.seed for one in by_arm.get(cell.arm, [])}],
+        "unfinished": [f"{arm}, seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
+                       for arm, seeds in unfinished.items() if seeds],
         "differences": [difference for difference in differences if difference["seeds"]],
     }
 
