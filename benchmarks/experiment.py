@@ -6,18 +6,22 @@
 
 benchmarks/results/EXPERIMENT/ARM-SEED.json holds a run's figures, its learning curve, and every judge's preference for every
 prompt, at the end and on the way: all that the paired differences and their intervals are made of, by the functions that
-`redline experiment` uses.
+`redline experiment` uses. In its folder `again` lie runs that were done a second time, with the same seed on another kind of
+processor; they are in no table but the one that puts both beside each other.
 """
 
 import argparse
 import json
 import shutil
+import statistics
+from collections.abc import Sequence
 from dataclasses import asdict
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 from common import about
-from redline.experiment.arms import cells, load_experiment
+from redline.experiment.arms import Cell, cells, load_experiment
 from redline.experiment.results import Point, Result, collect
 from redline.experiment.summary import summarise
 
@@ -52,13 +56,18 @@ def kept(folder: Path) -> tuple[dict[str, Any], list[Result]]:
     """The summary of the runs that were kept of an experiment, and the runs."""
     experiment = load_experiment(folder / "experiment.yaml")
     asked = cells(experiment, folder)
+    results = _read(asked, folder)
+    return summarise(experiment, asked, results), results
+
+
+def _read(asked: Sequence[Cell], folder: Path) -> list[Result]:
     results = []
     for cell in asked:
         file = folder / f"{cell.arm}-{cell.seed}.json"
         if file.exists():
             plain = json.loads(file.read_text(encoding="utf-8"))
             results.append(Result(cell, plain["figures"], plain["preferences"], [Point(**point) for point in plain["curve"]]))
-    return summarise(experiment, asked, results), results
+    return results
 
 
 def remake(folder: Path) -> None:
@@ -70,7 +79,8 @@ def remake(folder: Path) -> None:
     if start not in text or end not in text:
         raise SystemExit(f"{PAGE}: has no lines {start.strip()!r} and {end.strip()!r}, between which the tables go.")
     before, _, rest = text.partition(start)
-    PAGE.write_text(before + start + tables(summary) + end + rest.partition(end)[2], encoding="utf-8")
+    again = _read([result.cell for result in results], folder / "again")
+    PAGE.write_text(before + start + tables(summary) + twice(results, again) + end + rest.partition(end)[2], encoding="utf-8")
 
 
 def tables(summary: dict[str, Any]) -> str:
@@ -105,6 +115,29 @@ def tables(summary: dict[str, Any]) -> str:
         _table(["arm", *(f"KL {kl:g}" for kl in levels)], equal),
         "Responses and seconds of learning until the win rate is there (median of the runs that come there, and their number):\n",
         _table(["arm", *golds], prices)])
+
+
+def twice(results: Sequence[Result], again: Sequence[Result]) -> str:
+    """Runs that were done twice with one seed, and how far two runs of an arm lie from each other with one seed and with two."""
+    if not again:
+        return ""
+    first = {(run.cell.arm, run.cell.seed): run for run in results}
+    judges = list(again[0].preferences)
+    rows, same, other = [], [], []
+    for run in again:
+        pair = first[run.cell.arm, run.cell.seed], run
+        ends = [[one.figures["judges"][judge]["win_rate"] for judge in judges] for one in pair]
+        same.append(ends[0][0] - ends[1][0])
+        rows.append([run.cell.name, *(f"{100 * here:.1f} · {100 * there:.1f}" for here, there in zip(*ends, strict=True)),
+                     " · ".join(f"{one.figures['kl']:.1f}" for one in pair)])
+    for arm in dict.fromkeys(run.cell.arm for run in again):
+        rates = [run.figures["judges"][judges[0]]["win_rate"] for run in results if run.cell.arm == arm]
+        other += [a - b for a, b in combinations(rates, 2)]
+    apart = [100 * statistics.mean(map(abs, found)) for found in (same, other)]
+    return ("\nRuns done twice with one seed, in float32 (in the tables above) · in bfloat16 (in none). "
+            f"By {judges[0]}, two runs with one seed lie {apart[0]:.1f} points apart on average, two runs of these arms with two "
+            f"seeds {apart[1]:.1f}:\n\n"
+            + _table(["run", *(f"wins, % ({judge.rpartition(':')[2]})" for judge in judges), "KL"], rows))
 
 
 def _table(head: list[str], rows: list[list[str]]) -> str:
