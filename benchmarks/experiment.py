@@ -178,6 +178,7 @@ def draw(summary: dict[str, Any], runs: list[Result]) -> str:
     arms = summary["arms"]
     panels = [arms[start:start + len(COLOURS)] for start in range(0, len(arms), len(COLOURS))]
     most = max([8.0, *(min(point.kl, 12.0) for run in runs for point in run.curve)])
+    least = min([4, *(int(10 * point.gold) for run in runs for point in run.curve)])  # tenths
     tall = 340 * len(panels)
     parts = [f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 960 {tall}" font-family="sans-serif" font-size="12">'
              f'<rect width="960" height="{tall}" fill="white"/>']
@@ -185,15 +186,15 @@ def draw(summary: dict[str, Any], runs: list[Result]) -> str:
         left, top, width, height = 60, 30 + 340 * number, 640, 260
 
         def at(kl: float, gold: float, left: int = left, top: int = top, width: int = width, height: int = height) -> str:
-            return f"{left + width * min(kl, most) / most:.1f},{top + height * (1 - (gold - 0.4) / 0.6):.1f}"
+            return f"{left + width * min(kl, most) / most:.1f},{top + height * (1 - (gold - least / 10) / (1 - least / 10)):.1f}"
 
         parts.append(f'<text x="{left}" y="{top - 12}" font-weight="bold">{summary["name"]}: win rate over the reference '
                      f'({summary["gold"]}) against KL, nats a response</text>')
-        for tick in (0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0):
+        for tick in (tenths / 10 for tenths in range(least, 11)):
             first, last = at(0, tick).split(","), at(most, tick).split(",")
             parts.append(f'<line x1="{first[0]}" y1="{first[1]}" x2="{last[0]}" y2="{last[1]}" stroke="#ddd"/>'
                          f'<text x="{left - 8}" y="{float(first[1]) + 4}" text-anchor="end">{tick:.0%}</text>')
-        parts += [f'<text x="{at(tick, 0.4).split(",")[0]}" y="{top + height + 18}" text-anchor="middle">{tick}</text>'
+        parts += [f'<text x="{at(tick, least / 10).split(",")[0]}" y="{top + height + 18}" text-anchor="middle">{tick}</text>'
                   for tick in range(0, int(most) + 1, 2)]
         for place, (arm, colour) in enumerate(zip(panel, COLOURS, strict=False)):
             own = [run.curve for run in runs if run.cell.arm == arm["arm"]]
