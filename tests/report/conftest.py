@@ -84,6 +84,7 @@ def write_reward(folder: Path, draw: random.Random) -> None:
         "reward_std": 4.2,
         "selection": 0.9,
         "auc": 0.9716,
+        "fault_auc": 0.8334,
         "ece": 0.1261,
         "f1": {"negative": 0.36, "neutral": 0.89, "positive": 0.58},
         "reliability": [

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from redline.reward.losses import classification_loss, pairwise_loss, token_rewards
 from redline.reward.metrics import auc, calibration, f1, pairwise_accuracy
+from redline.reward.train import measure
 
 
 def test_soft_targets_are_tlcrs():
@@ -57,3 +58,12 @@ def test_metrics_on_nothing_are_nan_and_by_hand():
     error, table = calibration(torch.tensor([0.05, 0.05, 0.95, 0.95]), torch.tensor([0, 0, 1, 0]))
     assert error == pytest.approx(0.5 * 0.05 + 0.5 * 0.45)
     assert [row["count"] for row in table] == [2, 2]
+
+
+def test_a_model_may_tell_the_sides_apart_and_not_find_the_faults():
+    labels = [(torch.tensor([0, 1, 0]), torch.tensor([0, -1, 0, 0]))]
+    rewards = [(torch.tensor([0.2, 0.9, 0.2]), torch.tensor([-0.5, -0.4, -0.6, 0.1]))]  # the removed token is not the least
+    found = measure(rewards, labels, [True], "token", probabilities=False)
+    assert found["auc"] == 1
+    assert found["fault_auc"] == pytest.approx(1 / 3)
+    assert found["pairwise_accuracy"] == 1

@@ -23,7 +23,7 @@ from redline.checkpoint import newest_sealed, sealing, writing
 from redline.data.records import Labels
 from redline.errors import UserError
 from redline.label.tokenize import encode_prompt, token_ids
-from redline.models import eos_ids, load_tokenizer, save
+from redline.models import eos_ids, load_tokenizer, quietly, save
 from redline.policy.actor import ActorCritic
 from redline.policy.log import RunLog
 from redline.policy.watch import Gold, Watch
@@ -72,9 +72,11 @@ def train_direct(recipe: Direct, policy: Policy, model: Model, labels: Sequence[
         "per_device_train_batch_size": at_once, "gradient_accumulation_steps": share // at_once, "seed": seed,
         "lr_scheduler_type": "cosine", "warmup_steps": 0.05, "save_steps": 1 / POINTS, "save_total_limit": 2,
         "report_to": list(trackers) or "none", "logging_steps": 5, "bf16": False, "remove_unused_columns": False,
+        "dataloader_pin_memory": torch.accelerator.is_available(),
         "accelerator_config": {"use_configured_state": True},  # else Trainer asks anew, and CPU processes stand alone
     }
-    trainer = (_dpo if recipe.method == "dpo" else _weighted)(recipe, actor, rows, tokenizer, settings)
+    with quietly():
+        trainer = (_dpo if recipe.method == "dpo" else _weighted)(recipe, actor, rows, tokenizer, settings)
     if gold is not None:
         watched = SimpleNamespace(  # what Watch asks of a PPO training
             actor=actor, tokenizer=tokenizer, recipe=policy, out=out, seed=seed, accelerator=trainer.accelerator,

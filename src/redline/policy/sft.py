@@ -7,10 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from redline.checkpoint import newest_sealed, sealing, writing
 from redline.data.records import Edit, Text
 from redline.errors import UserError
-from redline.models import for_training, load_causal_lm, load_tokenizer
+from redline.models import for_training, load_causal_lm, load_tokenizer, quietly
 from redline.processes import this_process
 from redline.recipe import Model, Sft
 from redline.sharding import assemble
@@ -40,19 +42,22 @@ def train_sft(recipe: Sft, model: Model, edits: Sequence[Edit], out: Path, *, ma
     at_once = next(size for size in range(min(8, share), 0, -1) if share % size == 0)
     with writing(work):
         work.mkdir(parents=True, exist_ok=True)
-    trainer = SFTTrainer(
-        model=lm.requires_grad_(True), processing_class=tokenizer, train_dataset=Dataset.from_list(rows),
-        peft_config=LoraConfig(r=recipe.lora_rank, lora_alpha=2 * recipe.lora_rank, target_modules="all-linear",
-                               task_type="CAUSAL_LM") if recipe.lora_rank else None,
-        args=SFTConfig(output_dir=str(work), num_train_epochs=recipe.epochs, learning_rate=recipe.lr, max_length=max_tokens,
-                       per_device_train_batch_size=at_once, gradient_accumulation_steps=share // at_once,
-                       completion_only_loss=True, seed=seed,
-                       lr_scheduler_type="cosine", warmup_steps=0.03, save_steps=0.1, save_total_limit=2, save_strategy="steps",
-                       report_to=list(trackers) or "none", logging_steps=5, bf16=False,
-                       gradient_checkpointing=recipe.gradient_checkpointing,
-                       gradient_checkpointing_kwargs={"use_reentrant": False},
-                       accelerator_config={"use_configured_state": True}),  # else Trainer asks anew, and CPU processes stand alone
-    )
+    with quietly():
+        trainer = SFTTrainer(
+            model=lm.requires_grad_(True), processing_class=tokenizer, train_dataset=Dataset.from_list(rows),
+            peft_config=LoraConfig(r=recipe.lora_rank, lora_alpha=2 * recipe.lora_rank, target_modules="all-linear",
+                                   task_type="CAUSAL_LM") if recipe.lora_rank else None,
+            args=SFTConfig(output_dir=str(work), num_train_epochs=recipe.epochs, learning_rate=recipe.lr, max_length=max_tokens,
+                           per_device_train_batch_size=at_once, gradient_accumulation_steps=share // at_once,
+                           completion_only_loss=True, seed=seed,
+                           lr_scheduler_type="cosine", warmup_steps=0.03, save_steps=0.1, save_total_limit=2, save_strategy="steps",
+                           report_to=list(trackers) or "none", logging_steps=5, bf16=False,
+                           dataloader_pin_memory=torch.accelerator.is_available(),
+                           gradient_checkpointing=recipe.gradient_checkpointing,
+                           gradient_checkpointing_kwargs={"use_reentrant": False},
+                           # else Trainer asks anew, and CPU processes stand alone
+                           accelerator_config={"use_configured_state": True}),
+        )
     settings = {"sft": recipe.model_dump(), "model": model.name, "edits": len(rows), "max_tokens": max_tokens, "seed": seed,
                 "checksum_of_edits": zlib.crc32(json.dumps(rows).encode())}
     trainer.add_callback(sealing(settings))

@@ -46,6 +46,7 @@ def reward_card(run: Path) -> str:
     task = "token-classification" if token else "text-classification"
     figures = [
         ("token AUC", "auc", "inserted or substituted tokens of the edited side against those removed from the other"),
+        ("fault AUC", "fault_auc", "tokens of the rejected side that were kept against those removed from it"),
         ("pairwise accuracy", "pairwise_accuracy", "the edited side's summed reward is the higher one"),
         ("expected calibration error", "ece", "of P(better | changed)"),
     ]

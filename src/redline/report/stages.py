@@ -207,6 +207,12 @@ def reward(run: RunFolder) -> dict[str, Any] | None:
         "figures": [
             ("token AUC", number(best.get("auc")), "added tokens against removed ones; chance is 0.5", f"{where}.auc"),
             (
+                "fault AUC",
+                number(best.get("fault_auc")),
+                "in rejected answers, kept tokens against removed ones; chance is 0.5",
+                f"{where}.fault_auc",
+            ),
+            (
                 "pairwise accuracy",
                 number(best.get("pairwise_accuracy")),
                 "of the summed reward; chance is 0.5",

@@ -295,8 +295,9 @@ def measure(rewards: list[tuple[Tensor, Tensor]], labels: list[tuple[Tensor, Ten
 
     ``pairwise_accuracy``: of the summed reward, over the ``pairs`` whose sides ``differ`` (cropped, an edit further down leaves two
     equal texts, which nothing can tell apart). For token models also ``auc`` (inserted or substituted tokens of the edited side
-    against deleted or substituted tokens of the rejected side), and where rewards are differences of probabilities the ``f1`` of
-    each class (positive above 1/3, negative below -1/3), ``ece`` and the ``reliability`` table of (reward + 1) / 2 as the
+    against deleted or substituted tokens of the rejected side) and ``fault_auc`` (within the rejected sides, tokens that were kept
+    against those that were not: does it find the faults?), and where rewards are differences of probabilities the ``f1`` of each
+    class (positive above 1/3, negative below -1/3), ``ece`` and the ``reliability`` table of (reward + 1) / 2 as the
     probability that a changed token is positive.
     ``selection`` is what the best checkpoint is chosen by; ``reward_std`` the standard deviation of a response's sum.
     """
@@ -310,6 +311,8 @@ def measure(rewards: list[tuple[Tensor, Tensor]], labels: list[tuple[Tensor, Ten
     values = torch.cat([part for pair in rewards for part in pair])
     marks = torch.cat([part for pair in labels for part in pair])
     found["auc"] = auc(values[marks == 1], values[marks == -1])
+    rejected, faults = (torch.cat([pair[1] for pair in pairs]) for pairs in (rewards, labels))
+    found["fault_auc"] = auc(rejected[faults == 0], rejected[faults == -1])
     known = [figure for figure in (found["auc"], found["pairwise_accuracy"]) if not math.isnan(figure)]
     found["selection"] = sum(known) / len(known) if known else float("nan")
     if probabilities:
