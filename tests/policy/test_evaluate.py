@@ -25,16 +25,15 @@ def test_kl_and_perplexities(tiny_model, tmp_path, temperature):
     policy = Model(name=str(tmp_path / "policy"), dtype="float32")
     first, second, found = side_by_side(policy, reference, prompts, sampling, 3)
 
-    def logprobs(lm, rollouts, heat):
+    def logprobs(lm, rollout, heat):
         return [torch.log_softmax(lm(ids[None]).logits[0, len(prompt) - 1:-1] / heat, 1).gather(1, response[:, None])[:, 0]
-                for rollout in rollouts
                 for ids, prompt, response in zip(rollout.sequences, rollout.prompt_ids, rollout.response_ids, strict=True)]
 
     with torch.no_grad():
-        (said_a, rollouts_a), (said_b, rollouts_b) = (respond(lm, tokenizer, prompts, sampling, 3) for lm in (moved, base))
+        (said_a, rollout_a), (said_b, rollout_b) = (respond(lm, tokenizer, prompts, sampling, 3) for lm in (moved, base))
         nats = torch.stack([(own - other).sum() for own, other in zip(
-            logprobs(moved, rollouts_a, temperature), logprobs(base, rollouts_a, temperature), strict=True)])
-        perplexities = [(-torch.cat(logprobs(base, rollouts, 1.0)).mean()).exp().item() for rollouts in (rollouts_a, rollouts_b)]
+            logprobs(moved, rollout_a, temperature), logprobs(base, rollout_a, temperature), strict=True)])
+        perplexities = [(-torch.cat(logprobs(base, rollout, 1.0)).mean()).exp().item() for rollout in (rollout_a, rollout_b)]
     assert (first, second) == (said_a, said_b)
     assert found["kl"] == pytest.approx(nats.mean().item(), abs=1e-4)
     assert found["kl"] > 0.01

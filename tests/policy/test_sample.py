@@ -6,9 +6,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from redline.batches import pad
+from redline.data.records import Prompt
+from redline.models import load_causal_lm, load_tokenizer
 from redline.policy.loss import token_logprobs
-from redline.policy.sample import _weights, draw, sample
-from redline.recipe import Sampling
+from redline.policy.sample import _weights, draw, respond, sample
+from redline.recipe import Model, Sampling
 from redline.trunk import Split
 from tiny_models import CONFIGS, random_model
 
@@ -109,3 +111,15 @@ def test_log_probabilities_hold_where_logits_are_far_apart():
 def test_logits_that_are_not_numbers_are_drawn_from_without_an_error_of_their_own():
     weights, _ = _weights(torch.full((2, 600), torch.nan))
     assert bool((draw(weights, torch.tensor([0.1, 0.9])) < 600).all())
+
+
+def test_how_many_are_answered_at_once_changes_nothing(tiny_model, monkeypatch):
+    lm, tokenizer = load_causal_lm(Model(name=tiny_model, dtype="float32")), load_tokenizer(tiny_model)
+    prompts = [Prompt(id=str(size), prompt="word " * size) for size in (3, 1, 5, 2, 4)]
+    together, whole = respond(lm, tokenizer, prompts, Sampling(max_new_tokens=6), 7)
+    monkeypatch.setattr("redline.policy.sample.AT_ONCE", 16)
+    apart, parts = respond(lm, tokenizer, prompts, Sampling(max_new_tokens=6), 7)
+    assert together == apart
+    assert [response.id for response in apart] == ["3", "1", "5", "2", "4"]
+    for one, other in zip(whole.logprobs, parts.logprobs, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)

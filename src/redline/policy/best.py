@@ -9,13 +9,13 @@ from torch import Tensor
 
 from redline.data.records import Prompt, Response
 from redline.models import load_causal_lm, load_tokenizer
-from redline.policy.evaluate import perplexity
+from redline.policy.evaluate import logprobs, perplexity
 from redline.policy.sample import respond
 from redline.recipe import Model, RewardTerm, Sampling
 from redline.reward.rewards import build_reward
 from redline.rollout import Rollout
 
-APART = 104_729  # between the seeds of the n samples: more than there are prompts
+APART = 104_729  # between the seeds of the n samples: no other run's seed is met
 
 
 def best_of_n(model: Model, terms: Sequence[RewardTerm], reward: Path | None, prompts: Sequence[Prompt], sampling: Sampling, n: int,
@@ -28,20 +28,18 @@ def best_of_n(model: Model, terms: Sequence[RewardTerm], reward: Path | None, pr
     lm, tokenizer = load_causal_lm(model), load_tokenizer(model.name, model.trust_remote_code, model.revision)
     score, _ = build_reward(terms, reward, tokenizer, lm, 0)
     reference, base = respond(lm, tokenizer, prompts, sampling, seed, title="sample the reference")
-    best: list[tuple[float, Response, tuple[Tensor, Tensor]]] = []
+    best: list[tuple[float, Response, Tensor]] = []
     found: dict[int, list[Response]] = {}
     for draw in range(1, n + 1):
-        responses, rollouts = respond(lm, tokenizer, prompts, sampling, seed + APART * draw, title=f"sample {draw} of {n}")
-        totals = [float(row.sum()) for rollout in rollouts for row in score(rollout)]
-        ids = [both for rollout in rollouts for both in zip(rollout.prompt_ids, rollout.response_ids, strict=True)]
-        drawn = list(zip(totals, responses, ids, strict=True))
+        responses, rollout = respond(lm, tokenizer, prompts, sampling, seed + APART * draw, title=f"sample {draw} of {n}")
+        totals = [float(row.sum()) for row in score(rollout)]
+        drawn = list(zip(totals, responses, rollout.response_ids, strict=True))
         best = [max(pair, key=lambda one: one[0]) for pair in zip(best, drawn, strict=True)] if best else drawn
         if draw == n or draw & (draw - 1) == 0:
             found[draw] = [response for _, response, _ in best]
-    chosen = Rollout([prompt.prompt for prompt in prompts], [first for *_, (first, _) in best],
-                     [second for *_, (_, second) in best], [], [])
-    return found, reference, {"kl": kl_of(n), "kl_error": 0.0, "perplexity_a": perplexity(lm, [chosen]),
-                              "perplexity_b": perplexity(lm, base)}
+    chosen = Rollout(base.prompts, base.prompt_ids, [ids for _, _, ids in best], [], [])
+    return found, reference, {"kl": kl_of(n), "kl_error": 0.0, "perplexity_a": perplexity(logprobs(lm, chosen, 1.0)),
+                              "perplexity_b": perplexity(logprobs(lm, base, 1.0))}
 
 
 def kl_of(n: int) -> float:

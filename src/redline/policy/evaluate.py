@@ -27,32 +27,27 @@ def side_by_side(policy: Model, reference: Model, prompts: Sequence[Prompt], sam
     """
     tokenizer = load_tokenizer(reference.name, reference.trust_remote_code, reference.revision)
     new, base = load_causal_lm(policy), load_causal_lm(reference)
-    responses_a, rollouts_a = respond(new, tokenizer, prompts, sampling, seed, title="sample the policy")
-    responses_b, rollouts_b = respond(base, tokenizer, prompts, sampling, seed, title="sample the reference")
-    own, of_reference = (_logprobs(lm, rollouts_a, sampling.temperature) for lm in (new, base))
-    kl = torch.stack([(ours - theirs).sum() for ours, theirs in zip(own, of_reference, strict=True)]).double()
-    at_one = of_reference if sampling.temperature == 1 else _logprobs(base, rollouts_a, 1.0)
+    responses_a, rollout_a = respond(new, tokenizer, prompts, sampling, seed, title="sample the policy")
+    responses_b, rollout_b = respond(base, tokenizer, prompts, sampling, seed, title="sample the reference")
+    of_reference = logprobs(base, rollout_a, sampling.temperature)
+    kl = torch.stack([(own - other).sum() for own, other in zip(rollout_a.logprobs, of_reference, strict=True)]).double()
+    if sampling.temperature == 1:
+        at_one = of_reference, rollout_b.logprobs
+    else:
+        at_one = logprobs(base, rollout_a, 1.0), logprobs(base, rollout_b, 1.0)
     return responses_a, responses_b, {
         "kl": kl.mean().item(), "kl_error": (kl.std() / len(kl) ** 0.5).item() if len(kl) > 1 else None,
-        "perplexity_a": _perplexity(at_one), "perplexity_b": perplexity(base, rollouts_b),
+        "perplexity_a": perplexity(at_one[0]), "perplexity_b": perplexity(at_one[1]),
     }
 
 
-def perplexity(lm: "PreTrainedModel", rollouts: list[Rollout]) -> float:
-    """Of all response tokens of some rollouts under a model, at temperature 1."""
-    return _perplexity(_logprobs(lm, rollouts, 1.0))
-
-
-def _perplexity(logprobs: list[Tensor]) -> float:
+def perplexity(logprobs: list[Tensor]) -> float:
+    """Of all tokens of some responses, from their log-probabilities at temperature 1."""
     return (-torch.cat(logprobs).double().mean()).exp().item()
 
 
-def _logprobs(lm: "PreTrainedModel", rollouts: list[Rollout], temperature: float) -> list[Tensor]:
-    return [row for rollout in rollouts for row in _rows(lm, rollout, temperature)]
-
-
 @torch.no_grad()
-def _rows(lm: "PreTrainedModel", rollout: Rollout, temperature: float, budget: int = 4096) -> list[Tensor]:
+def logprobs(lm: "PreTrainedModel", rollout: Rollout, temperature: float, budget: int = 4096) -> list[Tensor]:
     """Log-probabilities ``[R_i]`` of every response by a model, in whole passes."""
     sequences, device = rollout.sequences, next(lm.parameters()).device
     found = [torch.zeros(0)] * len(rollout)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
     from transformers.generation import LogitsProcessorList
 
+AT_ONCE = 16_384  # tokens of prompts and longest responses that are sampled together outside of training
 
 Sampler = Callable[["PreTrainedModel", list[list[int]], Sampling, int], Sequence[Sequence[int]]]
 """An engine of the user's: the policy as it is now, the prompts' token ids, the settings and a seed in; the token ids of a response
@@ -222,24 +223,26 @@ def _ragged(steps: list[tuple[Tensor, Tensor]], prompt_sizes: list[int], sizes: 
     return rows
 
 
-def sample_responses(model: Model, prompts: Sequence[Prompt], sampling: Sampling, seed: int, batch: int = 32) -> list[Response]:
+def sample_responses(model: Model, prompts: Sequence[Prompt], sampling: Sampling, seed: int) -> list[Response]:
     """One response to each prompt by a model, with a progress bar. The same seed gives every model the same random numbers."""
     lm, tokenizer = load_causal_lm(model), load_tokenizer(model.name, model.trust_remote_code, model.revision)
-    return respond(lm, tokenizer, prompts, sampling, seed, batch, title=f"sample {model.name}")[0]
+    return respond(lm, tokenizer, prompts, sampling, seed, title=f"sample {model.name}")[0]
 
 
 def respond(lm: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", prompts: Sequence[Prompt], sampling: Sampling, seed: int,
-            batch: int = 32, title: str = "sample") -> tuple[list[Response], list[Rollout]]:
-    """Responses as records, and the rollouts (of ``batch`` prompts each, in order) behind them."""
+            title: str = "sample") -> tuple[list[Response], Rollout]:
+    """Responses as records, and the rollout behind them. As many prompts are answered at once as make ``AT_ONCE`` tokens."""
     check_logits(lm)
-    ids = prompt_tokens(tokenizer, prompts)
+    ids, texts = prompt_tokens(tokenizer, prompts), [prompt.prompt for prompt in prompts]
     eos = eos_ids(lm, tokenizer)
-    rollouts, records = [], []
+    rollout = Rollout(texts, list(map(torch.tensor, ids)), [torch.empty(0)] * len(ids), [torch.empty(0)] * len(ids),
+                      [False] * len(ids))
     with progress_bar(title, len(prompts)) as bar:
-        for start in range(0, len(prompts), batch):
-            part = slice(start, start + batch)
-            rollouts.append(sample(lm, ids[part], sampling, eos, seed + start, texts=[prompt.prompt for prompt in prompts[part]]))
-            records += [Response(id=prompt.id, prompt=prompt.prompt, response=tokenizer.decode(response, skip_special_tokens=True))
-                        for prompt, response in zip(prompts[part], rollouts[-1].response_ids, strict=True)]
-            bar.advance(len(prompts[part]))
-    return records, rollouts
+        for rows in pack([len(prompt) + sampling.max_new_tokens for prompt in ids], AT_ONCE):
+            part = sample(lm, [ids[row] for row in rows], sampling, eos, seed, texts=[texts[row] for row in rows], places=rows)
+            for place, row in enumerate(rows):
+                rollout.response_ids[row], rollout.logprobs[row] = part.response_ids[place], part.logprobs[place]
+                rollout.ended[row] = part.ended[place]
+            bar.advance(len(rows))
+    return [Response(id=prompt.id, prompt=prompt.prompt, response=tokenizer.decode(response, skip_special_tokens=True))
+            for prompt, response in zip(prompts, rollout.response_ids, strict=True)], rollout
