@@ -14,6 +14,7 @@ benchmarks/results/reward_quality.json, the picture to docs/images/reward-qualit
 """
 
 import argparse
+import itertools
 import json
 import random
 import statistics
@@ -103,10 +104,11 @@ def summarise(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def draw(rows: list[dict[str, Any]]) -> str:
-    """Token AUC against edits, a panel for each data set: lines through the means, bars from the least to the largest."""
-    colours = {"soft": "#4e79a7", "pairwise": "#e15759"}
-    parts = ['<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 960 300" font-family="sans-serif" font-size="12">'
-             '<rect width="960" height="300" fill="white"/>']
+    """Token AUC (solid) and fault AUC (dashed) against edits, a panel for each data set: lines through the means, bars from the
+    least to the largest."""
+    colours, dashes = {"soft": "#4e79a7", "pairwise": "#e15759"}, {"auc": "", "fault_auc": ' stroke-dasharray="5 4"'}
+    parts = ['<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 960 310" font-family="sans-serif" font-size="12">'
+             '<rect width="960" height="310" fill="white"/>']
     for panel, (name, title) in enumerate(TITLES.items()):
         left, top, width, height = 50 + panel * 310, 40, 250, 190
         parts.append(f'<text x="{left}" y="24" font-weight="bold">{title}</text>')
@@ -114,27 +116,30 @@ def draw(rows: list[dict[str, Any]]) -> str:
             y = top + height * (1 - tick) * 2
             grey = "#888" if tick == 0.5 else "#ddd"
             parts.append(f'<line x1="{left}" x2="{left + width}" y1="{y:.1f}" y2="{y:.1f}" stroke="{grey}"/>'
-                         f'<text x="{left - 8}" y="{y + 4:.1f}" '
-                         f'text-anchor="end">{tick:.1f}</text>')
-        for loss, colour in colours.items():
+                         f'<text x="{left - 8}" y="{y + 4:.1f}" text-anchor="end">{tick:.1f}</text>')
+        for size, edits in {row["size"]: row["edits"] for row in rows if row["data"] == name}.items():
+            x = left + 25 + SIZES.index(size) * 100
+            parts.append(f'<text x="{x}" y="{top + height + 18}" text-anchor="middle">{edits:,}</text>')
+        for (loss, colour), (key, dash) in itertools.product(colours.items(), dashes.items()):
             points = []
-            for place, size in enumerate(SIZES):
-                row = next((row for row in rows if (row["data"], row["loss"], row["size"]) == (name, loss, size)), None)
-                if row is None:
-                    continue
-                x = left + 25 + place * 100 + (5 if loss == "pairwise" else -5)
-                middle, low, high = (top + height * (1 - value) * 2 for value in row["auc"])
+            for row in (row for row in rows if (row["data"], row["loss"]) == (name, loss)):
+                x = left + 25 + SIZES.index(row["size"]) * 100 + (5 if loss == "pairwise" else -5)
+                middle, low, high = (top + height * (1 - value) * 2 for value in row[key])
                 points.append(f"{x},{middle:.1f}")
                 parts.append(f'<g stroke="{colour}" fill="{colour}"><line x1="{x}" x2="{x}" y1="{low:.1f}" y2="{high:.1f}" '
                              f'stroke-width="5" opacity="0.4"/><circle cx="{x}" cy="{middle:.1f}" r="3"/></g>')
-                if loss == "soft":
-                    parts.append(f'<text x="{x + 5}" y="{top + height + 18}" text-anchor="middle">{row["edits"]:,}</text>')
-            parts.append(f'<polyline points="{" ".join(points)}" fill="none" stroke="{colour}" stroke-width="2"/>')
+            parts.append(f'<polyline points="{" ".join(points)}" fill="none" stroke="{colour}" stroke-width="2"{dash}/>')
     keys = {"soft": "classification (soft labels)", "pairwise": "pairwise over changed tokens"}
     for place, (loss, text) in enumerate(keys.items()):
         parts.append(f'<rect x="{50 + place * 210}" y="272" width="12" height="12" fill="{colours[loss]}"/>'
                      f'<text x="{67 + place * 210}" y="282">{text}</text>')
-    parts.append('<text x="470" y="282">token AUC against edits learned from; 0.5 is chance; bars: range over the seeds</text>')
+    what = {"auc": "added against removed tokens", "fault_auc": "kept against removed tokens of rejected sides"}
+    for place, (key, text) in enumerate(what.items()):
+        x = 460 + place * 205
+        parts.append(f'<line x1="{x}" x2="{x + 24}" y1="278" y2="278" stroke="#333" stroke-width="2"{dashes[key]}/>'
+                     f'<text x="{x + 30}" y="282">{text}</text>')
+    parts.append('<text x="50" y="302" fill="#555">AUC on held-out edits, against the edits learned from; 0.5 is chance; bars: range '
+                 'over the seeds</text>')
     return "\n".join([*parts, "</svg>\n"])
 
 
