@@ -126,9 +126,10 @@ def draw(rows: list[dict[str, Any]]) -> str:
                 x = left + 25 + SIZES.index(row["size"]) * 100 + (5 if loss == "pairwise" else -5)
                 middle, low, high = (top + height * (1 - value) * 2 for value in row[key])
                 points.append(f"{x},{middle:.1f}")
-                parts.append(f'<g stroke="{colour}" fill="{colour}"><line x1="{x}" x2="{x}" y1="{low:.1f}" y2="{high:.1f}" '
-                             f'stroke-width="5" opacity="0.4"/><circle cx="{x}" cy="{middle:.1f}" r="3"/></g>')
-            parts.append(f'<polyline points="{" ".join(points)}" fill="none" stroke="{colour}" stroke-width="2"{dash}/>')
+                parts.append(f'<g stroke="{colour}" fill="{colour}"><circle cx="{x}" cy="{middle:.1f}" r="3"/>'
+                             f'<line x1="{x}" x2="{x}" y1="{low:.1f}" y2="{high:.1f}" stroke-width="5" opacity="0.4"/></g>')
+            line = " ".join(points)
+            parts.append(f'<polyline points="{line}" fill="none" stroke="{colour}" stroke-width="2"{dash}/>')
     keys = {"soft": "classification (soft labels)", "pairwise": "pairwise over changed tokens"}
     for place, (loss, text) in enumerate(keys.items()):
         parts.append(f'<rect x="{50 + place * 210}" y="272" width="12" height="12" fill="{colours[loss]}"/>'
@@ -138,8 +139,8 @@ def draw(rows: list[dict[str, Any]]) -> str:
         x = 460 + place * 205
         parts.append(f'<line x1="{x}" x2="{x + 24}" y1="278" y2="278" stroke="#333" stroke-width="2"{dashes[key]}/>'
                      f'<text x="{x + 30}" y="282">{text}</text>')
-    parts.append('<text x="50" y="302" fill="#555">AUC on held-out edits, against the edits learned from; 0.5 is chance; bars: range '
-                 'over the seeds</text>')
+    parts.append('<text x="50" y="302" fill="#555">AUC on held-out edits, against the edits learned from; 0.5 is chance; bars: '
+                 'range over the seeds</text>')
     return "\n".join([*parts, "</svg>\n"])
 
 
