@@ -74,8 +74,7 @@ def train(name: str, loss: str, size: int, seed: int, edits: list[Any], test: li
     with tempfile.TemporaryDirectory() as folder:
         found = train_reward(recipe, Model(), part[held:], part[:held], Path(folder), test=test, max_response=RESPONSE, seed=seed)
     return {"data": name, "loss": loss, "size": size, "edits": len(part), "seed": seed, "test_edits": len(test),
-            "pairs": found["test"]["pairs"], "seconds": found["seconds"],
-            **{key: found["test"][key] for key in FIGURES if key in found["test"]}}
+            "pairs": found["test"]["pairs"], **{key: found["test"][key] for key in FIGURES if key in found["test"]}}
 
 
 def finished() -> list[dict[str, Any]]:
