@@ -1,10 +1,12 @@
-"""What every result file says about where it comes from, and the environments of peers."""
+"""What every result file says about where it comes from, tables in docs/results.md, and the environments of peers."""
 
 import platform
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+
+PAGE = Path(__file__).parent.parent / "docs" / "results.md"
 
 
 def about(script: str) -> dict[str, Any]:
@@ -23,6 +25,21 @@ def about(script: str) -> dict[str, Any]:
         "command": " ".join([f"python benchmarks/{script}", *(Path(word).name if Path(word).is_absolute() else word
                                                              for word in sys.argv[1:])]),
     }
+
+
+def table(head: list[str], rows: list[list[str]]) -> str:
+    """A table in Markdown."""
+    return "\n".join("| " + " | ".join(row) + " |" for row in [head, ["---"] * len(head), *rows]) + "\n"
+
+
+def into_page(script: str, name: str, text: str) -> None:
+    """Replace what stands in docs/results.md between the two marks of ``name``."""
+    start, end = f"<!-- {name}: written by benchmarks/{script} -->\n", f"<!-- end of {name} -->\n"
+    page = PAGE.read_text(encoding="utf-8")
+    if start not in page or end not in page:
+        raise SystemExit(f"{PAGE}: has no lines {start.strip()!r} and {end.strip()!r}, between which the tables go.")
+    before, _, rest = page.partition(start)
+    PAGE.write_text(before + start + text + end + rest.partition(end)[2], encoding="utf-8")
 
 
 def environment(folder: Path, *packages: str) -> Path:

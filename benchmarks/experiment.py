@@ -20,13 +20,13 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from common import about
+from common import about, into_page, table
 from redline.experiment.arms import Cell, cells, load_experiment
 from redline.experiment.results import Point, Result, collect
 from redline.experiment.summary import summarise
 
 HERE = Path(__file__).parent
-RESULTS, PAGE, IMAGES = HERE / "results", HERE.parent / "docs" / "results.md", HERE.parent / "docs" / "images"
+RESULTS, IMAGES = HERE / "results", HERE.parent / "docs" / "images"
 PAIRS = [("token", "sequence-edited"), ("last", "sequence-edited"), ("uniform", "sequence-edited"), ("token", "last"),
          ("token", "uniform"), ("token", "shuffled"), ("token", "discrete"), ("token", "pairwise")]  # a table of differences
 COLOURS = ["#4e79a7", "#e15759", "#59a14f", "#f28e2b", "#b07aa1", "#76b7b2", "#9c755f"]
@@ -74,13 +74,8 @@ def remake(folder: Path) -> None:
     """The tables in docs/results.md, and the picture."""
     summary, results = kept(folder)
     (IMAGES / f"{folder.name}.svg").write_text(draw(summary, results), encoding="utf-8")
-    start, end = f"<!-- {folder.name}: written by benchmarks/experiment.py -->\n", f"<!-- end of {folder.name} -->\n"
-    text = PAGE.read_text(encoding="utf-8")
-    if start not in text or end not in text:
-        raise SystemExit(f"{PAGE}: has no lines {start.strip()!r} and {end.strip()!r}, between which the tables go.")
-    before, _, rest = text.partition(start)
     again = _read([result.cell for result in results], folder / "again")
-    PAGE.write_text(before + start + tables(summary) + twice(results, again) + end + rest.partition(end)[2], encoding="utf-8")
+    into_page("experiment.py", folder.name, tables(summary) + twice(results, again))
 
 
 def tables(summary: dict[str, Any]) -> str:
@@ -106,15 +101,15 @@ def tables(summary: dict[str, Any]) -> str:
     golds = [f"{100 * row['gold']:.0f} %" for row in summary["arms"][0]["price"]] if summary["arms"] else []
     places = [*(f"end, {name}" for name in names), *(f"KL {kl:g}" for kl in levels)]
     return "\n".join([
-        "At the end of training:\n", _table(head, rows),
+        "At the end of training:\n", table(head, rows),
         f"Minus `{base}`, in points of win rate, the same prompts and seeds, 95 % intervals over both; at the end by each judge, "
         f"then where the curves are at equal KL ({names[0]}):\n",
-        _table(["arm", *places], minus),
-        "Other arms beside each other, likewise:\n", _table(["arms", *places], parts),
+        table(["arm", *places], minus),
+        "Other arms beside each other, likewise:\n", table(["arms", *places], parts),
         f"Win rate ({names[0]}, %) where a run's curve is at a KL, and how many of the runs come there:\n",
-        _table(["arm", *(f"KL {kl:g}" for kl in levels)], equal),
+        table(["arm", *(f"KL {kl:g}" for kl in levels)], equal),
         "Responses and seconds of learning until the win rate is there (median of the runs that come there, and their number):\n",
-        _table(["arm", *golds], prices)])
+        table(["arm", *golds], prices)])
 
 
 def twice(results: Sequence[Result], again: Sequence[Result]) -> str:
@@ -137,11 +132,7 @@ def twice(results: Sequence[Result], again: Sequence[Result]) -> str:
     return ("\nRuns done twice with one seed, in float32 (in the tables above) · in bfloat16 (in none). "
             f"By {judges[0]}, two runs with one seed lie {apart[0]:.1f} points apart on average, two runs of these arms with two "
             f"seeds {apart[1]:.1f}:\n\n"
-            + _table(["run", *(f"wins, % ({judge.rpartition(':')[2]})" for judge in judges), "KL"], rows))
-
-
-def _table(head: list[str], rows: list[list[str]]) -> str:
-    return "\n".join("| " + " | ".join(row) + " |" for row in [head, ["---"] * len(head), *rows]) + "\n"
+            + table(["run", *(f"wins, % ({judge.rpartition(':')[2]})" for judge in judges), "KL"], rows))
 
 
 def _rate(found: dict[str, Any]) -> str:

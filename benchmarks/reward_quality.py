@@ -6,11 +6,11 @@ Each training takes a random part of the training edits (the seed's), keeps a te
 measured once on edits that nothing else uses: CAD dev, the ParaDetox comments that recipes/paradetox_split.py keeps apart,
 DeFacto val. The soft loss is TLCR's classification, the other Bradley-Terry over the summed rewards of the changed tokens.
 SmolLM2-135M cut to its lower 20 layers, adapters on the uppermost 6 of these, three epochs: the settings of
-recipes/experiment-cad.yaml, chosen on none of the test edits. The pairwise loss gives no probabilities, so it has no calibration
+recipes/experiment-cad.yaml, chosen for the time that they take. The pairwise loss gives no probabilities, so it has no calibration
 error (ECE).
 
 Every finished training is a line of benchmarks/results/reward_quality.jsonl and is not done again; means over the seeds go to
-benchmarks/results/reward_quality.json, the picture to docs/images/reward-quality.svg.
+benchmarks/results/reward_quality.json and the table of docs/results.md, the picture to docs/images/reward-quality.svg.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from common import about
+from common import about, into_page, table
 
 HERE = Path(__file__).parent
 LINES, RESULT = HERE / "results" / "reward_quality.jsonl", HERE / "results" / "reward_quality.json"
@@ -35,6 +35,7 @@ SIZES = [100, 300, 1000]
 RESPONSE, PROMPT = 128, 512  # tokens; longer responses are cropped, edits with longer prompts left out
 FIGURES = ["auc", "fault_auc", "pairwise_accuracy", "ece"]
 TITLES = {"cad": "CAD: reviews", "paradetox": "ParaDetox: comments", "defacto": "DeFacto: summaries"}
+KEYS = {"soft": "classification (soft labels)", "pairwise": "pairwise over changed tokens"}
 SUMMARY = {"prompt": "{article}\n\nOne-sentence summary:", "rejected": " {candidate}", "edited": " {feedback.summary}"}
 REVIEW: dict[str, Any] = {"columns": {"id": "batch_id", "side": "Sentiment", "text": "Text"},
                           "sides": {"Negative": "rejected", "Positive": "edited"}, "replace": {"<br />": " "}}
@@ -102,6 +103,19 @@ def summarise(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return rows
 
 
+def written(rows: list[dict[str, Any]]) -> str:
+    """The rows as a table: means, and where there are several seeds the least and largest."""
+    names = {"auc": "AUC", "fault_auc": "fault AUC", "pairwise_accuracy": "pairwise accuracy", "ece": "ECE"}
+
+    def cell(row: dict[str, Any], key: str) -> str:
+        mean, low, high = row.get(key, (None, None, None))
+        return "–" if mean is None else f"{mean:.3f}" + (f" ({low:.3f} to {high:.3f})" if row["seeds"] > 1 else "")
+
+    lines = [[TITLES[row["data"]], KEYS[row["loss"]], f"{row['edits']:,}", str(row["seeds"]), *(cell(row, key) for key in names)]
+             for row in rows]
+    return table(["edits of", "loss", "edits learned from", "seeds", *names.values()], lines)
+
+
 def draw(rows: list[dict[str, Any]]) -> str:
     """Token AUC (solid) and fault AUC (dashed) against edits, a panel for each data set: lines through the means, bars from the
     least to the largest."""
@@ -129,8 +143,7 @@ def draw(rows: list[dict[str, Any]]) -> str:
                              f'<line x1="{x}" x2="{x}" y1="{low:.1f}" y2="{high:.1f}" stroke-width="5" opacity="0.4"/></g>')
             line = " ".join(points)
             parts.append(f'<polyline points="{line}" fill="none" stroke="{colour}" stroke-width="2"{dash}/>')
-    keys = {"soft": "classification (soft labels)", "pairwise": "pairwise over changed tokens"}
-    for place, (loss, text) in enumerate(keys.items()):
+    for place, (loss, text) in enumerate(KEYS.items()):
         parts.append(f'<rect x="{50 + place * 210}" y="272" width="12" height="12" fill="{colours[loss]}"/>'
                      f'<text x="{67 + place * 210}" y="282">{text}</text>')
     what = {"auc": "added against removed tokens", "fault_auc": "kept against removed tokens of rejected sides"}
@@ -171,6 +184,7 @@ def write() -> None:
     RESULT.write_text(json.dumps({"what": "token reward models on held-out human edits: mean, least, largest over the seeds",
                                   "rows": rows, **about("reward_quality.py")}, indent=2) + "\n", encoding="utf-8")
     PICTURE.write_text(draw(rows), encoding="utf-8")
+    into_page("reward_quality.py", "reward-quality", written(rows))
 
 
 if __name__ == "__main__":
