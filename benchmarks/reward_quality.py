@@ -5,6 +5,7 @@
 Each training takes a random part of the training edits (the seed's), keeps a tenth of it to choose its checkpoint by, and is
 measured once on edits that nothing else uses: CAD dev, the ParaDetox comments that recipes/paradetox_split.py keeps apart,
 DeFacto val. The soft loss is TLCR's classification, the other Bradley-Terry over the summed rewards of the changed tokens.
+Beside them stands what nothing was trained for: the log-probabilities of the language model itself, taken for rewards.
 SmolLM2-135M cut to its lower 20 layers, adapters on the uppermost 6 of these, three epochs: the settings of
 recipes/experiment-cad.yaml, chosen for the time that they take. The pairwise loss gives no probabilities, so it has no calibration
 error (ECE).
@@ -25,17 +26,21 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from common import about, into_page, table
 
 HERE = Path(__file__).parent
 LINES, RESULT = HERE / "results" / "reward_quality.jsonl", HERE / "results" / "reward_quality.json"
 PICTURE = HERE.parent / "docs" / "images" / "reward-quality.svg"
 LOSSES = ["soft", "pairwise"]
+UNTRAINED = "log-probability"  # what stands in the place of a loss
 SIZES = [100, 300, 1000]
 RESPONSE, PROMPT = 128, 512  # tokens; longer responses are cropped, edits with longer prompts left out
 FIGURES = ["auc", "fault_auc", "pairwise_accuracy", "ece"]
 TITLES = {"cad": "CAD: reviews", "paradetox": "ParaDetox: comments", "defacto": "DeFacto: summaries"}
-KEYS = {"soft": "classification (soft labels)", "pairwise": "pairwise over changed tokens"}
+KEYS = {"soft": "classification (soft labels)", "pairwise": "pairwise over changed tokens",
+        UNTRAINED: "none: log-probability under the language model"}
 SUMMARY = {"prompt": "{article}\n\nOne-sentence summary:", "rejected": " {candidate}", "edited": " {feedback.summary}"}
 REVIEW: dict[str, Any] = {"columns": {"id": "batch_id", "side": "Sentiment", "text": "Text"},
                           "sides": {"Negative": "rejected", "Positive": "edited"}, "replace": {"<br />": " "}}
@@ -78,14 +83,36 @@ def train(name: str, loss: str, size: int, seed: int, edits: list[Any], test: li
             "pairs": found["test"]["pairs"], **{key: found["test"][key] for key in FIGURES if key in found["test"]}}
 
 
+def untrained(name: str, test: list[Any]) -> dict[str, Any]:
+    """What the language model's own log-probabilities make of the test edits, as rewards: nothing is learned."""
+    from redline.models import EMBEDDED, load_causal_lm, load_tokenizer
+    from redline.policy.evaluate import logprobs
+    from redline.recipe import Model, Reward
+    from redline.reward.examples import examples
+    from redline.reward.train import measure
+    from redline.rollout import Rollout
+
+    lm, tokenizer = load_causal_lm(Model()), load_tokenizer(EMBEDDED)
+    edits = examples(test, tokenizer, Reward(), RESPONSE)
+    sides = [side for edit in edits for side in edit.sides]
+    start = torch.tensor([tokenizer.eos_token_id])  # documents are set apart by it: what a response without prompt follows
+    found = logprobs(lm, Rollout([""] * len(sides), [torch.cat([start, side.ids[:side.prompt_size]]) for side in sides],
+                                 [side.ids[side.prompt_size:] for side in sides], [], []), 1.0)
+    figures = measure(list(zip(found[0::2], found[1::2], strict=True)), [(edit.better.labels, edit.worse.labels) for edit in edits],
+                      [not torch.equal(edit.better.ids, edit.worse.ids) for edit in edits], "token", probabilities=False)
+    return {"data": name, "loss": UNTRAINED, "size": 0, "edits": 0, "seed": 0, "test_edits": len(test), "pairs": figures["pairs"],
+            **{key: figures[key] for key in FIGURES if key in figures}}
+
+
 def finished() -> list[dict[str, Any]]:
     return [json.loads(line) for line in LINES.read_text(encoding="utf-8").splitlines()] if LINES.exists() else []
 
 
 def missing(names: list[str], seeds: int) -> Iterator[tuple[str, str, int, int]]:
-    """The trainings still to do: data set, loss, edits, seed; small ones first."""
+    """What is still to do: data set, loss, edits, seed; small ones first."""
     done = {(one["data"], one["loss"], one["size"], one["seed"]) for one in finished()}
-    every = ((name, loss, size, seed) for seed in range(seeds) for size in SIZES for name in names for loss in LOSSES)
+    every = [(name, UNTRAINED, 0, 0) for name in names]
+    every += [(name, loss, size, seed) for seed in range(seeds) for size in SIZES for name in names for loss in LOSSES]
     yield from (one for one in every if one not in done)
 
 
@@ -93,8 +120,8 @@ def summarise(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """A row for each data set, loss and size: mean, least and largest of each figure over the seeds."""
     rows = []
     for name in TITLES:
-        for loss in LOSSES:
-            for size in SIZES:
+        for loss in [*LOSSES, UNTRAINED]:
+            for size in [0] if loss == UNTRAINED else SIZES:
                 runs = [one for one in lines if (one["data"], one["loss"], one["size"]) == (name, loss, size)]
                 if runs:
                     rows.append({"data": name, "loss": loss, "size": size, "edits": runs[0]["edits"], "seeds": len(runs)} | {
@@ -120,38 +147,42 @@ def draw(rows: list[dict[str, Any]]) -> str:
     """Token AUC (solid) and fault AUC (dashed) against edits, a panel for each data set: lines through the means, bars from the
     least to the largest."""
     colours, dashes = {"soft": "#4e79a7", "pairwise": "#e15759"}, {"auc": "", "fault_auc": ' stroke-dasharray="5 4"'}
-    parts = ['<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 960 310" font-family="sans-serif" font-size="12">'
-             '<rect width="960" height="310" fill="white"/>']
+    parts = ['<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 960 330" font-family="sans-serif" font-size="12">'
+             '<rect width="960" height="330" fill="white"/>']
     for panel, (name, title) in enumerate(TITLES.items()):
         left, top, width, height = 50 + panel * 310, 40, 250, 190
         parts.append(f'<text x="{left}" y="24" font-weight="bold">{title}</text>')
-        for tick in (0.5, 0.6, 0.7, 0.8, 0.9, 1.0):
-            y = top + height * (1 - tick) * 2
+        for tick in (0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0):
+            y = top + height * (1 - tick) / 0.6
             grey = "#888" if tick == 0.5 else "#ddd"
             parts.append(f'<line x1="{left}" x2="{left + width}" y1="{y:.1f}" y2="{y:.1f}" stroke="{grey}"/>'
                          f'<text x="{left - 8}" y="{y + 4:.1f}" text-anchor="end">{tick:.1f}</text>')
-        for size, edits in {row["size"]: row["edits"] for row in rows if row["data"] == name}.items():
+        for size, edits in {row["size"]: row["edits"] for row in rows if row["data"] == name and row["size"]}.items():
             x = left + 25 + SIZES.index(size) * 100
             parts.append(f'<text x="{x}" y="{top + height + 18}" text-anchor="middle">{edits:,}</text>')
+        for row, (key, dash) in itertools.product([row for row in rows if (row["data"], row["loss"]) == (name, UNTRAINED)],
+                                                  dashes.items()):
+            y = top + height * (1 - row[key][0]) / 0.6
+            parts.append(f'<line x1="{left}" x2="{left + width}" y1="{y:.1f}" y2="{y:.1f}" stroke="#888" stroke-width="2"{dash}/>')
         for (loss, colour), (key, dash) in itertools.product(colours.items(), dashes.items()):
             points = []
             for row in (row for row in rows if (row["data"], row["loss"]) == (name, loss)):
                 x = left + 25 + SIZES.index(row["size"]) * 100 + (5 if loss == "pairwise" else -5)
-                middle, low, high = (top + height * (1 - value) * 2 for value in row[key])
+                middle, low, high = (top + height * (1 - value) / 0.6 for value in row[key])
                 points.append(f"{x},{middle:.1f}")
                 parts.append(f'<g stroke="{colour}" fill="{colour}"><circle cx="{x}" cy="{middle:.1f}" r="3"/>'
                              f'<line x1="{x}" x2="{x}" y1="{low:.1f}" y2="{high:.1f}" stroke-width="5" opacity="0.4"/></g>')
             line = " ".join(points)
             parts.append(f'<polyline points="{line}" fill="none" stroke="{colour}" stroke-width="2"{dash}/>')
     for place, (loss, text) in enumerate(KEYS.items()):
-        parts.append(f'<rect x="{50 + place * 210}" y="272" width="12" height="12" fill="{colours[loss]}"/>'
-                     f'<text x="{67 + place * 210}" y="282">{text}</text>')
+        parts.append(f'<rect x="{50 + place * 205}" y="272" width="12" height="12" fill="{colours.get(loss, "#888")}"/>'
+                     f'<text x="{67 + place * 205}" y="282">{text}</text>')
     what = {"auc": "added against removed tokens", "fault_auc": "kept against removed tokens of rejected sides"}
     for place, (key, text) in enumerate(what.items()):
-        x = 460 + place * 205
-        parts.append(f'<line x1="{x}" x2="{x + 24}" y1="278" y2="278" stroke="#333" stroke-width="2"{dashes[key]}/>'
-                     f'<text x="{x + 30}" y="282">{text}</text>')
-    parts.append('<text x="50" y="302" fill="#555">AUC on held-out edits, against the edits learned from; 0.5 is chance; bars: '
+        x = 50 + place * 235
+        parts.append(f'<line x1="{x}" x2="{x + 24}" y1="298" y2="298" stroke="#333" stroke-width="2"{dashes[key]}/>'
+                     f'<text x="{x + 30}" y="302">{text}</text>')
+    parts.append('<text x="50" y="322" fill="#555">AUC on held-out edits, against the edits learned from; 0.5 is chance; bars: '
                  'range over the seeds</text>')
     return "\n".join([*parts, "</svg>\n"])
 
@@ -171,7 +202,7 @@ def main() -> None:
             if name not in sets:
                 edits, test = (labels(source, tokenizer) for source in found[name])
                 sets[name] = edits, test
-            line = train(name, loss, size, seed, *sets[name])
+            line = untrained(name, sets[name][1]) if loss == UNTRAINED else train(name, loss, size, seed, *sets[name])
             print(json.dumps(line), flush=True)
             with LINES.open("a", encoding="utf-8") as out:
                 out.write(json.dumps(line) + "\n")
