@@ -206,12 +206,7 @@ def reward(run: RunFolder) -> dict[str, Any] | None:
         "charts": [chart for chart in drawn if chart],
         "figures": [
             ("token AUC", number(best.get("auc")), "added tokens against removed ones; chance is 0.5", f"{where}.auc"),
-            (
-                "fault AUC",
-                number(best.get("fault_auc")),
-                "in rejected answers, kept tokens against removed ones; chance is 0.5",
-                f"{where}.fault_auc",
-            ),
+            ("fault AUC", number(best.get("fault_auc")), "kept against removed, in rejected answers", f"{where}.fault_auc"),
             (
                 "pairwise accuracy",
                 number(best.get("pairwise_accuracy")),
