@@ -7,8 +7,8 @@ measured once on edits that nothing else uses: CAD dev, the ParaDetox comments t
 DeFacto val. The soft loss is TLCR's classification, the other Bradley-Terry over the summed rewards of the changed tokens.
 Beside them stands what nothing was trained for: the log-probabilities of the language model itself, taken for rewards.
 SmolLM2-135M cut to its lower 20 layers, adapters on the uppermost 6 of these, three epochs: the settings of
-recipes/experiment-cad.yaml, chosen for the time that they take. The pairwise loss gives no probabilities, so it has no calibration
-error (ECE).
+recipes/experiment-cad.yaml; nothing was chosen here. The pairwise loss gives no probabilities, so it has no calibration error
+(ECE).
 
 Every finished training is a line of benchmarks/results/reward_quality.jsonl and is not done again; means over the seeds go to
 benchmarks/results/reward_quality.json and the table of docs/results.md, the picture to docs/images/reward-quality.svg.
