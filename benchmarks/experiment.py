@@ -103,7 +103,8 @@ def tables(summary: dict[str, Any]) -> str:
     return "\n".join([
         "At the end of training:\n", table(head, rows),
         f"Minus `{base}`, in points of win rate, the same prompts and seeds, 95 % intervals over both; at the end by each judge, "
-        f"then where the curves are at equal KL ({names[0]}):\n",
+        f"then where the curves are at equal KL ({names[0]}). In brackets the number of seeds; in bold what leaves out 0 with three "
+        "or more:\n",
         table(["arm", *places], minus),
         "Other arms beside each other, likewise:\n", table(["arms", *places], parts),
         f"Win rate ({names[0]}, %) where a run's curve is at a KL, and how many of the runs come there:\n",
@@ -129,7 +130,7 @@ def twice(results: Sequence[Result], again: Sequence[Result]) -> str:
         rates = [run.figures["judges"][judges[0]]["win_rate"] for run in results if run.cell.arm == arm]
         other += [a - b for a, b in combinations(rates, 2)]
     apart = [100 * statistics.mean(map(abs, found)) for found in (same, other)]
-    return ("\nRuns done twice with one seed, in float32 (in the tables above) · in bfloat16 (in none). "
+    return ("\nRuns done twice with one seed: first figure in float32 (in the tables above), second in bfloat16 (in none). "
             f"By {judges[0]}, two runs with one seed lie {apart[0]:.1f} points apart on average, two runs of these arms with two "
             f"seeds {apart[1]:.1f}:\n\n"
             + table(["run", *(f"wins, % ({judge.rpartition(':')[2]})" for judge in judges), "KL"], rows))

@@ -1,4 +1,5 @@
-"""The README's figures of `make demo`: runs the quickstart (or takes the finished run), writes benchmarks/results/quickstart.json.
+"""The README's figures of `make demo`: runs the quickstart (or takes the finished run), writes benchmarks/results/quickstart_DTYPE.json,
+where DTYPE is what this machine computes in.
 
     python benchmarks/quickstart.py
 """
@@ -11,6 +12,9 @@ from pathlib import Path
 from common import about
 from reviews_cad import figures
 
+from redline.models import dtype_of
+from redline.recipe import Model
+
 HERE = Path(__file__).parent
 
 
@@ -20,7 +24,8 @@ def main() -> None:
     subprocess.run(command, check=True, cwd=HERE.parent)
     result = {"what": "recipes/quickstart.yaml on the embedded model, judged by VADER on 140 held-out openings; one seed, 0",
               **figures(out), **about("quickstart.py")}
-    (HERE / "results" / "quickstart.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    dtype = str(dtype_of(Model())).removeprefix("torch.")
+    (HERE / "results" / f"quickstart_{dtype}.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

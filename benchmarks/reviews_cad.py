@@ -2,7 +2,7 @@
 
     REDLINE_DATA=path/to/data python benchmarks/reviews_cad.py
 
-Runs recipes/reviews-cad.yaml twice, as it is and with reward.kind=sequence (about a quarter of an hour each on two cores; a stopped
+Runs recipes/reviews-cad.yaml twice, as it is and with reward.kind=sequence (about twenty minutes each on two cores; a stopped
 run goes on), and writes benchmarks/results/reviews_cad.json from the runs' own files.
 """
 

@@ -10,7 +10,7 @@ train, first half    edits.jsonl      negative reviews (rejected), their human e
                      openings.jsonl   prompts: the first eight words of each unedited review, and of its middle sentence
 train, second half   judge.jsonl      texts and labels that only the judge of recipes/tfidf_judge.py learns from
 dev, first half      choose-*.jsonl   edits and openings to choose settings by
-dev, second half     report-*.jsonl   edits and openings to report, used for nothing before
+dev, second half     report-*.jsonl   edits and openings to report, by which no setting of the experiment is chosen
 """
 
 import csv

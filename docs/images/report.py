@@ -1,6 +1,6 @@
 """Take the picture of a report for the docs: its win rate and the responses drawn at random, the tables between them left out.
 
-python docs/images/report.py runs/quickstart/report.html docs/images/report.png
+python docs/images/report.py runs/demo/report.html docs/images/report.png
 """
 
 import shutil

@@ -65,7 +65,7 @@ class Data(Section):
     prompts: Source | None = None
     """Prompts that PPO samples from; without it, the prompts of the training edits."""
     eval_prompts: Source | None = None
-    """Prompts of the comparison, used by nothing else; without it, the prompts of the validation edits."""
+    """Prompts of the comparison, and of `watch`; without it, the prompts of the validation edits."""
     max_prompt_tokens: int = Field(512, ge=1)
     """A record with a longer prompt is rejected (and counted)."""
     max_response_tokens: int = Field(512, ge=1)
