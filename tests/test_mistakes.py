@@ -21,6 +21,7 @@ def here(tmp_path, monkeypatch, edits_file, tiny_model) -> Path:
     (tmp_path / "typo.yaml").write_text(good + "policy: {kl: {tarjet: 6}}\n")
     (tmp_path / "type.yaml").write_text(good + "policy: {updates: many}\n")
     (tmp_path / "notyaml.yaml").write_text("data: [1, 2\n")
+    (tmp_path / "date.yaml").write_text("name: 2024-13-45\n" + good)
     (tmp_path / "empty.yaml").write_text("")
     (tmp_path / "nodata.yaml").write_text("data: {}\n")
     (tmp_path / "gone.yaml").write_text(good.replace("edits.jsonl", "gone.jsonl"))
@@ -37,6 +38,8 @@ def here(tmp_path, monkeypatch, edits_file, tiny_model) -> Path:
 CASES = {
     "missing recipe": (["run", "none.yaml"], "none.yaml: cannot be read"),
     "recipe that is not YAML": (["run", "notyaml.yaml"], "notyaml.yaml: not valid YAML"),
+    "recipe with a date that is none": (["run", "date.yaml"], "date.yaml: not valid YAML (month must be in 1..12)"),
+    "override with a date that is none": (["run", "good.yaml", "name=2024-13-45"], "the value is not valid YAML"),
     "empty recipe": (["run", "empty.yaml"], "a recipe is a mapping"),
     "unknown key": (["run", "typo.yaml"], "unknown key `policy.kl.tarjet`. Did you mean `target`?"),
     "wrong type": (["run", "type.yaml"], "`policy.updates`: Input should be a valid integer"),
@@ -51,6 +54,9 @@ CASES = {
     "a stage out of order": (["train", "policy", "good.yaml"], "the stage `reward` comes before `policy`"),
     "a stage that is not in the recipe": (["train", "sft", "good.yaml"], "Add an `sft:` section"),
     "label a missing file": (["label", "none.jsonl", "--out", "l.jsonl", "--tokenizer", "whitespace"], "none.jsonl"),
+    "label into a file as if it were a folder": (
+        ["label", "edits.jsonl", "--out", "edits.jsonl/l.jsonl", "--tokenizer", "whitespace"], "rejects.jsonl: cannot be written"),
+    "label into a folder": (["label", "edits.jsonl", "--out", ".", "--tokenizer", "whitespace"], ".: is a folder. Give the name"),
     "label with a tokenizer that is not there": (["label", "edits.jsonl", "--out", "l.jsonl", "--tokenizer", "./none"], "./none"),
     "score with a folder that is no model": (["score", "edits.jsonl", "--reward", "folder", "--out", "s.jsonl"],
                                              "not a model folder"),
@@ -95,10 +101,14 @@ def test_labels_of_another_tokenizer_are_refused(here, redline):
     assert "another@123456" in err
 
 
-def test_a_full_disk_is_one_line_and_leaves_nothing_half_written(here):
+@pytest.mark.parametrize("times", [1, 20])  # the disk is full at the end, or in the midst of writing
+def test_a_full_disk_is_one_line_and_leaves_nothing_half_written(here, times):
     def limit() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
 
+    rows = [json.loads(line) for line in (here / "edits.jsonl").read_text().splitlines()]
+    (here / "edits.jsonl").write_text("".join(json.dumps({name: f"{value} {time}" for name, value in row.items()}) + "\n"
+                                              for time in range(times) for row in rows))
     command = [sys.executable, "-m", "redline.cli", "label", "edits.jsonl", "--out", "l.jsonl", "--tokenizer", "whitespace"]
     done = subprocess.run(command, preexec_fn=limit, capture_output=True, text=True,
                           env=os.environ | {"PYTHONDONTWRITEBYTECODE": "1"})
@@ -106,6 +116,13 @@ def test_a_full_disk_is_one_line_and_leaves_nothing_half_written(here):
     assert "l.jsonl: cannot be written" in done.stderr.splitlines()[-1]
     assert not (here / "l.jsonl").exists()
     assert not list(here.glob(".*part"))
+
+
+def test_a_seed_below_zero_is_told(here, redline):
+    status, _, err = redline("compare", "a.jsonl", "b.jsonl", "--judge", "length", "--seed", "-1")
+    assert status == 2
+    assert "Invalid value for '--seed'" in err
+    assert "Traceback" not in err
 
 
 def test_help_is_quick_and_every_command_has_an_example():

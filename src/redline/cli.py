@@ -166,7 +166,7 @@ def compare(
         limit: Annotated[int | None, typer.Option(help="Let models answer only so many", min=1)] = None,
         max_new_tokens: Annotated[int, typer.Option(help="Their longest response", min=1)] = 64,
         temperature: Annotated[float, typer.Option(help="Of their sampling", min=0.01)] = 1.0,
-        seed: Annotated[int, typer.Option(help="Of sampling and of the bootstrap")] = 0,
+        seed: Annotated[int, typer.Option(help="Of sampling and of the bootstrap", min=0)] = 0,
         cache: Annotated[Path | None, typer.Option(help="Verdicts given before; default: verdicts.sqlite beside --out")] = None,
         base_url: Annotated[str | None, typer.Option(help="OpenAI-compatible endpoint of an LLM judge")] = None,
         template: Annotated[str | None, typer.Option(help="What it is asked: a file with {prompt}, {a} and {b}")] = None,

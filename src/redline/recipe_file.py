@@ -30,7 +30,7 @@ def read_plain(path: str | Path, overrides: list[str] | None = None) -> dict[str
         plain = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or error}).") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError) as error:  # the latter of a date such as 2024-13-45, and of bytes that are no UTF-8
         raise UserError(f"{path}: not valid YAML ({' '.join(str(error).split())}).") from error
     if not isinstance(plain, dict):
         raise UserError(f"{path}: a recipe is a mapping of sections, such as `data:`; this is {type(plain).__name__}.")
@@ -94,7 +94,7 @@ def parsed(override: str) -> tuple[str, Any]:
         raise UserError(f"`{override}`: an override is key=value, for example policy.updates=20.")
     try:
         return key, yaml.safe_load(value)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:
         raise UserError(f"`{override}`: the value is not valid YAML.") from error
 
 

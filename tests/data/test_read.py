@@ -4,11 +4,13 @@ import gzip
 import json
 import subprocess
 import sys
+from datetime import datetime
 from pathlib import Path
 
 import pytest
 
 from redline.data.check import Rejects
+from redline.data.files import line_of, whole_file, write_jsonl
 from redline.data.read import read
 from redline.data.records import Edit, Pair, Prompt, Response
 from redline.errors import UserError
@@ -176,6 +178,68 @@ def test_bad_records_are_set_aside_counted_and_written_down(tmp_path):
     assert not (tmp_path / "labels.rejects.jsonl").exists()
 
 
+@pytest.mark.parametrize(("line", "reason"), [
+    ("\ufeffhello".encode("utf-16-le"), "not valid JSON"), (b'{"id": %s}' % (b"1" * 5000), "not valid JSON"),
+    (b"[" * 200_000, "not valid JSON"), (b'{"id": "\xe9"}', "not UTF-8 text"),
+])
+def test_a_line_that_cannot_be_parsed_does_not_hide_the_others(tmp_path, line, reason):
+    (tmp_path / "e.jsonl").write_bytes(line + b"\n" + json.dumps(EDITS[0]).encode())
+    with Rejects(tmp_path / "rejects.jsonl") as rejects:
+        assert [record.id for record in load(tmp_path / "e.jsonl", rejects=rejects)] == ["0"]
+    assert rejects.counts == {reason: 1}
+
+
+def test_messages_with_other_values_than_text(tmp_path):
+    """A Parquet file keeps a date as a date, which is written out as text; records that differ only in it differ."""
+    from datasets import Dataset
+
+    ask = {"role": "user", "content": "Hi?", "at": datetime(2024, 2, 3)}
+    rows = [EDITS[0] | {"id": str(day), "prompt": [ask | {"at": datetime(2024, 2, day)}]} for day in (3, 4)]
+    Dataset.from_list([*rows, rows[0] | {"id": "again"}]).to_parquet(tmp_path / "e.parquet")
+    rejects = Rejects()
+    kept = load(tmp_path / "e.parquet", rejects=rejects)
+    assert [json.loads(line_of(record))["prompt"][0]["at"] for record in kept] == ["2024-02-03T00:00:00", "2024-02-04T00:00:00"]
+    assert rejects.counts == {"same content as an earlier record": 1}
+
+
+@pytest.mark.parametrize(("name", "value"), [
+    ("note", "half \ud83d"), ("note", b"\xff"), ("image", object()), ("prompt", [{"role": "user", "content": "half \ud83d"}]),
+])
+def test_what_no_line_can_hold_is_left_out(tmp_path, monkeypatch, name, value):
+    from redline.data import read as module
+    from redline.data.rows import Row
+
+    rows = [Row("e", 1, EDITS[0] | {name: value}), Row("e", 2, EDITS[0])]
+    monkeypatch.setattr(module, "rows", lambda source: iter(rows))
+    with Rejects(tmp_path / "rejects.jsonl") as rejects:
+        kept = load("e", rejects=rejects)
+    assert write_jsonl(tmp_path / "out.jsonl", kept) == 1
+    assert rejects.counts == {f"{name}: cannot be written as JSON": 1}
+    assert len((tmp_path / "rejects.jsonl").read_text().splitlines()) == 1
+
+
+def test_an_id_made_of_the_line_is_no_id_that_another_record_has(tmp_path):
+    rejects = Rejects()
+    path = write(tmp_path / "p.jsonl", [{"id": "p-2", "prompt": "one"}, {"prompt": "two"}, {"prompt": "three"}])
+    assert [record.id for record in load(path, Prompt, rejects)] == ["p-2", "p-3"]
+    assert rejects.counts == {"same id as an earlier record": 1}
+
+
+def test_whose_fault_it_is_that_a_file_cannot_be_written(tmp_path):
+    def elsewhere():
+        yield {"id": "a"}
+        raise ConnectionResetError("the other end went away")
+
+    with pytest.raises(ConnectionResetError):
+        write_jsonl(tmp_path / "out.jsonl", elsewhere())
+    (tmp_path / "folder").mkdir()
+    write(tmp_path / "e.jsonl", EDITS)
+    for name in ("folder", "e.jsonl/x"):
+        with pytest.raises(UserError, match=f"{name}: cannot be written"), whole_file(tmp_path / name) as out:
+            out.write("text")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["e.jsonl", "folder"]
+
+
 def test_broken_rows_of_tables(tmp_path):
     (tmp_path / "t.csv").write_text('prompt,rejected,edited\np,a,b\np,c\np,"d,e\np,f,"g"h"\np,i,j\n')
     rejects = Rejects()
@@ -209,10 +273,15 @@ def test_responses_may_be_empty(tmp_path):
     ("x.json", '"text"', "x.json: holds no list of objects"),
     ("x.parquet", "no", "x.parquet: not a readable Parquet file"),
     ("x.jsonl.gz", "no", "x.jsonl.gz: cannot be read"),
+    ("x.jsonl.gz", gzip.compress(b"{}" * 99)[:10] + b"\xff" * 40, "x.jsonl.gz: cannot be read"),
+    ("x.json", '[{"prompt": "é"}]'.encode("latin-1"), "x.json: not valid JSON after element 0"),
+    ("x.json", "[" * 200_000, "x.json: not valid JSON after element 0"),
+    ("x.csv", '"prompt,rejected,edited\na,b,c\n', "x.csv, head line: a quotation mark that is not closed"),
+    ("x.csv", "prompt,rejected,edited,prénom\na,b,c,d\n".encode("latin-1"), "x.csv, head line: not UTF-8 text"),
 ])
 def test_mistakes_have_one_line(tmp_path, name, content, message):
     if content is not None:
-        (tmp_path / name).write_text(content)
+        (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(UserError) as caught:
         load(tmp_path / name)
     assert message in str(caught.value)

@@ -101,7 +101,8 @@ def test_limit_and_cost(redline: Redline, given: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(("arguments", "message"), [
     (["--base-url", "https://127.0.0.1:9/v1"], "no key. Set OPENAI_API_KEY"),
     (["--base-url", "http://127.0.0.1:9/v1"], "cannot be reached"),
-    (["--base-url", "127.0.0.1:9"], "not a URL"),
+    (["--base-url", "127.0.0.1:9"], "not a URL"), (["--base-url", "http://h:80x/v1"], "not a URL"),
+    (["--base-url", "http://[::1"], "not a URL"),
     (["--template", "nothere.txt"], "nothere.txt: cannot be read"),
     (["--max-ratio", "1.5"], "--max-ratio: Input should be less than or equal to 1"),
     (["--skip-gate", "taste"], "--skip-gate: Input should be"),

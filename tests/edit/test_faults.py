@@ -140,6 +140,22 @@ def test_a_wait_of_hours_ends_the_run_and_keeps_what_is_done(tmp_path: Path, mon
     assert [line["id"] for line in lines(tmp_path / "edits.jsonl")] == [f"p{number}" for number in range(5)]
 
 
+@pytest.mark.parametrize(("url", "shown"), [
+    ("http://host:8000/v1", None), ("https://bob:s3cret@host/v1", "https://host/v1"), ("http://bob@host/a@b", "http://host/a@b"),
+    ("http://bob:p@ss@host", "http://host"), ("bob:s3cret@host/v1", "host/v1"), ("", None),
+])
+def test_a_url_without_its_login(url: str, shown: str | None) -> None:
+    assert chat.without_login(url) == (url if shown is None else shown)
+
+
+@pytest.mark.parametrize(("url", "message"), [
+    ("bob:s3cret@host/v1", "--base-url host/v1: not a URL"), ("https://bob:s3cret@host/v1", "https://host/v1: no key"),
+])
+def test_messages_show_no_login(url: str, message: str) -> None:
+    with pytest.raises(UserError, match=f"^{message}"):
+        chat.Endpoint("m", url)
+
+
 def test_rate_limit(tmp_path: Path) -> None:
     start = time.monotonic()
     with serving() as server:

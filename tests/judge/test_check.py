@@ -8,6 +8,7 @@ import pytest
 from redline.data.check import Rejects
 from redline.errors import UserError
 from redline.judge.check import Columns, check_judge, read_human_verdicts
+from redline.judge.command import print_check
 from redline.judge.judges import FunctionJudge, load_judge
 
 
@@ -48,6 +49,23 @@ def test_own_verdicts_csv_and_broken_records(tmp_path):
     table.write_text("question,one,two,ann,bob\nq,x,y,a,\nq,x,y,tie,b\nq,x,y,,\n")
     pairs = read_human_verdicts(table, Rejects(), Columns("question", "one", "two", "ann,bob"))
     assert [pair.people for pair in pairs] == [(1.0, None), (0.5, 0.0)]
+
+
+def test_a_list_is_a_response_only_if_it_holds_messages(tmp_path):
+    rows = [{"prompt": "p", "a": said, "b": "y", "preference": 1} for said in (["x"], [{"role": "assistant", "content": "x"}])]
+    (tmp_path / "own.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    rejects = Rejects()
+    pairs = read_human_verdicts(tmp_path / "own.jsonl", rejects)
+    assert rejects.counts == {"a: neither text nor messages": 1}
+    assert check_judge(pairs, load_judge("length"))["n"] == 1
+
+
+def test_a_code_is_the_same_with_and_without_its_decimals(tmp_path):
+    (tmp_path / "v.csv").write_text("prompt,a,b,preference\np,x,y,1.0\np,x,y,2\np,x,y,00\np,x,y,\np,x,y,3.0\n")
+    rejects = Rejects()
+    pairs = read_human_verdicts(tmp_path / "v.csv", rejects, values={"1": "a", "2": "b", "0": "tie"})
+    assert [pair.people for pair in pairs] == [(1.0,), (0.0,), (0.5,)]
+    assert rejects.counts == {"preference: no verdict": 1, "preference: `3.0` is no verdict known here": 1}
 
 
 def test_the_figures_of_a_known_judge(tmp_path):
@@ -101,6 +119,13 @@ def test_the_command_prints_one_table(tmp_path, monkeypatch, capsys):
     result = json.loads((tmp_path / "check.json").read_text())
     assert (result["left_out"], result["with_people"]["agreement"]) == (1, 1.0)
     assert (tmp_path / "verdicts.sqlite").exists()  # a check that is stopped goes on
+
+
+def test_a_name_in_brackets_is_printed_as_it_is(tmp_path, capsys):
+    (tmp_path / "v.jsonl").write_text('{"prompt": "p", "a": "x", "b": "y", "preference": 1}\n')
+    pairs = read_human_verdicts(tmp_path / "v.jsonl", Rejects())
+    print_check(check_judge(pairs, FunctionJudge("[x]/[/bold].py:f", lambda prompts, a, b: [float(x == "x") for x in a])))
+    assert "judge [x]/[/bold].py:f on 1 pairs" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("arguments", "said"), [

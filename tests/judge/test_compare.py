@@ -110,6 +110,12 @@ def test_compare_files_writes_the_result_and_every_verdict(tmp_path):
         ("0", "prompt 0", GOOD, PLAIN, 1.0), ("1", "prompt 1", BAD, PLAIN, 0.0)]
 
 
+def test_a_file_is_not_compared_with_itself(tmp_path):
+    a = save(tmp_path / "a.jsonl", [GOOD, BAD])
+    with pytest.raises(UserError, match=r"a\.jsonl: a system is compared with itself"):
+        compare_files(a, a, load_judge("vader"), tmp_path / "winrate.json")
+
+
 def test_the_command(tmp_path):
     save(tmp_path / "a.jsonl", [GOOD] * 8)
     save(tmp_path / "b.jsonl", [BAD] * 8)

@@ -58,13 +58,36 @@ def test_function_judges_from_file_and_module(tmp_path, monkeypatch):
         assert judge.both_orders
 
 
-def test_a_changed_function_is_another_judge(tmp_path):
+@pytest.mark.parametrize("code", [
+    "def judge(prompts, a, b):\n    return [1.0] * len(a)\n",
+    "import torch\n@torch.inference_mode()\ndef judge(prompts, a, b):\n    return [1.0] * len(a)\n",
+    "import torch\nclass Judge:\n    @torch.inference_mode()\n    def __call__(self, prompts, a, b):\n"
+    "        return [1.0] * len(a)\njudge = Judge()\n",
+])
+def test_a_changed_function_is_another_judge(tmp_path, code):
     file = tmp_path / "mine.py"
-    file.write_text("def judge(prompts, a, b):\n    return [1.0] * len(a)\n")
+    file.write_text(code)
     before = load_judge(f"{file}:judge").settings
     assert load_judge(f"{file}:judge").settings == before
-    file.write_text("def judge(prompts, a, b):\n    return [0.0] * len(a)\n")
+    file.write_text(code.replace("1.0", "0.0"))
     assert load_judge(f"{file}:judge").settings != before
+
+
+def test_a_partial_function_is_never_answered_from_the_cache(tmp_path):
+    """Its settings differ each time: where its arguments come from is not known."""
+    (tmp_path / "mine.py").write_text("from functools import partial\ndef f(by, prompts, a, b):\n    return [by]\n"
+                                      "judge = partial(f, 1.0)\n")
+    first, second = (load_judge(f"{tmp_path}/mine.py:judge") for _ in range(2))
+    assert first.settings != second.settings
+
+
+@pytest.mark.parametrize("code", [
+    "def judge(prompts, a, b):\n    raise KeyError('two\\nlines')\n", "def judge(prompts, a, b):\n    yield {}['two\\nlines']\n",
+])
+def test_a_function_judge_that_raises(tmp_path, code):
+    (tmp_path / "mine.py").write_text(code)
+    with pytest.raises(UserError, match=r"mine.py:judge: raised KeyError: 'two\\nlines'\.$"):
+        load_judge(f"{tmp_path}/mine.py:judge").prefer(["p"], ["a"], ["b"])
 
 
 @pytest.mark.parametrize(("returned", "message"), [("[2.0] * len(a)", "2.0 is no preference"), ("[1.0]", "1 preferences for 2"),
@@ -162,7 +185,7 @@ def test_a_stopped_comparison_continues_and_pays_nothing_twice(tmp_path, concurr
         return float(a < b)
 
     first = Counting(breaks, batch_size=1, concurrency=concurrency)
-    with VerdictCache(file) as cache, pytest.raises(RuntimeError, match="power cut"):
+    with VerdictCache(file) as cache, pytest.raises(UserError, match="RuntimeError: power cut"):
         judge_pairs(first, PAIRS, cache)
     second = Counting(lambda prompt, a, b: float(a < b))
     second.settings = first.settings
@@ -174,7 +197,7 @@ def test_a_stopped_comparison_continues_and_pays_nothing_twice(tmp_path, concurr
         third.settings = first.settings
         assert judge_pairs(third, PAIRS, cache) == verdicts  # all from the cache
         assert third.asked == []
-        with pytest.raises(ZeroDivisionError):
+        with pytest.raises(UserError, match="ZeroDivisionError"):
             judge_pairs(third, PAIRS, cache, repeat=1)  # asked again on purpose
 
 
@@ -205,3 +228,13 @@ def test_a_file_that_is_no_cache(tmp_path: Path):
         other.execute("CREATE TABLE verdicts (item INTEGER, person INTEGER)")  # of some other program
     with pytest.raises(UserError, match="not a usable cache"):
         VerdictCache(tmp_path / "other.sqlite")
+
+
+def test_a_cache_that_is_damaged_further_on(tmp_path: Path):
+    file = tmp_path / "verdicts.sqlite"
+    with VerdictCache(file) as cache:
+        cache.put((f"{number}", 1.0, "judge " * 50) for number in range(200))
+    whole = file.read_bytes()
+    file.write_bytes(whole[:4096] + b"\xff" * (len(whole) - 4096))
+    with VerdictCache(file) as cache, pytest.raises(UserError, match=r"verdicts cannot be read \(.*\)\. Choose another --cache"):
+        cache.get("7")

@@ -1,5 +1,6 @@
 """An LLM judge against a real HTTP server in the test."""
 
+import base64
 import json
 import math
 import subprocess
@@ -30,6 +31,7 @@ class Server:
 
     def __init__(self) -> None:
         self.bodies: list[dict] = []
+        self.logins: list[str] = []
         self.reply: Callable[[dict], Reply | str] = lambda body: '{"verdict": "A"}'
         server = self
 
@@ -39,6 +41,7 @@ class Server:
             def do_POST(self) -> None:
                 body = json.loads(self.rfile.read(int(self.headers["content-length"])))
                 server.bodies.append(body)
+                server.logins.append(self.headers["authorization"])
                 answer = server.reply(body)
                 status, content = answer if isinstance(answer, tuple) else (200, message(answer))
                 data = json.dumps(content).encode()
@@ -210,8 +213,15 @@ def test_no_key_for_a_server_that_needs_one(monkeypatch):
 
 
 def test_no_server_at_all():
-    with pytest.raises(UserError, match="cannot be reached"):
-        LlmJudge("m", "http://127.0.0.1:9/v1", retries=0).prefer(["p"], ["x"], ["y"])
+    with pytest.raises(UserError, match=r"^http://127\.0\.0\.1:9/v1: cannot be reached"):
+        LlmJudge("m", "http://bob:s3cret@127.0.0.1:9/v1", retries=0).prefer(["p"], ["x"], ["y"])
+
+
+def test_a_login_in_the_url_is_sent_but_not_shown(server):
+    judge = LlmJudge("m", server.url.replace("//", "//bob:s3cret@"))
+    assert judge.prefer(["p"], ["x"], ["y"]) == [1.0]
+    assert server.logins == ["Basic " + base64.b64encode(b"bob:s3cret").decode()]
+    assert judge.settings["base_url"] == server.url
 
 
 def test_the_users_own_template(server, tmp_path):

@@ -29,11 +29,16 @@ class Rejects:
         self.kept = 0
         self._out: IO[str] | None = None
         if self.path is not None:
-            self.path.unlink(missing_ok=True)
+            try:
+                self.path.unlink(missing_ok=True)
+            except OSError as error:
+                raise self._unwritable(error) from error
 
     @classmethod
     def beside(cls, out: Path | str) -> "Rejects":
         """The rejects file next to an output: edits.jsonl -> edits.rejects.jsonl."""
+        if not Path(out).name or Path(out).is_dir():
+            raise UserError(f"{out}: is a folder. Give the name of a file.")
         return cls(Path(out).with_suffix(".rejects.jsonl"))
 
     def add(self, reason: str, file: str, line: int | None, record: Any) -> None:
@@ -50,7 +55,10 @@ class Rejects:
             text = json.dumps(line_out, ensure_ascii=False, default=str)
             self._out.write(text.encode("utf-8", "replace").decode() + "\n")
         except OSError as error:
-            raise UserError(f"{self.path}: cannot be written ({error.strerror or error}). Choose another folder.") from error
+            raise self._unwritable(error) from error
+
+    def _unwritable(self, error: OSError) -> UserError:
+        return UserError(f"{self.path}: cannot be written ({error.strerror or error}). Choose another folder.")
 
     @property
     def total(self) -> int:
@@ -88,17 +96,17 @@ class Seen:
         self._ids: set[int] = set()
         self._contents: set[int] = set()
 
-    def duplicate(self, record: Record, id_is_given: bool) -> str | None:
+    def duplicate(self, record: Record) -> str | None:
         """The reason why this record is a duplicate of an earlier one, or None; it is remembered."""
-        content = _hash(json.dumps([getattr(record, name, None) for name in TEXTS[type(record)]], ensure_ascii=False))
+        texts = [getattr(record, name, None) for name in TEXTS[type(record)]]
+        content = _hash(json.dumps(texts, ensure_ascii=False, default=str))
         if content in self._contents:
             return "same content as an earlier record"
-        name = _hash(record.id) if id_is_given else 0
-        if id_is_given and name in self._ids:
+        name = _hash(record.id)
+        if name in self._ids:
             return "same id as an earlier record"
         self._contents.add(content)
-        if id_is_given:
-            self._ids.add(name)
+        self._ids.add(name)
         return None
 
 

@@ -1,5 +1,6 @@
 """JSON Lines in and out, and files that are either whole or not there."""
 
+import io
 import json
 import os
 from collections.abc import Iterable, Iterator
@@ -16,19 +17,42 @@ R = TypeVar("R", bound=BaseModel)
 
 @contextmanager
 def whole_file(path: Path | str) -> Iterator[IO[str]]:
-    """Open ``path`` for writing; it appears under its name only when the block ends without an error."""
+    """Open ``path`` for writing; it appears under its name only when the block ends without an error.
+
+    Raises UserError where it cannot be written; an OSError of the block's own passes through.
+    """
     path = Path(path)
     aside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
+    with _writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with aside.open("w", encoding="utf-8") as out:
-                yield out
+        out = io.TextIOWrapper(io.BufferedWriter(_Part(aside, path)), encoding="utf-8")
+    try:
+        with out:
+            yield out
+            with _writing(path):
                 out.flush()
                 os.fsync(out.fileno())
-            aside.replace(path)
-        finally:
-            aside.unlink(missing_ok=True)
+                aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+class _Part(io.FileIO):
+    """The file ``aside`` that will be ``path``; a write that fails names the latter."""
+
+    def __init__(self, aside: Path, path: Path):
+        super().__init__(aside, "w")
+        self._path = path
+
+    def write(self, data: Any, /) -> int:
+        with _writing(self._path):
+            return super().write(data)
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror or error}). Free space or choose another.") from error
 

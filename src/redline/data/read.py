@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
+from pydantic_core import to_json
 
 from redline.data.check import TEXTS, Rejects, Seen, problem
 from redline.data.files import explain
@@ -31,12 +32,12 @@ def read(source: Source, kind: type[R], rejects: Rejects, *, keep_unchanged: boo
     kept = 0
     for row, fields in _with_fields(reader, rejects):
         try:
-            given = "id" in fields
-            record = kind.model_validate(fields if given else {"id": f"{Path(row.file).stem}-{row.line}", **fields})
+            record = kind.model_validate({"id": f"{Path(row.file).stem}-{row.line}"} | fields)
         except ValidationError as error:
             rejects.add(explain(error), row.file, row.line, row.values)
             continue
-        reason = problem(record, keep_unchanged) or seen.duplicate(record, given) or (refuse(record) if refuse else None)
+        reason = (problem(record, keep_unchanged) or _unwritable(record) or seen.duplicate(record)
+                  or (refuse(record) if refuse else None))
         if reason:
             rejects.add(reason, row.file, row.line, row.values)
             continue
@@ -56,6 +57,16 @@ def source_of(path: str, columns: list[str] | None = None, split: str = "train",
     except ValidationError as error:
         option, _, what = explain(error).partition(": ")
         raise UserError(f"--{option}: {what}.") from error
+
+
+def _unwritable(record: Record) -> str | None:
+    """The field that no line of JSON can hold (bytes, an image, half a surrogate pair) and why, or None."""
+    for name, value in record:
+        try:
+            to_json({name: value})
+        except ValueError as error:
+            return f"{name}: cannot be written as JSON ({' '.join(str(error).split())})"
+    return None
 
 
 class _Broken(Exception):

@@ -4,6 +4,8 @@ import csv
 import gzip
 import io
 import json
+import re
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any, NamedTuple
@@ -12,6 +14,7 @@ from redline.errors import UserError
 from redline.recipe import Source
 
 CHUNK = 1 << 20  # characters of a JSON array read at once
+ESCAPED = re.compile("[\udc80-\udcff]")  # what errors="surrogateescape" makes of bytes that are no UTF-8
 FORMATS = ".jsonl .json .csv .tsv (also .gz) .parquet, a folder that save_to_disk wrote, or a Hub data set's name"
 
 
@@ -44,7 +47,7 @@ def _file(path: Path) -> Iterator[Row]:
         raise UserError(f"{path}: files of this kind are not read. Known: {FORMATS}.")
     try:
         yield from reader(path)
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise UserError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error}).") from error
 
 
@@ -62,14 +65,16 @@ def _jsonl(path: Path) -> Iterator[Row]:
 def _parsed(file: str, number: int, line: bytes) -> Row:
     line = line.strip()
     try:
-        values = json.loads(line)
+        return _object(file, number, json.loads(line))
     except UnicodeDecodeError as error:
-        return Row(file, number, line.decode("utf-8", "replace"), f"not UTF-8 text (byte {error.start + 1})")
+        problem = f"not UTF-8 text (byte {error.start + 1})"
     except json.JSONDecodeError as error:
-        return Row(file, number, line.decode("utf-8"), f"not valid JSON ({error.msg}, column {error.colno})")
+        problem = f"not valid JSON ({error.msg}, column {error.colno})"
     except RecursionError:
-        return Row(file, number, line.decode("utf-8"), "not valid JSON (nested too deeply)")
-    return _object(file, number, values)
+        problem = "not valid JSON (nested too deeply)"
+    except ValueError:
+        problem = "not valid JSON (a number with too many digits)"
+    return Row(file, number, line.decode("utf-8", "replace"), problem)
 
 
 def _object(file: str, number: int, values: Any) -> Row:
@@ -78,19 +83,19 @@ def _object(file: str, number: int, values: Any) -> Row:
 
 def _json(path: Path) -> Iterator[Row]:
     """A JSON array of objects, read an element at a time; ``line`` is the element's number. JSON Lines are recognised too."""
-    with io.TextIOWrapper(_open(path), "utf-8-sig") as text:
-        start = text.read(1024).lstrip()[:1]
-    if start == "{":
+    with _open(path) as file:
+        start = file.read(1024).removeprefix(b"\xef\xbb\xbf").lstrip()[:1]
+    if start == b"{":
         yield from _jsonl(path)
         return
-    if start != "[":
+    if start != b"[":
         raise UserError(f"{path}: holds no list of objects. Give a list `[{{...}}, ...]`, or JSON Lines.")
     number = 0
     try:
         with io.TextIOWrapper(_open(path), "utf-8-sig") as text:
             for number, values in enumerate(_elements(text), 1):
                 yield _object(str(path), number, values)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not valid JSON after element {number} ({error}). Mend it there, or give JSON Lines, "
                         "where one broken record does not hide the others.") from error
 
@@ -125,9 +130,14 @@ def _table(path: Path) -> Iterator[Row]:
     csv.field_size_limit(1 << 30)
     with io.TextIOWrapper(_open(path), "utf-8-sig", errors="surrogateescape", newline="") as text:
         reader = csv.reader(text, delimiter="\t" if tabs else ",", strict=True)
-        head = next(reader, None)
+        try:
+            head = next(reader, None)
+        except csv.Error as error:
+            raise UserError(f"{path}, head line: a quotation mark that is not closed or not doubled ({error}). Mend it.") from error
         if not head:
             raise UserError(f"{path}: is empty. The first line must name the columns.")
+        if any(map(ESCAPED.search, head)):
+            raise UserError(f"{path}, head line: not UTF-8 text. Save the file as UTF-8.")
         while True:
             try:
                 cells = next(reader, None)
@@ -146,7 +156,7 @@ def _odd(cells: list[str], head: list[str], tabs: bool) -> str | None:
     for name, cell in zip(head, cells, strict=True):
         if tabs and "\t" in cell and "\n" in cell:
             return f"{name}: a quotation mark that is never closed swallows the lines after it"
-        if any("\udc80" <= letter <= "\udcff" for letter in cell):
+        if ESCAPED.search(cell):
             return f"{name}: not UTF-8 text"
     return None
 

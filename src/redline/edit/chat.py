@@ -5,6 +5,7 @@ import contextlib
 import email.utils
 import os
 import random
+import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -58,7 +59,8 @@ class Chat(Protocol):
 
 
 class Endpoint:
-    """An OpenAI-compatible endpoint. Its key comes from OPENAI_API_KEY; a plain ``http://`` one needs none.
+    """An OpenAI-compatible endpoint. Its key comes from OPENAI_API_KEY; a plain ``http://`` one needs none. ``base_url`` is what
+    messages show of the URL: not its user and password.
 
     Faults are met by asking again, ``retries`` times, after the time that ``Retry-After`` names or a back-off that doubles
     from half a second to half a minute: status 408, 409, 429 and 5xx, dropped connections, silence longer than ``timeout``
@@ -71,12 +73,13 @@ class Endpoint:
                  temperature: float | None = None, top_logprobs: int | None = None):
         from openai import AsyncOpenAI
 
-        if urlsplit(base_url).scheme not in ("http", "https") or not urlsplit(base_url).hostname:
-            raise UserError(f"--base-url {base_url}: not a URL. Give it as http://localhost:8000/v1 or https://api.openai.com/v1.")
+        shown = without_login(base_url)
+        if not _is_url(base_url):
+            raise UserError(f"--base-url {shown}: not a URL. Give it as http://localhost:8000/v1 or https://api.openai.com/v1.")
         key = os.environ.get("OPENAI_API_KEY")
         if not key and base_url.startswith("https:"):
-            raise UserError(f"{base_url}: no key. Set OPENAI_API_KEY (any value, where the endpoint needs none).")
-        self.model, self.base_url, self.retries, self.retries_made = model, base_url, retries, 0
+            raise UserError(f"{shown}: no key. Set OPENAI_API_KEY (any value, where the endpoint needs none).")
+        self.model, self.base_url, self.retries, self.retries_made = model, shown, retries, 0
         self._timeout, self._pause, self._next, self._answered = timeout, 60 / rate if rate else 0.0, 0.0, False
         self._options: dict[str, Any] = {} if temperature is None else {"temperature": temperature}
         if top_logprobs:
@@ -164,6 +167,19 @@ class _Fault(Exception):
     def __init__(self, why: str, wait: float | None = None):
         super().__init__(why)
         self.why, self.wait = why, wait
+
+
+def _is_url(text: str) -> bool:
+    try:
+        url = urlsplit(text)
+        return url.scheme in ("http", "https") and bool(url.hostname) and url.port != 0
+    except ValueError:  # a port that is no number, half a bracket
+        return False
+
+
+def without_login(url: str) -> str:
+    """A URL as it may be shown and written down: without the user and password before its host."""
+    return re.sub("(^|//)[^/]*@", r"\1", url)
 
 
 def _first_token(choice: Any) -> dict[str, float] | None:

@@ -11,7 +11,7 @@ from typing import Any
 from redline.console import Bar, console, progress_bar
 from redline.data.alignment import edit_ratio, words
 from redline.data.records import Edit, Record, ToEdit
-from redline.edit.chat import Answer, Chat, Messages, NoAnswer, open_chat
+from redline.edit.chat import Answer, Chat, Messages, NoAnswer, open_chat, without_login
 from redline.edit.counts import Counts
 from redline.edit.gates import Refusal, check
 from redline.edit.journal import Journal
@@ -165,7 +165,7 @@ class _Editor:
                     await asyncio.gather(*workers, return_exceptions=True)
                     self._counts.retries = self._chat.retries_made + (self._judge is not self._chat) * self._judge.retries_made
         if self._held:
-            raise UserError(f"{how.base_url}: every request was refused ({self._held[0]['why']}). Nothing was written.")
+            raise UserError(f"{_where(how)}: every request was refused ({self._held[0]['why']}). Nothing was written.")
 
     async def _work(self, pairs: Iterator[ToEdit], bar: Bar) -> None:
         for pair in pairs:
@@ -198,7 +198,7 @@ class _Editor:
             self._counts.failed[pair.id] = str(error)
         self._unanswered += 1
         if self._unanswered >= max(5, self._how.concurrency) and (self._held or not error.final):
-            raise UserError(f"{self._how.base_url}: {self._unanswered} pairs in a row got no answer (the last: {error}). "
+            raise UserError(f"{_where(self._how)}: {self._unanswered} pairs in a row got no answer (the last: {error}). "
                             "Mend that; the same command goes on where this one stopped.")
 
     def _release(self) -> None:
@@ -278,6 +278,11 @@ class _Editor:
 def _open(how: EditWith, model: str) -> Chat:
     return open_chat(model, how.base_url, concurrency=how.concurrency, retries=how.retries, rate=how.rate, timeout=how.timeout,
                      temperature=how.temperature)
+
+
+def _where(how: EditWith) -> str:
+    """Who was asked, for messages."""
+    return without_login(how.base_url) if how.base_url else how.model
 
 
 def _same_ends(rejected: str, edited: str) -> str:

@@ -33,7 +33,10 @@ class VerdictCache:
 
     def get(self, key: str) -> float | None:
         """The preference stored under ``key``, or None."""
-        row = self._database.execute("SELECT preference FROM verdicts WHERE key = ?", (key,)).fetchone()
+        try:
+            row = self._database.execute("SELECT preference FROM verdicts WHERE key = ?", (key,)).fetchone()
+        except sqlite3.Error as error:
+            raise UserError(f"{self.path}: verdicts cannot be read ({error}). Choose another --cache.") from error
         return None if row is None else float(row[0])
 
     def put(self, verdicts: Iterable[tuple[str, float, str]]) -> None:

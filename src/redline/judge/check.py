@@ -92,7 +92,7 @@ def _pair(row: dict[str, Any], columns: Columns, codes: dict[str, float] | None)
 def _text(row: dict[str, Any], column: str) -> Text:
     """A column's text; an empty response is one too, and so is a bare number."""
     value = row.get(column)
-    if isinstance(value, str | list):
+    if isinstance(value, str) or (isinstance(value, list) and all(isinstance(message, dict) for message in value)):
         return value
     if isinstance(value, int | float):
         return str(value)
@@ -106,13 +106,16 @@ def _verdict(row: dict[str, Any], column: str, codes: dict[str, float] | None) -
     if value is None or value == "":
         return None
     code = str(value).strip()
-    known = codes if codes is not None else VALUES
-    if code in known:
-        return known[code]
+    names = [code]
     try:
         number = float(code)
+        names.append(f"{number:g}")  # 1.0 is what pandas makes of a 1 in a column with gaps
     except ValueError:
         number = -1.0
+    known = codes if codes is not None else VALUES
+    for name in names:
+        if name in known:
+            return known[name]
     if codes is not None or not 0 <= number <= 1:
         raise ValueError(f"{column}: `{code}` is no verdict known here (see --values)")
     return winner(number)

@@ -113,10 +113,11 @@ def print_result(result: dict[str, Any], out: Path) -> None:
 def print_check(result: dict[str, Any]) -> None:
     """A judge's check as one table on stdout."""
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
-    table = Table(title=f"judge {result['judge']} on {result['n']} pairs", title_justify="left", show_header=False, box=None,
-                  pad_edge=False)
+    table = Table(title=escape(f"judge {result['judge']} on {result['n']} pairs"), title_justify="left", show_header=False,
+                  box=None, pad_edge=False)
     table.add_column("", no_wrap=True)
     table.add_column("", justify="right")
     table.add_column("")

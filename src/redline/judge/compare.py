@@ -26,8 +26,10 @@ def compare(a: Sequence[Response], b: Sequence[Response], judge: Judge, cache: s
 
     Responses are matched by id. ``cache`` is a file where verdicts are kept and looked up; ``verdicts`` a JSONL file to write
     every pair with its verdict to; ``seed`` draws the bootstrap. docs/compare.md says what each number means. Raises UserError
-    for ids that come twice, prompts that differ, nothing in common, or a judge that gave no verdict at all.
+    for equal names, ids that come twice, prompts that differ, nothing in common, or a judge that gave no verdict at all.
     """
+    if names[0] == names[1]:
+        raise UserError(f"{names[0]}: a system is compared with itself. Give different files or names.")
     ids, matched = match({names[0]: a, names[1]: b})
     pairs: list[Pair] = [(prompt, *responses) for prompt, responses in matched]
     with VerdictCache(cache) as kept:

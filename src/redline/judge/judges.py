@@ -69,15 +69,20 @@ class FunctionJudge:
 
     def __init__(self, name: str, function: Callable[..., Any]):
         self.name, self.function = name, function
-        code = hashlib.sha256(_source(function).encode()).hexdigest()[:16]
+        code = hashlib.sha256(_source(name, function).encode()).hexdigest()[:16]
         self.settings: dict[str, Any] = {"judge": name, "code": code}
         self.failures: dict[str, int] = {}
 
     def prefer(self, prompts: Sequence[Text], a: Sequence[Text], b: Sequence[Text]) -> list[float | None]:
-        given = self.function(list(prompts), list(a), list(b))
-        if not isinstance(given, Iterable):
+        try:
+            given = self.function(list(prompts), list(a), list(b))
+            verdicts = list(given) if isinstance(given, Iterable) else None
+        except UserError:
+            raise
+        except Exception as error:  # whatever the user's own function raises is the user's to mend
+            raise UserError(f"judge {self.name}: raised {type(error).__name__}: {' '.join(str(error).split())}.") from error
+        if verdicts is None:
             raise UserError(f"judge {self.name}: it returned {type(given).__name__}. Return a list, one preference a pair.")
-        verdicts = list(given)
         if len(verdicts) != len(prompts):
             raise UserError(f"judge {self.name}: it returned {len(verdicts)} preferences for {len(prompts)} pairs.")
         for verdict in verdicts:
@@ -172,10 +177,15 @@ def _vader() -> Judge:
     return ScoreJudge("vader", compound, {"version": version("vaderSentiment")})
 
 
-def _source(function: Callable[..., Any]) -> str:
-    """The text of the file that defines the function, so that a changed judge is not answered from the cache."""
+def _source(name: str, function: Callable[..., Any]) -> str:
+    """The text of the file that defines the function under its decorators, or the class of a callable object from the same file,
+    so that a changed judge is not answered from the cache."""
+    code: Any = inspect.unwrap(function)
+    place = name.rpartition(":")[0]
+    if not inspect.isroutine(code) and type(code).__module__ in (place, Path(place).stem):
+        code = next(filter(inspect.isfunction, vars(type(code)).values()), None)
     try:
-        return Path(inspect.getsourcefile(function) or "").read_text(encoding="utf-8")
+        return Path(inspect.getsourcefile(inspect.unwrap(code)) or "").read_text(encoding="utf-8")
     except (OSError, TypeError):
         return repr(function)  # a builtin, or typed into a shell: there is no file
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from redline.data.records import Text, as_text
-from redline.edit.chat import Answer, Endpoint, NoAnswer
+from redline.edit.chat import Answer, Endpoint, NoAnswer, without_login
 from redline.errors import UserError
 from redline.judge.length import ANCHOR
 
@@ -43,7 +43,7 @@ class LlmJudge:
         self.verdict, self.concurrency, self.name = verdict, concurrency, model
         self._system, self._question = read_template(template or str(BUILT_IN / f"{verdict}.txt"))
         self.settings: dict[str, Any] = {
-            "judge": "llm", "model": model, "base_url": re.sub("//[^/]*@", "//", base_url), "temperature": 0, "verdict": verdict,
+            "judge": "llm", "model": model, "base_url": without_login(base_url), "temperature": 0, "verdict": verdict,
             "template_sha256": hashlib.sha256(f"{self._system}\n---\n{self._question}".encode()).hexdigest()[:16],
         }
         self.failures: dict[str, int] = {}
