@@ -103,8 +103,8 @@ def tables(summary: dict[str, Any]) -> str:
     return "\n".join([
         "At the end of training:\n", table(head, rows),
         f"Minus `{base}`, in points of win rate, the same prompts and seeds, 95 % intervals over both; at the end by each judge, "
-        f"then where the curves are at equal KL ({names[0]}). In brackets the number of seeds; in bold what leaves out 0 with three "
-        "or more:\n",
+        f"then where the curves are at equal KL ({names[0]}). In brackets the number of seeds; in bold what leaves out 0 with "
+        "three or more:\n",
         table(["arm", *places], minus),
         "Other arms beside each other, likewise:\n", table(["arms", *places], parts),
         f"Win rate ({names[0]}, %) where a run's curve is at a KL, and how many of the runs come there:\n",

@@ -1,5 +1,5 @@
-"""The README's figures of `make demo`: runs the quickstart (or takes the finished run), writes benchmarks/results/quickstart_DTYPE.json,
-where DTYPE is what this machine computes in.
+"""The README's figures of `make demo`: runs the quickstart (or takes the finished run), and writes
+benchmarks/results/quickstart_DTYPE.json, where DTYPE is what this machine computes in.
 
     python benchmarks/quickstart.py
 """
@@ -10,10 +10,9 @@ import sys
 from pathlib import Path
 
 from common import about
-from reviews_cad import figures
-
 from redline.models import dtype_of
 from redline.recipe import Model
+from reviews_cad import figures
 
 HERE = Path(__file__).parent
 

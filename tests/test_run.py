@@ -1,6 +1,8 @@
 """A whole run on a tiny model: every stage, files as designed, continued and not repeated, standard formats out."""
 
+import fcntl
 import json
+import shutil
 import warnings
 from pathlib import Path
 
@@ -10,7 +12,9 @@ import yaml
 
 from redline.errors import UserError
 from redline.recipe_file import load_recipe
+from redline.report.page import write_report
 from redline.reward.model import load_reward_model
+from redline.run import Run
 
 
 @pytest.fixture
@@ -161,6 +165,54 @@ def test_overlapping_or_missing_prompts_are_said(redline, recipe, tmp_path):
                              "data.prompts.path=edits.jsonl", "policy.updates=1", "reward.epochs=1")
     assert status == 2
     assert "no prompts that training has not seen" in err
+    assert "30 of the comparison's 30 prompts are left out: training has them too" in " ".join(err.split())
+
+
+def test_a_conversation_that_the_template_refuses_is_left_out(recipe, tmp_path, tiny_model):
+    from tiny_tokenizers import CHATML, byte_bpe
+
+    strict = "{% if messages[0]['role'] != 'user' %}{{ raise_exception('a user begins') }}{% endif %}"
+    byte_bpe(strict + CHATML).save_pretrained(shutil.copytree(tiny_model, tmp_path / "strict"))
+    talks = [[{"role": role, "content": "was it good ?"}] for role in ("user", "assistant")]
+    (tmp_path / "talks.jsonl").write_text("".join(json.dumps({"prompt": talk}) + "\n" for talk in talks))
+    run = Run(load_recipe(recipe, ["data.prompts.path=talks.jsonl", f"model.name={tmp_path / 'strict'}"]), tmp_path / "run")
+    run.stages["data"]()
+    assert [line["prompt"] for line in lines(tmp_path / "run/data/prompts.jsonl")] == talks[:1]
+    [reject] = lines(tmp_path / "run/data/prompts.rejects.jsonl")
+    assert reject["reason"] == "the chat template refuses the conversation (a user begins)"
+
+
+def test_a_folder_in_which_another_process_works_is_refused(redline, recipe, tmp_path):
+    out = tmp_path / "run"
+    out.mkdir()
+    with (out / ".lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        status, _, err = redline("run", recipe, "--out", out)
+    assert status == 2
+    assert f"{out}: another process is working on this run" in err.splitlines()[-1]
+    assert not (out / "recipe.yaml").exists()
+
+
+def test_logins_are_neither_kept_nor_shown(redline, recipe, tmp_path, capsys):
+    out, login = tmp_path / "run", "compare={judge: m, base_url: 'http://bob:s3cret@127.0.0.1:9/v1'}"
+    assert "comes before `policy`" in redline("train", "policy", recipe, "--out", out, login)[2]
+    run = Run(load_recipe(recipe, [login]), out)
+    assert run._gold() is None
+    assert "m at http://127.0.0.1:9/v1 may cost money" in " ".join(capsys.readouterr().err.split())
+    assert "base_url: http://127.0.0.1:9/v1\n" in (out / "recipe.yaml").read_text()
+    assert run._settings("compare") == Run(load_recipe(out / "recipe.yaml"), out)._settings("compare")
+    (out / "recipe.yaml").write_text((out / "recipe.yaml").read_text().replace("127.0", "bob:s3cret@127.0"))  # of an older version
+    assert "s3cret" not in write_report(out).read_text()
+
+
+def test_what_changes_no_result_is_no_other_recipe(recipe, tmp_path):
+    def settings(*changes: str) -> str:
+        made = ["data.edits=null", "data.pairs.path=pairs.jsonl", "edit={model: m}", *changes]
+        return Run(load_recipe(recipe, made), tmp_path)._settings("compare")
+
+    assert settings() == settings("edit.concurrency=2", "edit.rate=5", "edit.retries=0", "edit.timeout=3", "edit.price_in=1",
+                                  "edit.price_out=2", "compare.concurrency=3")
+    assert len({settings(), settings("edit.attempts=1"), settings("compare.limit=3")}) == 3
 
 
 def test_recipes_of_the_project_are_valid(monkeypatch):

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import ValidationError
 
+from redline.edit.chat import without_login
 from redline.errors import UserError
 from redline.recipe import Recipe, Section
 
@@ -115,6 +116,16 @@ def set_key(plain: dict[str, Any], key: str, value: Any, override: str) -> None:
         here[_place(last, here, override)] = value
     else:
         here[last] = value
+
+
+def as_yaml(section: Section) -> str:
+    """What a recipe says, as it is kept beside what was made with it: without logins."""
+    return without_logins(yaml.safe_dump(section.model_dump(exclude_unset=True), sort_keys=False, allow_unicode=True))
+
+
+def without_logins(text: str) -> str:
+    """A text whose URLs have lost their users and passwords."""
+    return re.sub(r"//\S+", lambda url: without_login(url[0]), text)
 
 
 def _place(key: str, here: list[Any], override: str) -> int:

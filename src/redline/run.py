@@ -1,25 +1,26 @@
 """A run's folder: the stages of a recipe in order, which of them are done, and what comes next."""
 
+import gc
 import hashlib
 import json
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from redline.console import console
 from redline.data.check import Rejects, problem
-from redline.data.files import read_json, read_jsonl, whole_file, write_json, write_jsonl
+from redline.data.files import lock_file, read_json, read_jsonl, whole_file, write_json, write_jsonl
 from redline.data.read import read
 from redline.data.records import Edit, Labels, Pair, Prompt, Response, as_text
+from redline.edit.chat import without_login
 from redline.errors import UserError
 from redline.processes import this_process, wait_for_everyone
 from redline.recipe import JudgedBy, Model, Recipe, Sampling, Source
-from redline.recipe_file import load_recipe
+from redline.recipe_file import as_yaml, load_recipe, without_logins
 
 if TYPE_CHECKING:
     from redline.judge.judges import Judge
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
 TRAINING = ("sft", "reward", "policy")
 SHARED = {"data": "data", "edit": "data", "label": "labels", "sft": "sft", "reward": "reward"}  # what runs may have in common
+NO_MATTER = {  # keys that change no result
+    "edit": ("concurrency", "rate", "retries", "timeout", "price_in", "price_out"), "compare": ("concurrency",)}
 
 
 def run_recipe(path: Path, overrides: list[str], out: Path | None = None, only: str | None = None) -> Path:
@@ -57,18 +60,26 @@ class Run:
             unused = "policy" if recipe.direct.method == "best_of_n" else "reward"
             self.stages.pop(unused, None)
 
-    def go(self, only: str | None = None) -> None:
-        """Run what is not done. Raises UserError when a finished stage was done with other settings."""
+    def go(self, only: str | None = None, others: Iterable[Path] = ()) -> None:
+        """Run what is not done and cannot be taken over from the folders of ``others``.
+
+        Raises UserError when a finished stage was done with other settings, or when another process works in the folder.
+        """
         if only is not None and only not in self.stages:
             raise UserError(f"{self.recipe.name}: this recipe has no stage `{only}` (it has {', '.join(self.stages)}). "
                             + ("Add an `sft:` section." if only == "sft" else ""))
+        with _alone_in(self.folder):
+            self.take_over(others)
+            self._go(only)
+
+    def _go(self, only: str | None) -> None:
         state = self._state()
         self._check(state)
         wait_for_everyone()  # the main process writes the state as it goes: all have to begin with the same one
         main = this_process().is_main_process
         if main:
             with whole_file(self.folder / "recipe.yaml") as out:
-                yaml.safe_dump(self.recipe.model_dump(exclude_unset=True), out, sort_keys=False, allow_unicode=True)
+                out.write(as_yaml(self.recipe))
         for number, (name, stage) in enumerate(self.stages.items(), 1):
             if name in state:
                 if name == only:
@@ -83,6 +94,7 @@ class Run:
             start = time.monotonic()
             if main or name in TRAINING:
                 stage()
+                _free_memory()
             wait_for_everyone()
             state[name] = {"settings": self._settings(name), "seconds": round(time.monotonic() - start, 1)}
             if main:
@@ -103,15 +115,19 @@ class Run:
         return wanted - {(name, settings) for _, name, settings, _ in _finished(others)}
 
     def take_over(self, others: Iterable[Path]) -> None:
-        """Take over from the folders of other runs the stages that they did with the same settings, as hard links."""
+        """Take over from the folders of other runs the stages that they did with the same settings, as hard links.
+
+        Raises UserError when a finished stage was done with other settings.
+        """
         state = self._state()
+        self._check(state)
         for other, name, settings, entry in _finished(others):
             if name in self.stages and name not in state and settings == self._settings(name):
                 if name == "data" and "edit" in self.stages:  # edits under way lie there too, and are appended to
                     continue
                 _link(other / SHARED[name], self.folder / SHARED[name])
                 state[name] = {"from": str(other), **entry}
-        write_json(self.folder / "state.json", {name: state[name] for name in self.stages if name in state})
+                write_json(self.folder / "state.json", {stage: state[stage] for stage in self.stages if stage in state} | state)
 
     def _state(self) -> dict[str, Any]:
         path = self.folder / "state.json"
@@ -125,7 +141,8 @@ class Run:
 
     def _settings(self, stage: str) -> str:
         """A hash of all that a stage's result depends on: its own section and those of the stages before it, the seed from where
-        anything is drawn at random, and the model whose tokens labels are in."""
+        anything is drawn at random, and the model whose tokens labels are in. Another run's reward model counts as its settings,
+        wherever it lies, and what changes no result, logins of URLs among it, counts as if nobody had set it."""
         direct = ["direct"] if self.recipe.direct else []
         sections = {"data": ["data"], "edit": ["edit"], "label": ["label"], "sft": ["seed", "sft"],
                     "reward": ["seed", "reward"], "policy": ["seed", "policy", *direct],
@@ -136,9 +153,15 @@ class Run:
             if name == stage:
                 break
         plain = self.recipe.model_dump(include=set(names))
+        for section, keys in NO_MATTER.items():
+            if plain.get(section):
+                fields = type(getattr(self.recipe, section)).model_fields
+                plain[section] |= {key: fields[key].default for key in keys}
+        for term in plain.get("policy", {}).get("reward", []):
+            term["model"] = term["model"] and _made_with(term["model"])
         if "label" in names:
             plain["labelled_for"] = self._labelled_for.model_dump()
-        return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:16]
+        return hashlib.sha256(without_logins(json.dumps(plain, sort_keys=True)).encode()).hexdigest()[:16]
 
     @property
     def _labelled_for(self) -> Model:
@@ -172,7 +195,7 @@ class Run:
 
     def _over_long(self, prompt: Prompt) -> str | None:
         """Why a prompt is left out, if it is (edits' prompts are checked when they are labelled)."""
-        from redline.label.tokenize import encode_prompt
+        from redline.label.tokenize import CannotRender, encode_prompt
 
         if self._tokenizer is None:
             from redline.models import load_tokenizer
@@ -180,7 +203,10 @@ class Run:
             model = self.recipe.model
             self._tokenizer = load_tokenizer(model.name, model.trust_remote_code, model.revision)
         limit = self.recipe.data.max_prompt_tokens
-        return f"prompt longer than {limit} tokens" if len(encode_prompt(self._tokenizer, prompt.prompt)) > limit else None
+        try:
+            return f"prompt longer than {limit} tokens" if len(encode_prompt(self._tokenizer, prompt.prompt)) > limit else None
+        except CannotRender as error:
+            return str(error)
 
     def _edit(self) -> None:
         from redline.edit.llm import edit_pairs
@@ -273,7 +299,7 @@ class Run:
         name = how.judge or compare.judge
         why = ("there are not two prompts that training has not seen" if len(prompts) < 2
                else "people cannot be asked while it learns" if name.startswith("human")
-               else f"{name} at {compare.base_url} may cost money; name it in watch.judge if it shall"
+               else f"{name} at {without_login(compare.base_url)} may cost money; name it in watch.judge if it shall"
                if how.judge is None and compare.base_url
                else "vaderSentiment is not installed" if how.judge is None and name == "vader" and not find_spec("vaderSentiment")
                else "")
@@ -295,7 +321,12 @@ class Run:
     def _held_out(self) -> list[Prompt]:
         """The comparison's prompts: those that training has not seen."""
         trained = {json.dumps(prompt.prompt) for prompt in self._prompts("prompts", "train")}
-        return [prompt for prompt in self._prompts("eval_prompts", "validation") if json.dumps(prompt.prompt) not in trained]
+        asked = self._prompts("eval_prompts", "validation")
+        found = [prompt for prompt in asked if json.dumps(prompt.prompt) not in trained]
+        if len(found) < len(asked):
+            console.print(f"{len(asked) - len(found):,} of the comparison's {len(asked):,} prompts are left out: training has them "
+                          "too", highlight=False)
+        return found
 
     def _prompts(self, name: str, labels: str) -> list[Prompt]:
         """The prompts of a source, or those of some labelled edits, each once."""
@@ -360,6 +391,38 @@ class Run:
         """A finished stage needs its checkpoints no more."""
         shutil.rmtree(self.folder / stage / "checkpoints", ignore_errors=True)
         (self.folder / stage / "best.safetensors").unlink(missing_ok=True)
+
+
+def _free_memory() -> None:
+    """Let go of a finished stage's models: what holds itself in a circle stays until it is looked for."""
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Keep other processes than those of this run out of its folder; a killed one lets go of it by itself."""
+    if not this_process().is_main_process:
+        yield
+        return
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / ".lock").open("a")
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be written ({error.strerror or error}). Choose another --out.") from error
+    with lock:
+        lock_file(lock, f"{folder}: another process is working on this run. Wait for it, or choose another --out.")
+        yield
+
+
+def _made_with(model: str) -> str:
+    """The settings with which a run made a model; of one that is no run's, its name."""
+    state = Path(model).parent / "state.json"
+    made = read_json(state).get(Path(model).name, {}) if state.exists() else {}
+    return str(made.get("settings", model))
 
 
 def _finished(runs: Iterable[Path]) -> Iterator[tuple[Path, str, str, dict[str, Any]]]:

@@ -14,11 +14,13 @@ from typing import Any
 import pytest
 import yaml
 
+from redline.data.files import read_json, write_json
 from redline.errors import UserError
-from redline.experiment.arms import cells, load_experiment
-from redline.experiment.run import _must_wait, run_cells
+from redline.experiment.arms import Cell, cells, load_experiment
+from redline.experiment.results import collect
+from redline.experiment.run import _must_wait, _processes, run_cell, run_cells
 from redline.judge.judges import judge_of
-from redline.run import Run
+from redline.run import Run, _alone_in
 
 BASE = {
     "data": {"edits": {"path": "edits.jsonl"}, "validation_share": 0.3},
@@ -96,8 +98,10 @@ def test_from_a_recipe_to_a_page(redline, recipe, tmp_path):
     shutil.rmtree(out / "uniform/seed-0/compare")
     state = json.loads((out / "uniform/seed-0/state.json").read_text())
     kept = {name: state[name] for name in ("data", "label", "reward", "policy")}
-    kept["policy"]["seconds"] = 0.0  # as if its last start had little left to do
+    kept["policy"]["seconds"] = kept["reward"]["seconds"] = 0.0  # as if their last starts had little left to do
     (out / "uniform/seed-0/state.json").write_text(json.dumps(kept))
+    metrics = out / "uniform/seed-0/reward/metrics.json"
+    write_json(metrics, read_json(metrics) | {"seconds": 12.5})
     again = {row["arm"]: row for row in lines(out / "results.jsonl")}
     status, _, err = redline("experiment", recipe, "--out", out, "--arms", "uniform", "name=tiny")
     assert status == 0, err
@@ -107,6 +111,8 @@ def test_from_a_recipe_to_a_page(redline, recipe, tmp_path):
     assert {arm: row["judges"] for (arm, _), row in after.items()} == {arm: row["judges"] for arm, row in again.items()}
     log = lines(out / "uniform/seed-0/policy/log.jsonl")
     assert after["uniform", 0]["seconds"]["policy"] == round(sum(line["seconds"] + line.get("seconds_watch", 0) for line in log), 1)
+    assert after["uniform", 0]["seconds"]["reward"] == 12.5
+    assert "1 of 1 runs failed" in redline("experiment", recipe, "--out", out, "--arms", "broken")[2].splitlines()[-1]
 
     assert redline("experiment", recipe, "--out", out, "--report", "base.policy.clip=0.3")[0] == 0
     summary = json.loads((out / "summary.json").read_text())
@@ -121,7 +127,10 @@ def test_from_a_recipe_to_a_page(redline, recipe, tmp_path):
     ("arms.both.policy.reward=[{model: '@nobody'}]", "takes the reward model of `nobody`"),
     ("arms.token={policy.reward: [{}, {model: '@token'}]}", "waits for a reward model that waits for it (token <- token)"),
     ("arms.both={policy.reward: [{model: '@sft'}], seeds: [1]}", "the reward model of `sft`, which trains none"),
-    ("arms.token={seeds: [7]}", "`seeds` is [7]; it is a list of some of"), ("arms={a/b: {}}", "an arm's name is its folder's"),
+    ("arms.token={seeds: 7}", "`seeds` is 7; it is a list of some of"), ("arms={a/b: {}}", "an arm's name is its folder's"),
+    ("arms={token: {seeds: [7]}}", "arm token: `seeds` is [7], none of the experiment's [0, 1]"),
+    ("base.policy=5", "arm token: `policy`: Input should be"), ("base.compare=vader", "arm token: `compare`: Input should be"),
+    ("base.watch=[1]", "arm token: `watch`: Input should be"), ("reuse=[nowhere]", "`reuse` names nowhere, which is no folder"),
     ("bases={}", "unknown key `bases`. Did you mean `base`?")])
 def test_mistakes_are_said_with_their_place(redline, recipe, tmp_path, change, said):
     arguments = [change] if change.startswith("baseline") else [change, *(["baseline=null"] if change.startswith("arms={") else [])]
@@ -144,13 +153,36 @@ def test_runs_that_take_reward_models_come_after_them(recipe, tmp_path):
     experiment = load_experiment(recipe, ["arms={both: {policy.reward: [{model: '@token'}]}, token: {}}", "base.policy.updates=7"])
     asked = cells(experiment, tmp_path)
     assert [cell.name for cell in asked] == ["token, seed 0", "both, seed 0", "token, seed 1", "both, seed 1"]
-    assert asked[1].needs == (tmp_path / "token/seed-0",)
+    assert asked[1].needs == (asked[0],)
     assert all(cell.recipe.policy.updates == 7 and cell.recipe.compare.judge == "length" for cell in asked)
     chain = "arms={last: {policy.reward: [{}, {model: '@both'}]}, both: {policy.reward: [{}, {model: '@token'}]}, token: {}}"
     asked = cells(load_experiment(recipe, [chain, "baseline=token", "seeds=[0]"]), tmp_path)
     assert [cell.arm for cell in asked] == ["token", "both", "last"]
     with pytest.raises(UserError, match="no arm `tokens`"):
         cells(experiment, tmp_path, ["tokens"])
+
+
+def test_seeds_that_an_arm_does_not_have_are_left_out(recipe, tmp_path):
+    experiment = load_experiment(recipe, ["seeds=[0]"])
+    assert [cell.name for cell in cells(experiment, tmp_path)] == ["token, seed 0", "uniform, seed 0", "broken, seed 0"]
+    with pytest.raises(UserError, match=r"arm sft: `seeds` is \[1\], none of the experiment's \[0\]"):
+        cells(experiment, tmp_path, ["token", "sft"])
+
+
+def test_arms_with_different_judges_are_refused(recipe, tmp_path):
+    with pytest.raises(UserError, match=r"different judges \(vader, length\), .* `judges: \[\{judge: vader\}\]`"):
+        cells(load_experiment(recipe, ["judges=[]", "arms.uniform.compare.judge=length"]), tmp_path)
+
+
+def test_logins_are_neither_kept_nor_shown(redline, recipe, tmp_path):
+    judges = "judges=[{judge: m, base_url: 'https://bob:s3cret@127.0.0.1:9/v1'}]"
+    assert redline("experiment", recipe, "--out", tmp_path / "out", "--report", judges)[0] == 0
+    kept, page = (tmp_path / "out" / name for name in ("experiment.yaml", "report.html"))
+    assert "base_url: https://127.0.0.1:9/v1\n" in kept.read_text()
+    kept.write_text(kept.read_text().replace("127.0", "bob:s3cret@127.0"))  # of an older version
+    assert redline("report", tmp_path / "out")[0] == 0
+    assert "127.0.0.1" in page.read_text()
+    assert "s3cret" not in page.read_text()
 
 
 def test_the_first_judge_is_the_gold_of_the_curves(recipe, tmp_path):
@@ -174,6 +206,40 @@ def test_runs_differ_in_what_their_stages_depend_on_and_in_nothing_else(recipe, 
     other = cells(load_experiment(recipe, ["base.reward.model={name: other}"]), tmp_path)[0]
     changed = Run(other.recipe, other.folder).missing() - asked["token, seed 0"]
     assert {name for name, _ in changed} == {"label", "reward"}  # labels are in the reward model's tokens
+
+
+def pretend(cell: Cell) -> Run:
+    """As if a run had been done."""
+    run = Run(cell.recipe, cell.folder)
+    cell.folder.mkdir(parents=True, exist_ok=True)
+    write_json(cell.folder / "state.json", {name: {"settings": run._settings(name), "seconds": 1.0} for name in run.stages})
+    return run
+
+
+def test_a_change_that_is_refused_forgets_nothing(recipe, tmp_path):
+    token = pretend(cells(load_experiment(recipe), tmp_path)[0])
+    [changed] = cells(load_experiment(recipe, ["arms={token: {direct: {method: best_of_n}}}", "seeds=[0]"]), tmp_path)
+    assert "its stage `compare` was done with another recipe" in run_cell(changed, [])
+    assert all(token.is_done(stage) for stage in token.stages)
+
+
+def test_what_takes_a_reward_model_is_done_with_that_model_alone(recipe, tmp_path):
+    arms, seeds = "arms={token: {}, taker: {policy.reward: [{model: '@token'}]}}", "seeds=[0]"
+    token, taker = cells(load_experiment(recipe, [arms, seeds]), tmp_path)
+    assert "token/seed-0/reward: is not there, or of another recipe. Run the arm `token` first." in run_cell(taker, [])
+    done = [pretend(token), pretend(taker)]
+    assert all(run.is_done("compare") for run in done)
+    assert taker.lacks == []
+    (tmp_path / "same").symlink_to(tmp_path)
+    for cell in cells(load_experiment(recipe, [arms, seeds]), tmp_path / "same"):  # the folders called otherwise
+        assert Run(cell.recipe, cell.folder).is_done("compare")
+    changed = cells(load_experiment(recipe, [arms, seeds, "base.reward.epochs=2"]), tmp_path)
+    assert [cell.arm for cell in changed[1].lacks] == ["token"]
+    assert "of another recipe" in run_cell(changed[1], [])
+    assert _must_wait(changed[1], [], [changed[0]], [])
+    assert collect(load_experiment(recipe, [arms, seeds, "judges=[]"]), changed, tmp_path / "out") == []
+    pretend(changed[0])
+    assert not done[1].is_done("policy")  # the reward model that it took is gone
 
 
 def test_at_once_only_what_does_not_wait_for_another(recipe, tmp_path):
@@ -204,6 +270,21 @@ def test_a_killed_process_is_said(recipe, tmp_path):
         run_cells(asked, [Deadly(tmp_path)], parallel=2)
 
 
+def test_each_process_has_a_gpu_of_its_own(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,7")
+    with _processes(3) as pool:
+        seen = {}
+        while len(seen) < 3:  # an idle process takes the next task
+            found = [pool.submit(_seen_gpu) for _ in range(3)]
+            seen |= dict(task.result() for task in found)
+    assert sorted(seen.values()) == ["5", "5", "7"]
+
+
+def _seen_gpu() -> tuple[int, str]:
+    time.sleep(0.2)
+    return os.getpid(), os.environ["CUDA_VISIBLE_DEVICES"]
+
+
 def test_stopped_all_its_processes_end(recipe, tmp_path):
     out = tmp_path / "out"
     process = subprocess.Popen([sys.executable, "-m", "redline.cli", "experiment", str(recipe), "--out", str(out), "--arms",
@@ -212,11 +293,16 @@ def test_stopped_all_its_processes_end(recipe, tmp_path):
     log = out / "token/seed-0/policy/log.jsonl"
     wait_for(lambda: log.exists() and log.stat().st_size, process)
     workers = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    changes = ["base.policy.updates=100000", "base.watch.every=0"]
+    cell = cells(load_experiment(recipe, changes), out)[0]
+    assert run_cell(cell, []) == f"{cell.folder}: another process is working on this run. Wait for it, or choose another --out."
     process.terminate()
     assert process.wait(20) == 143
     assert "The same command continues" in process.stderr.read()
     assert len(workers) >= 2
     wait_for(lambda: not any(Path(f"/proc/{worker}").exists() for worker in workers))
+    with _alone_in(cell.folder):  # the folder is free again
+        pass
 
 
 def wait_for(condition: Callable[[], Any], process: subprocess.Popen | None = None, seconds: float = 90) -> None:

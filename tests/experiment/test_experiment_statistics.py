@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from redline.experiment.statistics import first_reach, interval, level_weights
+from redline.experiment.statistics import _draws, first_reach, interval, level_weights
+from redline.judge.statistics import paired_difference, win_rate_interval
 
 
 def test_interval_is_that_of_a_plain_loop():
@@ -23,6 +24,15 @@ def test_seeds_that_differ_widen_it_and_prompts_they_share_are_paired():
     assert width[0] == pytest.approx(2 * 1.96 * prompts.std() / 200**0.5, rel=0.1)
     assert width[1] > 2 * width[0]
     assert interval(apart - same)[0] == pytest.approx(-interval(apart - same)[1], abs=0.02)  # what prompts share is gone
+
+
+def test_a_thousand_prompts_take_ten_megabytes():
+    assert sum(kept.nbytes for kept in _draws(5, 1000, 0, 10_000)) < 11e6
+
+
+def test_equal_values_are_not_certain():
+    assert interval(np.ones((3, 10)), lowest=0.0) == win_rate_interval(np.ones(10)) == pytest.approx((0.69, 1), abs=0.005)
+    assert interval(np.zeros((3, 10))) == paired_difference(np.ones(10), np.ones(10)).ci95
 
 
 @pytest.mark.parametrize("values", [[], [[]], [1.0, 2.0], [[1.0, float("nan")]]])

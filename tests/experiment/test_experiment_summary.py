@@ -1,5 +1,6 @@
 """Arms side by side, against figures worked out by hand; and the page, in a real browser."""
 
+import io
 import json
 import random
 from pathlib import Path
@@ -8,11 +9,13 @@ import pytest
 import yaml
 from made_up import experiment, result, write
 from pydantic import ValidationError
+from rich.console import Console
 from typer.testing import CliRunner
 
 from redline.cli import app
 from redline.errors import UserError
 from redline.experiment.arms import cells
+from redline.experiment.command import print_summary
 from redline.experiment.recipe import Experiment
 from redline.experiment.results import Point
 from redline.experiment.summary import at_level, summarise
@@ -55,6 +58,28 @@ def test_runs_that_are_not_there_are_named(tmp_path):
     assert summary["unfinished"] == ["a, seed 1", "b, seeds 0, 1"]
     assert summary["differences"] == []
     assert summarise(made, asked, [])["arms"] == []
+
+
+def test_an_arm_that_always_wins_is_not_certain_to(tmp_path):
+    made = experiment(["a", "b"], [0, 1])
+    summary = summarise(made, asked := cells(made, tmp_path), [result(cell, 1.0, [(0, 0.5), (4, 0.9)]) for cell in asked])
+    low, high = summary["arms"][0]["win_rates"]["vader"]["ci95"]
+    assert (low, high) == (pytest.approx(0.832, abs=0.001), 1.0)  # 20 of 20
+    assert summary["differences"][0]["ci95"] == [pytest.approx(-0.168, abs=0.001), pytest.approx(0.168, abs=0.001)]
+
+
+def test_names_are_no_markup(tmp_path):
+    made = experiment(["a"], [0]).model_copy(update={"name": "half[/x] [bold]way"})
+    summary = summarise(made, asked := cells(made, tmp_path), [result(asked[0], 0.6, [(0, 0.5), (3, 0.6)])])
+    out = io.StringIO()
+    print_summary(summary, Console(file=out, width=160))
+    assert "half[/x] [bold]way" in out.getvalue()
+
+
+def test_what_an_arm_changes_is_shown_whole(tmp_path):
+    made = experiment(["a"], [0]).model_copy(update={"arms": {"a": {"direct": {"method": "sft"}}}})
+    page = write_experiment(write(tmp_path / "made-up", made, cells(made, tmp_path), [])).read_text()
+    assert ">direct: {method: sft}<" in page
 
 
 def test_a_prompt_without_a_verdict_is_left_out_of_what_it_would_be_in():

@@ -13,7 +13,9 @@ from typer.testing import CliRunner
 
 from redline.cli import app
 from redline.errors import UserError
+from redline.recipe import Recipe
 from redline.report.page import write_report
+from redline.report.stages import method_of
 
 MOST_BYTES = 3_000_000
 Figures = dict[str, list[str]]
@@ -195,6 +197,26 @@ def test_a_run_without_rl_says_nothing_of_ppo(run: Path) -> None:
     assert "imitating the edits (SFT)" in page
     assert "Reward model" not in page
     assert "aimed at" not in page
+    (run / "policy/log.jsonl").write_text('{"update": 1, "seconds": 2.0}\n{"update": 2, "seconds": 2.0, "seconds_watch": 30.0}\n')
+    page = write_report(run).read_text(encoding="utf-8")
+    assert "<p>2 of 2 updates. <code" in page  # the judge's time is not an update's, and nobody measured memory
+
+
+@pytest.mark.parametrize(
+    ("kind", "terms", "said"),
+    [
+        ("token", [{}], "PPO with a reward for every token"),
+        ("token", [{"spread": "last"}, {"spread": "uniform"}], "PPO with a reward for every token"),
+        ("token", [{"spread": "last"}], "PPO with a reward for every response"),
+        ("sequence", [{"spread": "uniform"}], "PPO with a reward for every response"),
+        ("token", [{"function": "f.py:f"}], "PPO"),
+        ("token", [{"spread": "last"}, {"model": "another"}], "PPO"),
+        ("token", [{}, {"model": "another"}], "PPO with a reward for every token"),
+    ],
+)
+def test_what_the_reward_is_for(kind: str, terms: list[dict[str, str]], said: str) -> None:
+    plain = {"data": {"edits": {"path": "e.jsonl"}}, "reward": {"kind": kind}, "policy": {"reward": terms}}
+    assert method_of(Recipe.model_validate(plain)).startswith(f"{said}, 40 updates")
 
 
 def test_figures_that_are_no_numbers(run: Path) -> None:

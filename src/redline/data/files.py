@@ -1,5 +1,6 @@
 """JSON Lines in and out, and files that are either whole or not there."""
 
+import fcntl
 import io
 import json
 import os
@@ -47,6 +48,18 @@ class _Part(io.FileIO):
     def write(self, data: Any, /) -> int:
         with _writing(self._path):
             return super().write(data)
+
+
+def lock_file(file: IO[Any], told: str) -> None:
+    """Keep other processes out of an open file; the system lets go of it when it is closed, or the process is gone.
+
+    Raises UserError, which says ``told``, when another has it.
+    """
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        file.close()
+        raise UserError(told) from error
 
 
 @contextmanager

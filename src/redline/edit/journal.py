@@ -1,6 +1,5 @@
 """An output file that grows record by record and survives being killed: each record is on disk before it counts."""
 
-import fcntl
 import os
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import IO, Any, Self
 
 from pydantic import ValidationError
 
-from redline.data.files import explain, line_of, whole_file
+from redline.data.files import explain, line_of, lock_file, whole_file
 from redline.data.records import Record
 from redline.errors import UserError
 
@@ -37,11 +36,7 @@ class Journal:
             self._file = self.path.open("a+b", buffering=0)
         except OSError as error:
             raise UserError(f"{self.path}: cannot be written ({error.strerror or error}). Choose another file.") from error
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            self._file.close()
-            raise UserError(f"{self.path}: another process is writing to it. Wait for it, or choose another file.") from error
+        lock_file(self._file, f"{self.path}: another process is writing to it. Wait for it, or choose another file.")
         try:
             self._read()
         except BaseException:

@@ -16,17 +16,22 @@ from redline.run import Run
 
 @dataclass(frozen=True)
 class Cell:
-    """One run of an experiment: an arm with a seed. ``needs`` are folders of the runs whose reward models it takes."""
+    """One run of an experiment: an arm with a seed. ``needs`` are the runs whose reward models it takes."""
 
     arm: str
     seed: int
     recipe: Recipe
     folder: Path
-    needs: tuple[Path, ...] = ()
+    needs: tuple["Cell", ...] = ()
 
     @property
     def name(self) -> str:
         return f"{self.arm}, seed {self.seed}"
+
+    @property
+    def lacks(self) -> list["Cell"]:
+        """Those of ``needs`` whose reward models are not done, with the settings that their recipes have now."""
+        return [need for need in self.needs if not Run(need.recipe, need.folder).is_done("reward")]
 
 
 def load_experiment(path: Path, overrides: Sequence[str] = ()) -> Experiment:
@@ -50,44 +55,61 @@ def cells(experiment: Experiment, out: Path, only: Sequence[str] = ()) -> list[C
     """The runs of an experiment (of the arms ``only``, if any are named) in the order in which to do them: a seed after the
     other, and arms that take another arm's reward model after it.
 
-    Raises UserError for an arm that is not there, and naming the arm, for a recipe that is not valid, or takes a reward model that
-    its arm does not train, or that waits for the run itself.
+    An arm is run with those of its seeds that the experiment has. Raises UserError for an arm that is not there or has none of the
+    seeds, for arms whose judges differ, and naming the arm, for a recipe that is not valid, or takes a reward model that its arm
+    does not train, or that waits for the run itself.
     """
     unknown = [name for name in only if name not in experiment.arms]
     if unknown:
         raise UserError(f"{experiment.name}: no arm `{unknown[0]}`. There are: {', '.join(experiment.arms)}.")
-    every = {cell.folder: cell for arm in experiment.arms for seed in _seeds(experiment, arm)
-             for cell in [_cell(experiment, arm, seed, out)]}
+    without = [arm for arm in only or experiment.arms if not _seeds(experiment, arm)]
+    if without and (only or len(without) == len(experiment.arms)):
+        raise UserError(f"{experiment.name}, arm {without[0]}: `seeds` is {experiment.arms[without[0]]['seeds']}, none of the "
+                        f"experiment's {experiment.seeds}. Change one of the two.")
+    made: dict[Path, Cell] = {}
 
-    def place(cell: Cell, after: tuple[str, ...] = ()) -> int:
-        """How many runs it waits for, one behind the other."""
-        if cell.arm in after:
-            raise UserError(f"{experiment.name}, arm {cell.arm}: waits for a reward model that waits for it "
-                            f"({' <- '.join((*after, cell.arm))}). Take it from an arm that needs no other's.")
-        needed = [every[need] for need in cell.needs]
-        for other in needed:
-            if "reward" not in Run(other.recipe, other.folder).stages:
-                raise UserError(f"{experiment.name}, arm {cell.arm}: takes the reward model of `{other.arm}`, which trains none. "
-                                "Name an arm that does.")
-        return 1 + max((place(other, (*after, cell.arm)) for other in needed), default=-1)
+    def cell(arm: str, seed: int, after: tuple[str, ...] = ()) -> Cell:
+        """A run, made after those whose reward models it takes."""
+        if arm in after:
+            raise UserError(f"{experiment.name}, arm {arm}: waits for a reward model that waits for it "
+                            f"({' <- '.join((*after, arm))}). Take it from an arm that needs no other's.")
+        folder = folder_of(out, arm, seed)
+        if folder not in made:
+            recipe, takes = _recipe(experiment, arm, seed, out)
+            needs = tuple(cell(other, seed, (*after, arm)) for other in takes)
+            for other in needs:
+                if "reward" not in Run(other.recipe, other.folder).stages:
+                    raise UserError(f"{experiment.name}, arm {arm}: takes the reward model of `{other.arm}`, which trains none. "
+                                    "Name an arm that does.")
+            made[folder] = Cell(arm, seed, recipe, folder, needs)
+        return made[folder]
 
-    places = {cell.folder: place(cell) for cell in every.values()}
-    found = [cell for cell in every.values() if not only or cell.arm in only]
-    seeds = list(dict.fromkeys(cell.seed for cell in found))
-    return sorted(found, key=lambda cell: (seeds.index(cell.seed), places[cell.folder]))
+    every = [cell(arm, seed) for arm in experiment.arms for seed in _seeds(experiment, arm)]
+    judges = list(dict.fromkeys(one.recipe.compare.judge for one in every))
+    if len(judges) > 1:
+        raise UserError(f"{experiment.name}: its arms have different judges ({', '.join(judges)}), so nothing can be put side by "
+                        f"side. Name who judges all of them: `judges: [{{judge: {judges[0]}}}]`.")
+    found = [one for one in every if not only or one.arm in only]
+    seeds = list(dict.fromkeys(one.seed for one in found))
+    return sorted(found, key=lambda one: (seeds.index(one.seed), _place(one)))
+
+
+def _place(cell: Cell) -> int:
+    """How many runs it waits for, one behind the other."""
+    return 1 + max(map(_place, cell.needs), default=-1)
 
 
 def _seeds(experiment: Experiment, arm: str) -> list[int]:
     """The experiment's seeds that an arm is run with."""
     own = experiment.arms[arm].get("seeds", experiment.seeds)
-    seeds = [seed for seed in experiment.seeds if seed in own] if isinstance(own, list) else []
-    if not seeds:
+    if not isinstance(own, list) or not own:
         raise UserError(f"{experiment.name}, arm {arm}: `seeds` is {own!r}; it is a list of some of the experiment's "
                         f"{experiment.seeds}.")
-    return seeds
+    return [seed for seed in experiment.seeds if seed in own]
 
 
-def _cell(experiment: Experiment, arm: str, seed: int, out: Path) -> Cell:
+def _recipe(experiment: Experiment, arm: str, seed: int, out: Path) -> tuple[Recipe, list[str]]:
+    """The recipe of a run, and the arms whose reward models it takes."""
     where = f"{experiment.name}, arm {arm}"
     if not re.fullmatch(r"\w[\w.+-]*", arm):
         raise UserError(f"{where}: an arm's name is its folder's: letters, digits, `.`, `-`, `_` and `+` only.")
@@ -97,12 +119,14 @@ def _cell(experiment: Experiment, arm: str, seed: int, out: Path) -> Cell:
         if key != "seeds":
             set_key(plain, key, copy.deepcopy(value), f"{arm}: {key}")
     plain |= {"name": f"{experiment.name}: {arm}, seed {seed}", "seed": seed}
+    check_recipe(plain, where)  # what follows reads it
     if experiment.judges:
         first = experiment.judges[0]
-        plain["compare"] = {**(plain.get("compare") or {}), **first.model_dump()}
-        plain["watch"] = {**(plain.get("watch") or {}), "judge": first.judge, "base_url": first.base_url}
-    needs = [_resolve(term, where, experiment, seed, out) for term in _terms(plain) if str(term.get("model", "")).startswith("@")]
-    return Cell(arm, seed, check_recipe(plain, where), folder_of(out, arm, seed), tuple(needs))
+        plain["compare"] = {**plain.get("compare", {}), **first.model_dump()}
+        plain["watch"] = {**plain.get("watch", {}), "judge": first.judge, "base_url": first.base_url}
+    terms = [term for term in plain.get("policy", {}).get("reward", []) if str(term.get("model")).startswith("@")]
+    takes = [_resolve(term, where, experiment, seed, out) for term in terms]
+    return check_recipe(plain, where), takes
 
 
 def folder_of(out: Path, arm: str, seed: int) -> Path:
@@ -110,17 +134,11 @@ def folder_of(out: Path, arm: str, seed: int) -> Path:
     return out / arm / f"seed-{seed}"
 
 
-def _terms(plain: dict[str, Any]) -> list[dict[str, Any]]:
-    terms = (plain.get("policy") or {}).get("reward") or []
-    return [term for term in terms if isinstance(term, dict)] if isinstance(terms, list) else []
-
-
-def _resolve(term: dict[str, Any], where: str, experiment: Experiment, seed: int, out: Path) -> Path:
-    """`@ARM` becomes the folder of that arm's reward model; returns the folder of its run."""
+def _resolve(term: dict[str, Any], where: str, experiment: Experiment, seed: int, out: Path) -> str:
+    """`@ARM` becomes the folder of that arm's reward model; returns the arm."""
     arm = str(term["model"])[1:]
     if arm not in experiment.arms or seed not in _seeds(experiment, arm):
         raise UserError(f"{where}: takes the reward model of `{arm}`, seed {seed}, which this experiment does not run. "
                         f"Name one of its arms: {', '.join(experiment.arms)}.")
-    run = folder_of(out, arm, seed)
-    term["model"] = str(run / "reward")
-    return run
+    term["model"] = str(folder_of(out, arm, seed) / "reward")
+    return arm

@@ -4,16 +4,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from redline.data.files import whole_file, write_json
+from redline.errors import UserError
 from redline.experiment.arms import cells, load_experiment
 from redline.experiment.recipe import Experiment
 from redline.experiment.results import collect
 from redline.experiment.run import run_cells
 from redline.experiment.summary import summarise
+from redline.recipe_file import as_yaml
 
 
 def run_experiment(recipe: Path, overrides: Sequence[str], out: Path | None = None, arms: Sequence[str] = (), parallel: int = 1,
@@ -26,7 +28,7 @@ def run_experiment(recipe: Path, overrides: Sequence[str], out: Path | None = No
     folder = out or Path("runs") / experiment.name
     asked, wanted = cells(experiment, folder), cells(experiment, folder, arms)
     with whole_file(folder / "experiment.yaml") as file:
-        yaml.safe_dump(experiment.model_dump(exclude_unset=True), file, sort_keys=False, allow_unicode=True)
+        file.write(as_yaml(experiment))
     failures = [] if only_report else run_cells(wanted, _others(experiment, folder), parallel)
     summary = summarise(experiment, asked, collect(experiment, asked, folder))
     write_json(folder / "summary.json", summary)
@@ -34,12 +36,16 @@ def run_experiment(recipe: Path, overrides: Sequence[str], out: Path | None = No
     if not failures:
         return None, folder
     reasons = "; ".join(f"{failure.cell.name}: {failure.reason}" for failure in failures[:3])
-    return (f"{len(failures)} of {len(asked)} runs failed ({reasons}{'; ...' if len(failures) > 3 else ''}). "
+    return (f"{len(failures)} of {len(wanted)} runs failed ({reasons}{'; ...' if len(failures) > 3 else ''}). "
             "The same command tries them again."), folder
 
 
 def _others(experiment: Experiment, folder: Path) -> list[Path]:
     """The folders of runs whose finished stages may be taken over: of this experiment, and of those that it names."""
+    for root in experiment.reuse:
+        if not Path(root).is_dir():
+            raise UserError(f"{experiment.name}: `reuse` names {root}, which is no folder. Give that of another experiment, "
+                            "such as runs/NAME.")
     return sorted(path for root in (folder, *map(Path, experiment.reuse)) for path in root.glob("*/seed-*") if path.is_dir())
 
 
@@ -48,9 +54,9 @@ def print_summary(summary: dict[str, Any], console: Console | None = None) -> No
     bigrams."""
     console = console or Console(highlight=False)
     base = summary["baseline"]
-    table = Table(box=None, pad_edge=False, collapse_padding=True, header_style="dim", title=f"\n{summary['name']}",
+    table = Table(box=None, pad_edge=False, collapse_padding=True, header_style="dim", title=f"\n{escape(summary['name'])}",
                   title_justify="left")
-    judges = [judge.rpartition(":")[2].rpartition("/")[2] for judge in summary["judges"]]
+    judges = [escape(judge.rpartition(":")[2].rpartition("/")[2]) for judge in summary["judges"]]
     for name in ("arm", "seeds", *judges, "KL", "perpl.", "bigrams", "minus first"):
         table.add_column(name, justify="left" if name == "arm" else "right", no_wrap=True)
     for arm in sorted(summary["arms"], key=lambda arm: arm["arm"] != base):

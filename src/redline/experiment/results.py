@@ -70,7 +70,7 @@ def collect(experiment: Experiment, cells: Sequence[Cell], out: Path) -> list[Re
     A judge's verdicts are kept in the run's folder, so that nothing is judged twice. Raises UserError for a judge that cannot be
     had, or that gave no verdict.
     """
-    finished = [cell for cell in cells if Run(cell.recipe, cell.folder).is_done("compare")]
+    finished = [cell for cell in cells if Run(cell.recipe, cell.folder).is_done("compare") and not cell.lacks]
     judges = [judge_of(one) for one in experiment.judges[1:]] if finished else []
     results = [_result(cell, judges) for cell in track(finished, "results")]
     write_jsonl(out / "results.jsonl", [
@@ -87,9 +87,11 @@ def _result(cell: Cell, judges: Sequence[Judge]) -> Result:
         found[judge.name] = _judged(cell, judge, number)
     state = read_json(folder / "state.json")
     text, log = first["text"], _lines(folder / "policy/log.jsonl")
-    seconds = {stage: entry["seconds"] for stage, entry in state.items()}
-    if "policy" in seconds:  # what the log counts is more where training was stopped and went on
+    seconds = {stage: state[stage]["seconds"] for stage in Run(cell.recipe, folder).stages if stage in state}
+    if "policy" in seconds:  # log and metrics count more where training was stopped and went on
         seconds["policy"] = max(seconds["policy"], round(sum(line.seconds + line.seconds_watch for line in log), 1))
+    if "reward" in seconds and (folder / "reward/metrics.json").exists():
+        seconds["reward"] = max(seconds["reward"], read_json(folder / "reward/metrics.json")["seconds"])
     figures = {
         "folder": str(folder), "judges": {name: {key: result[key] for key in KEPT} for name, (result, _) in found.items()},
         "kl": first["kl"], "kl_error": first["kl_error"],

@@ -9,6 +9,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import active_children, get_context
+from multiprocessing.queues import SimpleQueue
 from pathlib import Path
 
 from redline.console import console
@@ -32,7 +33,7 @@ def run_cells(cells: Sequence[Cell], others: Sequence[Path] = (), parallel: int 
 
     ``others`` are folders of further runs whose finished stages may be taken over, as those of the runs themselves are.
     """
-    known = [*(cell.folder for cell in cells), *(need for cell in cells for need in cell.needs), *others]
+    known = [*(cell.folder for cell in cells), *(need.folder for cell in cells for need in cell.needs), *others]
     if parallel > 1:
         return _at_once(cells, known, parallel)
     failures = []
@@ -51,11 +52,10 @@ def run_cell(cell: Cell, known: Iterable[Path]) -> str | None:
     try:
         error_file.unlink(missing_ok=True)
         run = Run(cell.recipe, cell.folder)
-        absent = [need for need in cell.needs if not _has_reward(need)]
-        if absent:
-            raise UserError(f"{absent[0] / 'reward'}: is not there; that arm has not come so far. Run it first.")
-        run.take_over(other for other in known if other != cell.folder)
-        run.go()
+        if cell.lacks:
+            raise UserError(f"{cell.lacks[0].folder / 'reward'}: is not there, or of another recipe. Run the arm "
+                            f"`{cell.lacks[0].arm}` first.")
+        run.go(others=[other for other in known if other != cell.folder])
     except UserError as error:
         return str(error)
     except Exception as error:  # one arm's failure must not cost the others: it is told, kept, and the status is not 0
@@ -68,10 +68,6 @@ def run_cell(cell: Cell, known: Iterable[Path]) -> str | None:
 def _told(cell: Cell, reason: str) -> Failure:
     console.print(f"{cell.name} failed: {reason}", style="red", highlight=False, markup=False)
     return Failure(cell, reason)
-
-
-def _has_reward(run: Path) -> bool:
-    return (run / "reward/metrics.json").exists()
 
 
 def _at_once(cells: Sequence[Cell], known: Sequence[Path], parallel: int) -> list[Failure]:
@@ -105,7 +101,7 @@ def _at_once(cells: Sequence[Cell], known: Sequence[Path], parallel: int) -> lis
 def _must_wait(cell: Cell, running: Sequence[Cell], waiting: Sequence[Cell], known: Sequence[Path]) -> bool:
     """Whether a run under way is doing what this one can take over, or will make the reward model that it takes."""
     coming = {other.folder for other in [*running, *waiting]}
-    if any(need in coming and not _has_reward(need) for need in cell.needs):
+    if any(need.folder in coming for need in cell.lacks):
         return True
     under_way = set().union(*(Run(other.recipe, other.folder).missing() for other in running))
     return bool(Run(cell.recipe, cell.folder).missing(known) & under_way)
@@ -113,9 +109,14 @@ def _must_wait(cell: Cell, running: Sequence[Cell], waiting: Sequence[Cell], kno
 
 @contextmanager
 def _processes(count: int) -> Iterator[ProcessPoolExecutor]:
-    """Processes that share the processor's threads; when this one is stopped, they end too, with what they were doing."""
+    """Processes that share the processor's threads and the GPUs; when this one is stopped, they end too, with what they were
+    doing."""
+    spawn, gpus = get_context("spawn"), _gpus()
+    turns = spawn.SimpleQueue()
+    for place in range(count):
+        turns.put(gpus[place % len(gpus)] if gpus else None)
     threads = max(1, (os.cpu_count() or 1) // count)
-    with ProcessPoolExecutor(count, get_context("spawn"), _use_threads, (threads,)) as pool:
+    with ProcessPoolExecutor(count, spawn, _use, (threads, turns)) as pool:
         try:
             yield pool
         except BaseException:  # leaving the pool would wait for them
@@ -124,7 +125,20 @@ def _processes(count: int) -> Iterator[ProcessPoolExecutor]:
             raise
 
 
-def _use_threads(count: int) -> None:
+def _gpus() -> list[str]:
+    """The GPUs that this process sees, by the names that CUDA_VISIBLE_DEVICES has for them."""
     import torch
 
-    torch.set_num_threads(count)
+    seen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return seen.split(",") if seen else [str(index) for index in range(torch.cuda.device_count())]
+
+
+def _use(threads: int, gpus: "SimpleQueue[str | None]") -> None:
+    """In a new process: as many threads, and of the GPUs the one whose turn it is."""
+    gpu = gpus.get()
+    if gpu is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpu
+
+    import torch
+
+    torch.set_num_threads(threads)

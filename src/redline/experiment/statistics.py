@@ -6,19 +6,23 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-Floats = NDArray[np.float64]
+from redline.judge.statistics import Floats, bounded_interval
 
 
-def interval(values: ArrayLike, seed: int = 0, resamples: int = 10_000, level: float = 0.95) -> tuple[float, float]:
+def interval(values: ArrayLike, seed: int = 0, resamples: int = 10_000, level: float = 0.95,
+             lowest: float = -1.0) -> tuple[float, float]:
     """Percentile interval of the mean of ``values`` (S seeds, P prompts), both drawn again with replacement.
 
     The bootstrap for two crossed factors (Owen 2007, Annals of Applied Statistics 1, section 3): seeds and prompts are resampled
     apart, since every seed was judged on the same prompts. With one seed only the prompts vary; the interval then says nothing
-    about other seeds. With few seeds it is rough.
+    about other seeds. With few seeds it is rough. Where all values are one, it would have no width: the exact binomial bound for P
+    prompts whose values can lie between ``lowest`` and 1 takes its place, as in ``win_rate_interval``.
     """
     table = np.asarray(values, dtype=np.float64)
     if table.ndim != 2 or not table.size or not np.isfinite(table).all():
         raise ValueError("expected finite values of seeds by prompts")
+    if np.all(table == table[0, 0]):
+        return bounded_interval(table[0], lowest, 1.0, seed, level)
     seeds, prompts = table.shape
     rows, columns = _draws(seeds, prompts, seed, resamples)
     means = ((rows @ table) * columns).sum(axis=1) / (seeds * prompts)
@@ -27,12 +31,12 @@ def interval(values: ArrayLike, seed: int = 0, resamples: int = 10_000, level: f
 
 
 @lru_cache(maxsize=8)
-def _draws(seeds: int, prompts: int, seed: int, resamples: int) -> tuple[Floats, Floats]:
+def _draws(seeds: int, prompts: int, seed: int, resamples: int) -> tuple[Floats, NDArray[np.uint8]]:
     """How often each seed and prompt is drawn in each resample, (R, S) and (R, P). Kept: an experiment asks hundreds of times."""
     random = np.random.default_rng(seed)
     rows = random.multinomial(seeds, np.full(seeds, 1 / seeds), resamples)
     columns = random.multinomial(prompts, np.full(prompts, 1 / prompts), resamples)
-    return rows.astype(np.float64), columns.astype(np.float64)
+    return rows.astype(np.float64), columns.astype(np.uint8)
 
 
 def level_weights(x: ArrayLike, level: float) -> Floats | None:

@@ -79,7 +79,9 @@ def _arm(arm: str, results: Sequence[Result], asked: Sequence[int], ends: dict[s
 
 def _win_rate(table: Table) -> dict[str, Any]:
     values = _values([table], list(table))[0]
-    return {"win_rate": float(values.mean()), "ci95": list(interval(values)), "prompts": values.shape[1]} if values.size else {}
+    if not values.size:
+        return {}
+    return {"win_rate": float(values.mean()), "ci95": list(interval(values, lowest=0.0)), "prompts": values.shape[1]}
 
 
 def _difference(tables: dict[str, Table], a: str, b: str) -> dict[str, Any]:

@@ -69,10 +69,10 @@ def win_rate_interval(preferences: ArrayLike, seed: int = 0, level: float = 0.95
     1934) takes its place: all 10 of 10 won gives [0.69, 1]; ten ties [0.35, 0.65], as up to 31 % of other prompts may be won
     (or lost).
     """
-    return _interval(_checked(preferences), 0.0, 1.0, seed, level)
+    return bounded_interval(_checked(preferences), 0.0, 1.0, seed, level)
 
 
-def _interval(array: Floats, lowest: float, highest: float, seed: int, level: float = 0.95) -> tuple[float, float]:
+def bounded_interval(array: Floats, lowest: float, highest: float, seed: int, level: float = 0.95) -> tuple[float, float]:
     """The bootstrap's; of one value only, which can lie between ``lowest`` and ``highest``, the binomial bound."""
     if np.any(array != array[0]):
         return bootstrap_interval(array, seed, level=level)
@@ -112,7 +112,8 @@ def paired_difference(first: ArrayLike, second: ArrayLike, seed: int = 0) -> Dif
     if left.shape != right.shape:
         raise ValueError("paired differences need the same prompts on both sides")
     delta = left - right
-    return Difference(float(delta.mean()), standard_error(delta) if delta.size > 1 else None, _interval(delta, -1.0, 1.0, seed),
+    return Difference(float(delta.mean()), standard_error(delta) if delta.size > 1 else None,
+                      bounded_interval(delta, -1.0, 1.0, seed),
                       sign_test(int((delta > 0).sum()), int((delta < 0).sum())), delta.size)
 
 

@@ -9,6 +9,7 @@ from markupsafe import Markup
 
 from redline.data.files import read_json, whole_file
 from redline.errors import UserError
+from redline.recipe_file import without_logins
 from redline.report.charts import Series, line_chart, number, percent
 from redline.report.page import render, write_report
 from redline.report.stages import duration
@@ -44,13 +45,13 @@ def build_page(folder: Path) -> str:
     """The page as text."""
     summary = read_json(folder / "summary.json")
     runs = [json.loads(line) for line in (folder / "results.jsonl").read_text(encoding="utf-8").split("\n") if line]
-    recipe = (folder / "experiment.yaml").read_text(encoding="utf-8")
+    recipe = without_logins((folder / "experiment.yaml").read_text(encoding="utf-8"))
     arms, gold = summary["arms"], summary["gold"]
     return render(
         "experiment.html", name=summary["name"], summary=summary, runs=runs, recipe=recipe,
         judges=[short(judge) for judge in summary["judges"]],
         gold=short(gold or "none yet"),
-        changes={arm: yaml.safe_dump(keys, default_flow_style=True, width=1000).strip().strip("{}") or "the base as it is"
+        changes={arm: yaml.safe_dump(keys, default_flow_style=True, width=1000).strip()[1:-1] or "the base as it is"
                  for arm, keys in yaml.safe_load(recipe)["arms"].items()},
         arms=[_arm(arm, summary["judges"]) for arm in arms],
         against=[_against(arm["arm"], summary) for arm in arms if arm["arm"] != summary["baseline"]],

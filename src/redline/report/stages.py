@@ -12,6 +12,7 @@ from redline.data.records import Edit, as_text
 from redline.edit.stats import BIN, KINDS, statistics
 from redline.label.show import DELETED, INSERTED, diff, visible
 from redline.recipe import Recipe, Source
+from redline.recipe_file import without_logins
 from redline.report import charts
 from redline.report.charts import Series, number
 from redline.report.folder import Line, RunFolder
@@ -59,7 +60,7 @@ def setup(run: RunFolder) -> dict[str, Any]:
         "method": method_of(recipe),
         "stages": [(name, duration(seconds)) for name, seconds in stages if seconds >= 0.5],
         "total": duration(sum(seconds for _, seconds in stages)),
-        "recipe": (run.path / "recipe.yaml").read_text(encoding="utf-8", errors="replace"),
+        "recipe": without_logins((run.path / "recipe.yaml").read_text(encoding="utf-8", errors="replace")),
     }
 
 
@@ -73,8 +74,11 @@ def method_of(recipe: Recipe) -> str:
     """How a run's policy is made, in a few words."""
     policy, direct = recipe.policy, recipe.direct
     if direct is None:
-        what = "token" if recipe.reward.kind == "token" else "response"
-        return f"PPO with a reward for every {what}, {policy.updates} updates of {policy.batch_size} responses"
+        own = [term.spread for term in policy.reward if term.model is None and term.function is None]
+        every = ("token" if recipe.reward.kind == "token" and set(own) - {"last"} else
+                 "response" if len(own) == len(policy.reward) else None)  # of functions and other models nobody knows
+        what = f"PPO with a reward for every {every}" if every else "PPO"
+        return f"{what}, {policy.updates} updates of {policy.batch_size} responses"
     if direct.method == "best_of_n":
         return f"{DIRECT[direct.method]}, n = {direct.n}"
     return f"{DIRECT[direct.method]}, {direct.epochs:g} epochs in steps of {direct.batch_size}"
@@ -313,10 +317,11 @@ def policy(run: RunFolder) -> dict[str, Any] | None:
     phases = {
         key.removeprefix("seconds_"): sum(line[key] for line in log if key in line) / len(log)
         for key in log[-1]
-        if key.startswith("seconds_")
+        if key.startswith("seconds_") and run.recipe.direct is None  # without RL only the judge's time is told apart
     }
     seconds = sum(phases.values())
     parts = ", ".join(f"{name} {number(value, 2)}" for name, value in phases.items())
+    peaks = [line["peak_gb"] for line in log if line.get("peak_gb")]
     held = {key.removeprefix("gb_"): max(line.get(key, 0.0) for line in log) for key in log[-1] if key.startswith("gb_")}
     return {
         "done": done,
@@ -325,7 +330,7 @@ def policy(run: RunFolder) -> dict[str, Any] | None:
         "charts": _policy_charts(run, log),
         "samples": _samples(run),
         "cost": f"{number(seconds)} s an update ({parts})" if phases else "",
-        "memory": number(max((line.get("peak_gb", 0.0) for line in log), default=0.0)),
+        "memory": f"{number(max(peaks))} GB" if peaks else "",
         "held": ", ".join(f"{name} {number(value, 2)}" for name, value in held.items()),
         "gold": gold(run, log),
     }
