@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from redline.recipe import Adapt, Kl, Model, Optimizer, Policy, Reward, RewardTerm, Sampling, Sft
+from redline.recipe import Adapt, Direct, Kl, Model, Optimizer, Policy, Reward, RewardTerm, Sampling, Sft
 
 PROMPTS = ["the film was", "I liked", "this is a", "why did they", "not good", "very much", "a book", "the actors were"]
 
@@ -43,6 +43,39 @@ def sft(model: Model, data: Path, out: Path, adapt: dict[str, Any], **settings: 
     train_sft(recipe, model, list(read_jsonl(data / "edits.jsonl", Edit))[:24], out)
 
 
+def direct(model: Model, data: Path, out: Path, adapt: dict[str, Any], **settings: Any) -> None:
+    """SFT on labels, watched by a judge of lengths."""
+    from redline.data.files import read_jsonl
+    from redline.data.records import Labels, Prompt
+    from redline.policy.direct import train_direct
+    from redline.policy.watch import Gold
+
+    def longer(ours: list[Any], theirs: list[Any]) -> list[float | None]:
+        return [float(len(a.response) > len(b.response)) for a, b in zip(ours, theirs, strict=True)]
+
+    gold = Gold("length", longer, [Prompt(id=text, prompt=text) for text in PROMPTS])
+    policy = Policy(adapt=Adapt(**adapt), sampling=Sampling(max_new_tokens=8))
+    labels = list(read_jsonl(data / "labels.jsonl", Labels))[:16]
+    train_direct(Direct(method="sft", batch_size=8, lr=0.003), policy, model, labels, out, gold=gold)
+
+
+def sharded(model: Model, data: Path, out: Path, adapt: dict[str, Any], **settings: Any) -> None:
+    """Writes the names of the modules that FSDP2 shards each by itself."""
+    import torch
+    from torch.distributed.fsdp import FSDPModule
+
+    from redline.data.files import write_json
+    from redline.policy.actor import ActorCritic
+    from redline.processes import new_accelerator, this_process
+    from redline.sharding import prepare
+
+    actor = ActorCritic(model, Adapt(**adapt), own_critic=True)
+    trained = [parameter for parameter in actor.parameters() if parameter.requires_grad]
+    prepare(new_accelerator([], out), actor, torch.optim.AdamW(trained))
+    if this_process().is_main_process:
+        write_json(out / "sharded.json", [type(module).__name__ for module in actor.modules() if isinstance(module, FSDPModule)])
+
+
 def vowels(prompts: list[str], responses: list[str]) -> list[list[tuple[int, int, float]]]:
     """A reward for each a and e. $KILL "RANK CALL" kills the process of that index at that call."""
     vowels.calls = getattr(vowels, "calls", 0) + 1
@@ -51,11 +84,12 @@ def vowels(prompts: list[str], responses: list[str]) -> list[list[tuple[int, int
     return [[(place, place + 1, 1.0) for place, letter in enumerate(text) if letter in "ae"] for text in responses]
 
 
-def run(jobs: list[dict[str, Any]]) -> None:
-    for job in jobs:
+def run(todo: list[dict[str, Any]]) -> None:
+    for job in todo:
         settings = {"adapt": {"lora_rank": 4, "train_layers": 2}} | job.get("settings", {})
         model = Model(name=job["model"], dtype=job.get("dtype", "float32"))
-        {"policy": policy, "reward": reward, "sft": sft}[job["kind"]](model, Path(job["data"]), Path(job["out"]), **settings)
+        jobs = {"policy": policy, "reward": reward, "sft": sft, "direct": direct, "sharded": sharded}
+        jobs[job["kind"]](model, Path(job["data"]), Path(job["out"]), **settings)
 
 
 def shard_on_the_cpu() -> None:

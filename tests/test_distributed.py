@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 
 import distributed_driver
 from redline.batches import minibatches
+from redline.errors import UserError
 from redline.policy.advantages import explained_variance
 from redline.policy.sample import sample
 from redline.recipe import Sampling
@@ -78,6 +79,8 @@ def several(request, data, single) -> Path:
         if job["kind"] == "reward":
             shutil.copy(single / "reward/best.safetensors", resumed)
         todo.append(job | {"out": str(resumed)})
+    only = "sharded" if "fsdp" in request.param else "direct"
+    todo.append(todo[0] | {"kind": only, "out": str(folder / only)})
     (folder / "jobs.json").write_text(json.dumps(todo))
     done = launch(request.param, distributed_driver.__file__, folder / "jobs.json")
     assert done.returncode == 0, done.stderr[-3000:]
@@ -104,6 +107,41 @@ def test_two_processes_end_with_the_parameters_of_one(data, single, several, nam
         untrained = load_file(data / "model/model.safetensors")
         saved = load_file(several / name / "model.safetensors")
         assert max(float((saved[key] - untrained[key]).abs().max()) for key in saved) > 1e-3
+
+
+def test_each_layer_is_sharded_by_itself_or_a_policy_without_rl_is_trained(data, several):
+    if (several / "direct").exists():
+        distributed_driver.run([jobs(data, "single", data)[0] | {"kind": "direct", "out": str(data / "single/direct")}])
+        assert [row["update"] for row in lines(several / "direct/log.jsonl")] == [
+            row["update"] for row in lines(data / "single/direct/log.jsonl")]
+        one, two = (load_file(data / where / "direct/model.safetensors") for where in ("single", several.name))
+        for key, tensor in one.items():
+            torch.testing.assert_close(two[key], tensor, rtol=0, atol=1e-5)
+    else:
+        depth = CONFIGS["llama"].num_hidden_layers  # of the policy, and of the critic
+        assert json.loads((several / "sharded/sharded.json").read_text()) == [
+            "FSDPActorCritic", *["FSDPLlamaDecoderLayer"] * 2 * depth]
+
+
+def test_sharded_weights_are_computed_with_in_bfloat16(data, single, tmp_path):
+    """Full fine-tuning by autocast as under DDP; and adapters of float32 on frozen weights of bfloat16, without it."""
+    reward, lora, full, _ = jobs(data, "mixed", single / "reward")
+    for name, todo, options in (("mixed", [reward, full], ["--mixed_precision", "bf16"]),
+                                ("plain", [job | {"dtype": "bfloat16"} for job in (reward, lora)], [])):
+        todo = [job | {"out": str(tmp_path / name / Path(job["out"]).name)} for job in todo]
+        (tmp_path / f"{name}.json").write_text(json.dumps(todo))
+        done = launch("8-gpus-fsdp2.yaml", *options, distributed_driver.__file__, tmp_path / f"{name}.json")
+        assert done.returncode == 0, done.stderr[-3000:]
+        out = Path(todo[1]["out"])
+        ours, theirs = (lines(folder / "log.jsonl")[0] for folder in (out, single / out.name))
+        assert 1e-4 < abs(ours["entropy"] - theirs["entropy"]) < 0.1  # bfloat16's rounding, no more
+        assert max(ours["first_ratio_error"], ours["sampler_drift"]) < 0.05  # what samples is what learns
+
+
+def test_trainings_without_rl_refuse_to_be_sharded(data, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")  # as the launcher says it
+    with pytest.raises(UserError, match=r"direct\.method=sft does not run sharded"):
+        distributed_driver.run([jobs(data, "refused", data)[0] | {"kind": "direct"}])
 
 
 @pytest.mark.parametrize("name", ["reward", "policy", "full"])

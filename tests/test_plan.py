@@ -206,6 +206,15 @@ def test_sharding_divides_what_is_trained_and_ddp_adds_its_buckets(tiny_model):
     assert shard["activations"] < one["activations"]  # a quarter of the batch on each
 
 
+def test_sharded_weights_are_whole_while_sampling_and_with_whom_shares_them(tiny_model):
+    recipe = recipe_of(tiny_model)  # LoRA, a reward model on the policy's backbone
+    one, shard = (plan_recipe(recipe, replace(CPU, gpus=4, sharded=sharded))[-1] for sharded in (False, True))
+    policy = one.parts["weights"]
+    assert shard.parts["gathered layers"] + shard.parts["gathered policy"] == policy
+    assert shard.phases["sample"] > shard.parts["weights"] + policy
+    assert shard.parts["reward model"] - one.parts["reward model"] > policy / 2
+
+
 def test_a_reward_model_on_the_policys_backbone_brings_only_its_adapters(tiny_model):
     lora, full = recipe_of(tiny_model), recipe_of(tiny_model)
     full.reward.adapt = Adapt(lora_rank=0)

@@ -1,16 +1,19 @@
-"""Gradient checkpointing gives the same gradients for less memory; 4-bit base weights train, and are saved whole."""
+"""Gradient checkpointing gives the same gradients for less memory; 4-bit base weights train, and are saved whole; a trainer takes
+one device a process."""
 
 from pathlib import Path
 
 import pytest
 import torch
 from torch.autograd.graph import saved_tensors_hooks
+from transformers import TrainingArguments
 
-from redline.data.records import Prompt
+from redline.data.records import Edit, Prompt
 from redline.errors import UserError
 from redline.models import load_causal_lm
 from redline.policy.actor import ActorCritic
-from redline.recipe import Adapt, Model, Policy, RewardTerm, Sampling
+from redline.processes import on_one_device
+from redline.recipe import Adapt, Model, Policy, RewardTerm, Sampling, Sft
 from tiny_models import CONFIGS, model_folder
 
 
@@ -98,3 +101,22 @@ def test_four_bit_weights_train_and_are_saved_whole(tmp_path):
     assert not hasattr(saved.config, "quantization_config")
     assert {parameter.dtype for parameter in saved.parameters()} == {torch.bfloat16}
     assert Path(tmp_path / "out/adapter/adapter_model.safetensors").exists()
+
+
+def test_four_bit_weights_are_fine_tuned_and_saved_whole(tmp_path):
+    pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed")
+    from redline.policy.sft import train_sft
+
+    edits = [Edit(id=str(number), prompt="the film was", rejected=" bad", edited=" good") for number in range(8)]
+    model = four_bit_model(tmp_path / "model")
+    train_sft(Sft(lora_rank=4, batch_size=4, epochs=1), model, edits, tmp_path / "sft")
+    saved = load_causal_lm(Model(name=str(tmp_path / "sft"), dtype="bfloat16"))
+    assert not hasattr(saved.config, "quantization_config")
+    assert {parameter.dtype for parameter in saved.parameters()} == {torch.bfloat16}
+    assert (tmp_path / "sft/adapter/adapter_model.safetensors").exists()
+
+
+def test_a_trainer_in_one_process_takes_one_of_its_devices(tmp_path):
+    settings = TrainingArguments(output_dir=str(tmp_path))
+    settings._n_gpu = 4
+    assert on_one_device(settings).train_batch_size == settings.per_device_train_batch_size

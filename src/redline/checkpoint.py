@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 
 from redline.console import console
 from redline.errors import UserError
+from redline.processes import wait_for_everyone
 from redline.sharding import load_optimizer, load_trained, optimizer_state, trained_weights
 
 if TYPE_CHECKING:
@@ -47,9 +48,9 @@ class Checkpoints:
                 if main:
                     shutil.rmtree(aside, ignore_errors=True)
                     aside.mkdir(parents=True)
-                self.accelerator.wait_for_everyone()
+                wait_for_everyone()
                 self._write(aside)
-                self.accelerator.wait_for_everyone()
+                wait_for_everyone()
                 if main:
                     seal(aside, {"step": step, "settings": self.settings, "extra": extra})
                     shutil.rmtree(final, ignore_errors=True)
@@ -59,7 +60,7 @@ class Checkpoints:
         finally:
             if main:
                 shutil.rmtree(aside, ignore_errors=True)  # half of one, on a full disk
-        self.accelerator.wait_for_everyone()
+        wait_for_everyone()
 
     def load(self) -> tuple[int, dict[str, Any]]:
         """Restore the newest intact checkpoint; returns its step and extra data, or (0, {}) when there is none."""
@@ -113,7 +114,7 @@ def writing(path: Path) -> Iterator[None]:
 
 def seal(folder: Path, noted: dict[str, Any]) -> None:
     """Write a folder's manifest: the checksum of each of its files, and ``noted`` (plain data)."""
-    files = {str(file.relative_to(folder)): zlib.crc32(file.read_bytes())
+    files = {str(file.relative_to(folder)): _checksum(file)
              for file in folder.rglob("*") if file.is_file() and file.name != MANIFEST}
     manifest = {"files": files, **noted}
     (folder / MANIFEST).write_text(json.dumps(manifest | {"crc": _crc(manifest)}), encoding="utf-8")
@@ -124,7 +125,7 @@ def intact(folder: Path) -> dict[str, Any] | None:
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         if manifest.pop("crc") == _crc(manifest) and all(
-                zlib.crc32((folder / name).read_bytes()) == crc for name, crc in manifest["files"].items()):
+                _checksum(folder / name) == crc for name, crc in manifest["files"].items()):
             return dict(manifest)
     except (OSError, ValueError, KeyError, AttributeError, TypeError):  # not there, not JSON, or JSON of another form
         pass
@@ -139,6 +140,7 @@ def sealing(settings: dict[str, Any]) -> Any:
 
     class Sealing(TrainerCallback):
         def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            wait_for_everyone()  # each process has written its random states
             if state.is_world_process_zero:
                 seal(Path(args.output_dir) / f"checkpoint-{state.global_step}", {"settings": settings})
 
@@ -160,6 +162,14 @@ def same_settings(folder: Path, before: dict[str, Any], now: dict[str, Any]) -> 
     if before != now:
         raise UserError(f"{folder}: was written with other settings ({_differing(before, now)}). Put them back, or choose another "
                         "--out.")
+
+
+def _checksum(file: Path) -> int:
+    crc = 0
+    with file.open("rb") as content:
+        while part := content.read(2**24):
+            crc = zlib.crc32(part, crc)
+    return crc
 
 
 def _crc(manifest: dict[str, Any]) -> int:

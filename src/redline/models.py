@@ -77,7 +77,7 @@ def load_model(auto: Any, model: Model, **options: Any) -> "PreTrainedModel":
 
             base = PeftConfig.from_pretrained(folder).base_model_name_or_path
             loaded = load_model(auto, model.model_copy(update={"name": base, "revision": None}), **options)
-            merged: PreTrainedModel = PeftModel.from_pretrained(loaded, folder).merge_and_unload()
+            merged: PreTrainedModel = PeftModel.from_pretrained(loaded, folder, torch_device=str(device())).merge_and_unload()
             return merged.requires_grad_(False).eval().to(device())
         loaded = auto.from_pretrained(folder, revision=model.revision or "main", use_safetensors=True, **options)
     loaded = loaded.requires_grad_(False).eval()
@@ -185,7 +185,10 @@ def dtype_of(model: Model) -> torch.dtype:
     """The recipe's dtype; auto is bfloat16 where the processor computes in it."""
     if model.dtype != "auto":
         return torch.bfloat16 if model.dtype == "bfloat16" else torch.float32
-    fast = torch.cuda.is_bf16_supported() if torch.cuda.is_available() else torch.cpu._is_avx512_bf16_supported()
+    if torch.cuda.is_available():
+        fast = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        fast = torch.cpu._is_avx512_bf16_supported()
     return torch.bfloat16 if fast else torch.float32
 
 

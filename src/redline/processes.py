@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from accelerate import Accelerator, PartialState
+    from transformers import TrainingArguments
 
 
 def this_process() -> "PartialState":
@@ -24,12 +25,26 @@ def this_process() -> "PartialState":
     return PartialState(cpu=on_cpu)
 
 
+def sharded_launch() -> bool:
+    """Whether ``accelerate launch`` was told to shard the weights, by FSDP or DeepSpeed."""
+    import os
+
+    return any(os.environ.get(f"ACCELERATE_USE_{way}", "").lower() == "true" for way in ("FSDP", "DEEPSPEED"))
+
+
 def new_accelerator(trackers: Sequence[str], folder: Path) -> "Accelerator":
     """What a training runs with; its metrics also go to ``trackers``, in ``folder``."""
     from accelerate import Accelerator
 
     this_process()
     return Accelerator(log_with=list(trackers) or None, project_dir=str(folder))
+
+
+def on_one_device(settings: "TrainingArguments") -> "TrainingArguments":
+    """The settings of a Transformers trainer, for one device a process: left to itself, one process takes all GPUs that it sees, by
+    ``nn.DataParallel``, which TRL refuses."""
+    settings._n_gpu = min(settings.n_gpu, 1)
+    return settings
 
 
 def finish_tracking(accelerator: "Accelerator") -> None:

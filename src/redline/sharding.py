@@ -3,10 +3,9 @@
 Everything here does the right, plain thing for a model that is not sharded. All processes must call these functions together.
 """
 
-import functools
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 
 from redline.errors import UserError
+from redline.processes import this_process
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -26,6 +26,8 @@ def prepare(accelerator: "Accelerator", model: nn.Module, optimizer: torch.optim
     """
     plugin = getattr(accelerator.state, "fsdp_plugin", None)
     if plugin is not None:
+        from accelerate.utils import convert_outputs_to_fp32
+        from torch.distributed.fsdp import MixedPrecisionPolicy
         from torch.distributed.fsdp.wrap import transformer_auto_wrap_policy
 
         if not accelerator.is_fsdp2:
@@ -36,7 +38,12 @@ def prepare(accelerator: "Accelerator", model: nn.Module, optimizer: torch.optim
         names = {name for module in model.modules() for name in getattr(module, "_no_split_modules", None) or ()}
         layers = {type(module) for module in model.modules() if type(module).__name__ in names}
         warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view")  # nothing here writes into one
-        plugin.auto_wrap_policy = functools.partial(transformer_auto_wrap_policy, transformer_layer_cls=layers)
+        plugin.auto_wrap_policy = transformer_auto_wrap_policy
+        plugin.transformer_cls_names_to_wrap = sorted(layer.__name__ for layer in layers)
+        if accelerator.mixed_precision != "no":  # as under DDP: weights stay float32, and autocast computes with less
+            plugin.mixed_precision_policy = MixedPrecisionPolicy()
+            forward: Any = convert_outputs_to_fp32(accelerator.autocast()(model.forward))
+            model.forward = forward
         _unshare(model, layers)
     if accelerator.distributed_type == "DEEPSPEED":
         raise UserError("Reward models and PPO do not run under DeepSpeed. Use FSDP2 (recipes/accelerate/8-gpus-fsdp2.yaml), which "
@@ -73,18 +80,26 @@ def gathered(model: nn.Module) -> Iterator[None]:
         _shard_again(model)
 
 
+def unfinished(accelerator: "Accelerator", model: nn.Module) -> AbstractContextManager[None]:
+    """Around a pass whose gradients others follow in the same step: DDP's processes exchange them with the last. FSDP2's do at
+    once, since each would hold all gradients whole until then."""
+    return nullcontext() if accelerator.is_fsdp2 else accelerator.no_sync(model)
+
+
 def assemble(accelerator: "Accelerator", model: nn.Module) -> None:
     """End a sharded training: in the main process the model has whole weights again, on the CPU, and can be merged and saved.
 
     (While FSDP2 has gathered weights, a state dict still gives the sharded ones.)
     """
     _shard_again(model)
-    found: dict[int, nn.Parameter] = {}  # by the sharded one, so that tied weights stay tied
+    found: dict[int, nn.Parameter | None] = {}  # by the sharded one, so that tied weights stay tied
     for module in model.modules():
         for name, parameter in module._parameters.items():
             if parameter is not None and hasattr(parameter, "full_tensor"):
                 if id(parameter) not in found:
-                    found[id(parameter)] = nn.Parameter(whole(parameter.detach()).cpu(), requires_grad=parameter.requires_grad)
+                    one = whole(parameter.detach())
+                    found[id(parameter)] = (nn.Parameter(one.cpu(), requires_grad=parameter.requires_grad)
+                                            if accelerator.is_main_process else None)
                 if accelerator.is_main_process:
                     module._parameters[name] = found[id(parameter)]
 
@@ -101,9 +116,8 @@ def whole(tensor: Tensor) -> Tensor:
 
 
 def trained_weights(model: nn.Module) -> dict[str, Tensor]:
-    """The weights that are trained, by name, in one piece each, on the CPU."""
-    return {name: whole(parameter.detach()).contiguous().cpu() for name, parameter in model.named_parameters()
-            if parameter.requires_grad}
+    """The weights that are trained, by name, in one piece each, on the CPU; empty tensors but in the main process."""
+    return {name: _to_main(parameter.detach()) for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
 @torch.no_grad()
@@ -116,9 +130,9 @@ def load_trained(model: nn.Module, weights: dict[str, Tensor]) -> None:
 
 
 def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """An optimizer's state with its tensors in one piece, on the CPU."""
+    """An optimizer's state with its tensors in one piece, on the CPU; empty ones but in the main process."""
     state = optimizer.state_dict()
-    return state | {"state": {index: {name: whole(value).cpu() if isinstance(value, Tensor) else value
+    return state | {"state": {index: {name: _to_main(value) if isinstance(value, Tensor) else value
                                       for name, value in values.items()} for index, values in state["state"].items()}}
 
 
@@ -128,6 +142,12 @@ def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> N
     optimizer.load_state_dict(state | {"state": {
         index: {name: _like(value, parameters[index]) if getattr(value, "shape", None) == parameters[index].shape else value
                 for name, value in values.items()} for index, values in state["state"].items()}})
+
+
+def _to_main(tensor: Tensor) -> Tensor:
+    """A tensor that may be sharded, in one piece on the CPU of the main process, which alone writes."""
+    one = whole(tensor)
+    return one.contiguous().cpu() if this_process().is_main_process else one.new_empty(0)
 
 
 def _shard_again(model: nn.Module) -> None:

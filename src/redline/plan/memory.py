@@ -13,6 +13,7 @@ import torch
 
 from redline.models import dtype_of, load_config, train_layers
 from redline.plan.trace import Batch, Task, build, forward_bytes, logits_bytes, training_bytes
+from redline.policy.sample import AT_ONCE
 from redline.recipe import Adapt, Model, Recipe, RewardTerm
 from redline.reward.model import LABELS
 from redline.reward.train import CACHE_BYTES, CPU_MICROBATCH_TOKENS, MICROBATCH_TOKENS
@@ -227,23 +228,27 @@ def policy_stage(recipe: Recipe, machine: Machine, prompt: int) -> Stage:
     found = replace(found, trained=actors * found.trained, count=actors * found.count)
     parts = weights_and_optimizer(found, machine)
     notes: list[str] = []
-    parts["reference copy"] = 0.0 if how.adapt.lora_rank else single.trained
+    # what shares the policy's frozen weights has them whole, once they are sharded
+    parts["reference copy"] = 0.0 if how.adapt.lora_rank else single.all if machine.sharded else single.trained
     parts["reward model"] = float(sum(reward_weights(recipe, machine, single, notes)))
     fixed = sum(parts.values())
+    if machine.sharded:  # every process gathers the policy to sample and to score, in place of a layer at a time
+        parts["gathered policy"] = max(0.0, found.all - parts["gathered layers"])
 
     response, length = how.sampling.max_new_tokens, prompt + how.sampling.max_new_tokens
     share = max(1, how.batch_size // machine.processes)
     states = sum(share * length * config.get_text_config().hidden_size * task.dtype.itemsize for _ in cuts(recipe, task))
     parts["lower states"] = float(states)
-    parts["KV cache"] = kv_bytes(config, task.dtype, share, length)
+    together = min(share, max(1, AT_ONCE // length))  # rows that are sampled at once
+    parts["KV cache"] = kv_bytes(config, task.dtype, together, length)
     rows = min(max(1, how.minibatch_size // machine.processes), max(1, how.microbatch_tokens // length))
     batch = Batch(rows, length, response)
     parts["logits"] = logits_bytes(task, batch)
     parts["activations"] = actors * (training_bytes(task, batch) - parts["logits"])
-    drawing = share * config.get_text_config().vocab_size * (task.dtype.itemsize + 16.0)  # logits, scaled, softmax, its sums
-    prefill = forward_bytes(task, Batch(share, prompt, 1))
+    drawing = together * config.get_text_config().vocab_size * (task.dtype.itemsize + 16.0)  # logits, scaled, softmax, its sums
+    prefill = forward_bytes(task, Batch(together, prompt, 1))
     scored = forward_bytes(task, Batch(min(share, max(1, SCORING_TOKENS // length)), length, 1))
-    resting = fixed - parts["gradients"]
+    resting = fixed - parts["gradients"] + parts.get("gathered policy", 0.0)
     return with_heap(Stage("policy", parts, {
         "sample": resting + parts["KV cache"] * (1 + 1 / config.num_hidden_layers) + max(2 * states, states + prefill, drawing),
         "score": resting + states + scored,
@@ -306,6 +311,8 @@ def reward_weights(recipe: Recipe, machine: Machine, policy: Held, notes: list[s
         if term.model is not None:
             notes.append(f"the reward model {term.model} is counted as one with weights of its own, in the policy's dtype")
             yield found.frozen
+        elif _shares(recipe) and machine.sharded:
+            yield found.trained + found.frozen * (1 if recipe.policy.adapt.lora_rank else 4 / task.dtype.itemsize)
         elif _shares(recipe):
             yield found.trained + (0.0 if recipe.policy.adapt.lora_rank else copied(recipe, policy, found, task))
         else:

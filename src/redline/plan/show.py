@@ -7,8 +7,8 @@ from rich.table import Table
 
 from redline.plan.memory import Machine, Stage
 
-ORDER = ("libraries", "weights", "gathered layers", "reference copy", "reward model", "gradients", "DDP buckets", "optimizer",
-         "lower states", "KV cache", "activations", "logits", "heap")
+ORDER = ("libraries", "weights", "gathered layers", "gathered policy", "reference copy", "reward model", "gradients",
+         "DDP buckets", "optimizer", "lower states", "KV cache", "activations", "logits", "heap")
 
 
 def show(facts: dict[str, Any], plans: dict[str, list[Stage]], changes: dict[str, list[dict[str, Any]]], machine: Machine,

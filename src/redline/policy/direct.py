@@ -20,6 +20,7 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from redline.batches import pad
 from redline.checkpoint import newest_sealed, sealing, writing
+from redline.console import console
 from redline.data.records import Labels
 from redline.errors import UserError
 from redline.label.tokenize import encode_prompt, token_ids
@@ -27,7 +28,7 @@ from redline.models import eos_ids, load_tokenizer, quietly, save
 from redline.policy.actor import ActorCritic
 from redline.policy.log import RunLog
 from redline.policy.watch import Gold, Watch
-from redline.processes import this_process
+from redline.processes import on_one_device, sharded_launch, this_process, wait_for_everyone
 from redline.recipe import Direct, Model, Policy
 from redline.reward.train import CACHE_BYTES
 from redline.sharding import assemble, load_trained, trained_weights
@@ -59,10 +60,16 @@ def train_direct(recipe: Direct, policy: Policy, model: Model, labels: Sequence[
     """
     from transformers import set_seed
 
+    if sharded_launch():
+        raise UserError(f"direct.method={recipe.method} does not run sharded, by FSDP or DeepSpeed. Launch one process, or DDP "
+                        "(accelerate launch --multi_gpu).")
     set_seed(seed)
     tokenizer = load_tokenizer(model.name, model.trust_remote_code, model.revision)
     actor = ActorCritic(model, policy.adapt)
     rows = [row for record in labels if (row := _row(record, tokenizer, max_response))]
+    if left_out := len(labels) - len(rows):
+        console.print(f"{left_out} of {len(labels)} edits are left out: within {max_response} tokens their two sides are the same",
+                      highlight=False)
     if not rows:
         raise UserError("direct: no edit is left whose two sides differ. Give more edits, or a larger data.max_response_tokens.")
     share = max(1, recipe.batch_size // this_process().num_processes)
@@ -79,7 +86,7 @@ def train_direct(recipe: Direct, policy: Policy, model: Model, labels: Sequence[
         trainer = (_dpo if recipe.method == "dpo" else _weighted)(recipe, actor, rows, tokenizer, settings)
     if gold is not None:
         watched = SimpleNamespace(  # what Watch asks of a PPO training
-            actor=actor, tokenizer=tokenizer, recipe=policy, out=out, seed=seed, accelerator=trainer.accelerator,
+            actor=actor, model=actor, tokenizer=tokenizer, recipe=policy, out=out, seed=seed, accelerator=trainer.accelerator,
             cuts={actor.split.cut} if actor.split.cut else set(), eos=eos_ids(actor.lm, tokenizer),
             reward=lambda rollout: [torch.zeros(size) for size in rollout.sizes], shape=lambda reward, ended: reward)
         trainer.add_callback(_Watched(gold, watched))
@@ -93,7 +100,7 @@ def train_direct(recipe: Direct, policy: Policy, model: Model, labels: Sequence[
         if actor.peft is not None and "ref" in actor.peft.peft_config:
             actor.peft.delete_adapter("ref")  # TRL's copy of the untrained adapter
         save(actor.lm, actor.peft, tokenizer, out, model.name)
-    trainer.accelerator.wait_for_everyone()
+    wait_for_everyone()
 
 
 def _row(record: Labels, tokenizer: Any, max_response: int) -> dict[str, list[int]] | None:
@@ -117,7 +124,8 @@ def _weighted(recipe: Direct, actor: ActorCritic, rows: list[dict[str, list[int]
     if not edits:
         raise UserError("direct: the edits put in and remove nothing that can be learned. Give more edits.")
     size = sum(len(side.ids) for edit in edits for side in edit) * actor.value_head.in_features * actor.lm.dtype.itemsize
-    trainer = _Weighted(model=actor, args=TrainingArguments(**settings, ddp_find_unused_parameters=True),  # the critic's head
+    trainer = _Weighted(model=actor, args=on_one_device(TrainingArguments(
+        **settings, ddp_find_unused_parameters=True)),  # the critic's head
                         train_dataset=cast(Any, edits),
                         data_collator=cast(Any, lambda batch: _batch(batch, actor, size <= CACHE_BYTES)))
     trainer.model_accepts_loss_kwargs = False  # the loss is a mean: Trainer has to divide by the accumulated steps
@@ -200,7 +208,7 @@ def _dpo(recipe: Direct, actor: ActorCritic, rows: list[dict[str, list[int]]], t
     ids = [{name: row[name] for name in ("prompt_ids", "chosen_ids", "rejected_ids")} for row in rows]
     trainer: Trainer = Tokenized(
         model=actor.peft or actor.lm, ref_model=None if actor.peft else actor._reference[0].model,
-        args=DPOConfig(**settings, beta=recipe.beta, max_length=None, gradient_checkpointing=False),
+        args=cast(Any, on_one_device(DPOConfig(**settings, beta=recipe.beta, max_length=None, gradient_checkpointing=False))),
         train_dataset=Dataset.from_list(ids), processing_class=tokenizer)
     return trainer
 
@@ -226,7 +234,7 @@ class _Watched(TrainerCallback):
         found = self.watch.after(state.global_step)
         model.train()
         if found:
-            del found["gold_proxy"]  # there is no reward
+            found.pop("gold_proxy", None)  # there is no reward
             self.log.metrics({"update": state.global_step, "seconds": self.seconds, **found})
             self.seconds = 0.0
 

@@ -35,12 +35,12 @@ from redline.policy.loss import LossParts, ppo_loss
 from redline.policy.monitors import advantage_monitors, peak_gb, phase_gb, reward_monitors, start_phase
 from redline.policy.sample import check_logits, prompt_tokens, sample, sampled_by
 from redline.policy.watch import Gold, Watch
-from redline.processes import finish_tracking, new_accelerator
+from redline.processes import finish_tracking, new_accelerator, wait_for_everyone
 from redline.recipe import Model, Policy
 from redline.reward.rewards import build_reward
 from redline.rollout import Rollout
 from redline.scheduling import scheduler
-from redline.sharding import assemble, clip_gradients, gathered, prepare
+from redline.sharding import assemble, clip_gradients, gathered, prepare, unfinished
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -138,19 +138,17 @@ class Ppo:
             self.kl.load_state_dict(state["kl"])
             self.scale, self.mean_length = state["scale"], state["mean_length"]
         else:
-            with gathered(self.model):
+            with self._whole():
                 self._calibrate()
         watch = Watch(gold, self) if gold else None
         if watch and start < self.recipe.updates:
-            with gathered(self.model):
-                watch.begin(start)
+            watch.begin(start)
         metrics: dict[str, Any] = {}
         with progress_bar("policy", self.recipe.updates, start, self.accelerator.is_main_process) as bar:
             for step in range(start, self.recipe.updates):
                 metrics, columns = self.update(step)
                 if watch:
-                    with gathered(self.model):
-                        metrics |= watch.after(step + 1)
+                    metrics |= watch.after(step + 1)
                 log.metrics({"update": step + 1, **metrics})
                 if (step + 1) % self.recipe.sample_every == 0 or step in (0, self.recipe.updates - 1):
                     log.samples(sample_records(columns.pop("rollout"), self.tokenizer, step + 1, SHOWN, **columns))
@@ -167,13 +165,13 @@ class Ppo:
         assemble(self.accelerator, self.model)
         if self.accelerator.is_main_process:
             save(self.actor.lm, self.actor.peft, self.tokenizer, self.out, self.base)
-        self.accelerator.wait_for_everyone()
+        wait_for_everyone()
 
     def update(self, step: int) -> tuple[dict[str, float], dict[str, Any]]:
         """One update; returns its metrics, and its rollout with the tokens' rewards, values, KL and advantages ``[R_i]``."""
         self.timings, self.memory = {}, {}
         temperature = self.recipe.sampling.temperature
-        with gathered(self.model):
+        with self._whole():
             rollout, rewards = self._sample_and_score(draw_rows(len(self.prompts), self.recipe.batch_size, step, self.seed), step)
             with self._timed("rescore"):
                 first = self._first_pass(rollout)
@@ -202,6 +200,12 @@ class Ppo:
         metrics["peak_gb"] = max(peak_gb(), *self.memory.values())
         return metrics, {"rollout": rollout, "rewards": shaped, "values": values, "kl": kl,
                          "advantages": [row[:size] for row, size in zip(advantages, rollout.sizes, strict=True)]}
+
+    @contextmanager
+    def _whole(self) -> "Iterator[None]":
+        """Inside, every process has the whole weights, and computes in the precision that it trains in."""
+        with gathered(self.model), self.accelerator.autocast():
+            yield
 
     def _sample_and_score(self, rows: list[int], step: int) -> tuple[Rollout, list[Tensor]]:
         places = range(self.accelerator.process_index, len(rows), self.accelerator.num_processes)
@@ -283,7 +287,7 @@ class Ppo:
                 old, old_values = (torch.cat([part[row] for row in members]).to(device) for part in (logprobs, values))
                 advantage, wanted = (torch.cat([part[row, : rollout.sizes[row]] for row in members]).to(device)
                                      for part in (advantages, returns))
-                with nullcontext() if place == passes - 1 else accelerator.no_sync(self.model):
+                with nullcontext() if place == passes - 1 else unfinished(accelerator, self.model):
                     if first and number == 0:
                         new, value = first.logprobs, first.values
                     else:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
     from transformers.generation import LogitsProcessorList
 
-AT_ONCE = 16_384  # tokens of prompts and longest responses that are sampled together outside of training
+AT_ONCE = 16_384  # tokens of prompts and longest responses that are sampled together: so many keys and values are cached
 
 Sampler = Callable[["PreTrainedModel", list[list[int]], Sampling, int], Sequence[Sequence[int]]]
 """An engine of the user's: the policy as it is now, the prompts' token ids, the settings and a seed in; the token ids of a response
@@ -41,38 +41,60 @@ def prompt_tokens(tokenizer: "PreTrainedTokenizerBase", prompts: Sequence[Prompt
 
 @torch.no_grad()
 def sample(lm: "PreTrainedModel", prompts: Sequence[Sequence[int]], sampling: Sampling, eos: Sequence[int], seed: int,
-           cuts: set[int] | None = None, texts: Sequence[Text] | None = None, places: Sequence[int] | None = None) -> Rollout:
+           cuts: set[int] | None = None, texts: Sequence[Text] | None = None, places: Sequence[int] | None = None,
+           done: Callable[[int], None] | None = None) -> Rollout:
     """One response for each prompt (token ids; ``texts`` are the prompts as given, for rewards that read them).
 
-    Row ``i`` draws from random numbers that depend on ``seed`` and ``i`` alone, so two policies with the same seed are compared
-    on the same draws, and dropping finished rows changes nothing. Where several processes share a batch, ``places`` are the rows'
-    places in the whole of it, and take the place of ``i``. ``cuts`` names the layers whose incoming states are kept.
-    Raises ValueError for an empty prompt.
+    As many are sampled at once as make ``AT_ONCE`` tokens; ``done`` is told how many more are done. Row ``i`` draws from random
+    numbers that depend on ``seed`` and ``i`` alone, so two policies with the same seed are compared on the same draws, and what
+    else is sampled beside a row changes nothing. Where several processes share a batch, ``places`` are the rows' places in the
+    whole of it, and take the place of ``i``. ``cuts`` names the layers whose incoming states are kept. Raises ValueError for an
+    empty prompt.
     """
+    if not all(len(prompt) for prompt in prompts):
+        raise ValueError("a prompt has no tokens: a model cannot continue nothing")
+    count = len(prompts)
+    places = list(places if places is not None else range(count))
+    rollout = Rollout(list(texts if texts is not None else [""] * count), list(map(torch.tensor, prompts)),
+                      [torch.empty(0)] * count, [torch.empty(0)] * count, [False] * count,
+                      {cut: [torch.empty(0)] * count for cut in cuts or ()})
+    for group in pack([len(prompt) + sampling.max_new_tokens for prompt in prompts], AT_ONCE):
+        rows = sorted(group)
+        part = _sample_at_once(lm, [prompts[row] for row in rows], sampling, eos, seed, cuts or set(),
+                               [places[row] for row in rows])
+        columns: list[list[Any]] = [rollout.response_ids, rollout.logprobs, rollout.ended, *rollout.states.values()]
+        for into, found in zip(columns, part, strict=True):
+            for row, value in zip(rows, found, strict=True):
+                into[row] = value
+        if done is not None:
+            done(len(rows))
+    return rollout
+
+
+def _sample_at_once(lm: "PreTrainedModel", prompts: Sequence[Sequence[int]], sampling: Sampling, eos: Sequence[int], seed: int,
+                    cuts: set[int], places: list[int]) -> tuple[list[Any], ...]:
+    """Of each row the response's ids, its log-probabilities, whether it ended, and for each of ``cuts`` its states."""
     from transformers import DynamicCache
 
     device = next(lm.parameters()).device
-    if not all(len(prompt) for prompt in prompts):
-        raise ValueError("a prompt has no tokens: a model cannot continue nothing")
     width = max(len(prompt) for prompt in prompts)
     ids, mask = torch.zeros(len(prompts), width, dtype=torch.long), torch.zeros(len(prompts), width, dtype=torch.long)
     for row, prompt in enumerate(prompts):
         ids[row, width - len(prompt):], mask[row, width - len(prompt):] = torch.tensor(prompt), 1
     ids, mask = ids.to(device), mask.to(device)
-    places = list(places if places is not None else range(len(prompts)))
     draws = torch.rand(max(places) + 1, sampling.max_new_tokens, generator=torch.Generator().manual_seed(seed))
     uniforms = draws[places].to(device)
     stop = torch.tensor(list(eos), dtype=torch.long, device=device)
     warpers: Any = _warpers(sampling)
 
-    tap, cache = Tap(lm, cuts or set()), DynamicCache(config=lm.config)
+    tap, cache = Tap(lm, cuts), DynamicCache(config=lm.config)
     live = torch.arange(len(prompts), device=device)  # the rows still running
     lengths = mask.sum(1)
     tokens = torch.zeros(len(prompts), sampling.max_new_tokens, dtype=torch.long, device=device)
     logprobs = torch.zeros(len(prompts), sampling.max_new_tokens, device=device)
     counts = torch.zeros(len(prompts), dtype=torch.long, device=device)
     ended = torch.zeros(len(prompts), dtype=torch.bool, device=device)
-    kept: dict[int, list[tuple[Tensor, Tensor]]] = {cut: [] for cut in cuts or ()}  # (rows, their new states), a step each
+    kept: dict[int, list[tuple[Tensor, Tensor]]] = {cut: [] for cut in cuts}  # (rows, their new states), a step each
 
     step_ids, positions = ids, (mask.cumsum(1) - 1).clamp(min=0)
     # on a CPU a twentieth less time; what is made before it stays an ordinary tensor. On GPUs, ZeRO-3 gathers weights in here
@@ -113,14 +135,9 @@ def sample(lm: "PreTrainedModel", prompts: Sequence[Sequence[int]], sampling: Sa
             for cut, state in tap.states.items():
                 kept[cut].append((live, state))
     sizes = counts.tolist()
-    return Rollout(
-        prompts=list(texts if texts is not None else [""] * len(prompts)),
-        prompt_ids=[torch.tensor(prompt) for prompt in prompts],
-        response_ids=[tokens[row, :size].cpu() for row, size in enumerate(sizes)],
-        logprobs=[logprobs[row, :size].cpu() for row, size in enumerate(sizes)],
-        ended=ended.tolist(),
-        states={cut: _ragged(steps, [len(prompt) for prompt in prompts], sizes) for cut, steps in kept.items()},
-    )
+    return ([tokens[row, :size].cpu() for row, size in enumerate(sizes)],
+            [logprobs[row, :size].cpu() for row, size in enumerate(sizes)], ended.tolist(),
+            *(_ragged(steps, [len(prompt) for prompt in prompts], sizes) for steps in kept.values()))
 
 
 def sampled_by(sampler: Sampler, lm: "PreTrainedModel", prompts: Sequence[Sequence[int]], sampling: Sampling, eos: Sequence[int],
@@ -231,18 +248,10 @@ def sample_responses(model: Model, prompts: Sequence[Prompt], sampling: Sampling
 
 def respond(lm: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", prompts: Sequence[Prompt], sampling: Sampling, seed: int,
             title: str = "sample") -> tuple[list[Response], Rollout]:
-    """Responses as records, and the rollout behind them. As many prompts are answered at once as make ``AT_ONCE`` tokens."""
+    """Responses as records, and the rollout behind them."""
     check_logits(lm)
     ids, texts = prompt_tokens(tokenizer, prompts), [prompt.prompt for prompt in prompts]
-    eos = eos_ids(lm, tokenizer)
-    rollout = Rollout(texts, list(map(torch.tensor, ids)), [torch.empty(0)] * len(ids), [torch.empty(0)] * len(ids),
-                      [False] * len(ids))
     with progress_bar(title, len(prompts)) as bar:
-        for rows in pack([len(prompt) + sampling.max_new_tokens for prompt in ids], AT_ONCE):
-            part = sample(lm, [ids[row] for row in rows], sampling, eos, seed, texts=[texts[row] for row in rows], places=rows)
-            for place, row in enumerate(rows):
-                rollout.response_ids[row], rollout.logprobs[row] = part.response_ids[place], part.logprobs[place]
-                rollout.ended[row] = part.ended[place]
-            bar.advance(len(rows))
+        rollout = sample(lm, ids, sampling, eos_ids(lm, tokenizer), seed, texts=texts, done=bar.advance)
     return [Response(id=prompt.id, prompt=prompt.prompt, response=tokenizer.decode(response, skip_special_tokens=True))
             for prompt, response in zip(prompts, rollout.response_ids, strict=True)], rollout

@@ -12,15 +12,16 @@ import torch
 from redline.checkpoint import newest_sealed, sealing, writing
 from redline.data.records import Edit, Text
 from redline.errors import UserError
-from redline.models import for_training, load_causal_lm, load_tokenizer, quietly
-from redline.processes import this_process
+from redline.models import for_training, load_causal_lm, load_tokenizer, quietly, save
+from redline.processes import on_one_device, this_process, wait_for_everyone
 from redline.recipe import Model, Sft
 from redline.sharding import assemble
 
 
 def train_sft(recipe: Sft, model: Model, edits: Sequence[Edit], out: Path, *, max_tokens: int = 1024, seed: int = 0,
               trackers: Sequence[str] = ()) -> None:
-    """Imitate the edited (or chosen) responses, prompts masked, and write a plain model folder (adapters merged) to ``out``.
+    """Imitate the edited (or chosen) responses, prompts masked, and write a plain model folder to ``out``, adapters merged in and
+    beside.
 
     Continues from TRL's own last checkpoint that is whole when started again. Raises UserError when an edit lacks the response to
     imitate, and for a checkpoint of other settings.
@@ -43,21 +44,19 @@ def train_sft(recipe: Sft, model: Model, edits: Sequence[Edit], out: Path, *, ma
     with writing(work):
         work.mkdir(parents=True, exist_ok=True)
     with quietly():
+        how = SFTConfig(
+            output_dir=str(work), num_train_epochs=recipe.epochs, learning_rate=recipe.lr, max_length=max_tokens,
+            per_device_train_batch_size=at_once, gradient_accumulation_steps=share // at_once, completion_only_loss=True, seed=seed,
+            lr_scheduler_type="cosine", warmup_steps=0.03, save_steps=0.1, save_total_limit=2, save_strategy="steps",
+            report_to=list(trackers) or "none", logging_steps=5, bf16=False,
+            dataloader_pin_memory=torch.accelerator.is_available(),
+            gradient_checkpointing=recipe.gradient_checkpointing, gradient_checkpointing_kwargs={"use_reentrant": False},
+            accelerator_config={"use_configured_state": True})  # else Trainer asks anew, and CPU processes stand alone
+        adapters = LoraConfig(r=recipe.lora_rank, lora_alpha=2 * recipe.lora_rank, target_modules="all-linear",
+                              task_type="CAUSAL_LM") if recipe.lora_rank else None
         trainer = SFTTrainer(
-            model=lm.requires_grad_(True), processing_class=tokenizer, train_dataset=Dataset.from_list(rows),
-            peft_config=LoraConfig(r=recipe.lora_rank, lora_alpha=2 * recipe.lora_rank, target_modules="all-linear",
-                                   task_type="CAUSAL_LM") if recipe.lora_rank else None,
-            args=SFTConfig(output_dir=str(work), num_train_epochs=recipe.epochs, learning_rate=recipe.lr, max_length=max_tokens,
-                           per_device_train_batch_size=at_once, gradient_accumulation_steps=share // at_once,
-                           completion_only_loss=True, seed=seed,
-                           lr_scheduler_type="cosine", warmup_steps=0.03, save_steps=0.1, save_total_limit=2, save_strategy="steps",
-                           report_to=list(trackers) or "none", logging_steps=5, bf16=False,
-                           dataloader_pin_memory=torch.accelerator.is_available(),
-                           gradient_checkpointing=recipe.gradient_checkpointing,
-                           gradient_checkpointing_kwargs={"use_reentrant": False},
-                           # else Trainer asks anew, and CPU processes stand alone
-                           accelerator_config={"use_configured_state": True}),
-        )
+            model=lm if recipe.lora_rank else lm.requires_grad_(True), processing_class=tokenizer, args=on_one_device(how),
+            train_dataset=Dataset.from_list(rows), peft_config=adapters)
     settings = {"sft": recipe.model_dump(), "model": model.name, "edits": len(rows), "max_tokens": max_tokens, "seed": seed,
                 "checksum_of_edits": zlib.crc32(json.dumps(rows).encode())}
     trainer.add_callback(sealing(settings))
@@ -70,13 +69,14 @@ def train_sft(recipe: Sft, model: Model, edits: Sequence[Edit], out: Path, *, ma
     if trainer.accelerator.is_main_process:
         final: Any = trainer.accelerator.unwrap_model(trainer.model)
         with writing(out):
-            if not deepspeed:
-                (final.merge_and_unload() if recipe.lora_rank else final).save_pretrained(aside)
-            tokenizer.save_pretrained(aside)
+            if deepspeed:
+                tokenizer.save_pretrained(aside)
+            else:
+                save(lm, final if recipe.lora_rank else None, tokenizer, aside, model.name)
             shutil.rmtree(out, ignore_errors=True)
             aside.rename(out)
         shutil.rmtree(work, ignore_errors=True)
-    trainer.accelerator.wait_for_everyone()
+    wait_for_everyone()
 
 
 def _completion(prompt: Text, response: Text) -> Text:

@@ -22,13 +22,13 @@ from redline.errors import UserError
 from redline.policy.actor import ActorCritic, rescore
 from redline.policy.sample import prompt_tokens, sample
 from redline.processes import wait_for_everyone
+from redline.sharding import gathered
 
 if TYPE_CHECKING:
     from redline.policy.ppo import Ppo
 
 ERRORS = 3.0  # standard errors that gold must have fallen by
 FEWEST = 8  # prompts that a warning can rest on: all of 8 lost by chance is one case in 256
-BATCH = 32  # responses sampled at once, at most
 
 
 @dataclass(frozen=True)
@@ -164,24 +164,20 @@ class Watch:
 
         Beside each its scaled reward with the terms that training adds, and the estimate of its KL (log ratio, in nats).
         """
-        trainer, recipe, records = self.trainer, self.trainer.recipe, []
-        size = min(BATCH, recipe.batch_size)
-        for start in range(0, len(self.gold.prompts), size):
-            part = list(self.gold.prompts[start:start + size])
+        trainer, recipe, prompts = self.trainer, self.trainer.recipe, self.gold.prompts
+        with gathered(trainer.model), trainer.accelerator.autocast():
             with _reference(trainer.actor) if update == 0 else nullcontext(trainer.actor.lm) as lm:
-                rollout = sample(lm, prompt_tokens(trainer.tokenizer, part), recipe.sampling, trainer.eos, trainer.seed + 1 + start,
-                                 cuts=trainer.cuts, texts=[prompt.prompt for prompt in part])
+                rollout = sample(lm, prompt_tokens(trainer.tokenizer, prompts), recipe.sampling, trainer.eos, trainer.seed + 1,
+                                 cuts=trainer.cuts, texts=[prompt.prompt for prompt in prompts])
             shaped = [trainer.shape(*both) for both in zip(trainer.reward(rollout), rollout.ended, strict=True)]
             kl = [0.0] * len(rollout)
             if update:
                 own, base = (rescore(trainer.actor, rollout, recipe.sampling.temperature, recipe.microbatch_tokens,
                                      reference=reference)[0] for reference in (False, True))
                 kl = [float((new - old).sum()) for new, old in zip(own, base, strict=True)]
-            records += [
-                Response.model_validate({"id": prompt.id, "prompt": prompt.prompt, "reward": float(row.sum()), "kl": nats,
+        return [Response.model_validate({"id": prompt.id, "prompt": prompt.prompt, "reward": float(row.sum()), "kl": nats,
                                          "response": trainer.tokenizer.decode(ids, skip_special_tokens=True)})
-                for prompt, ids, row, nats in zip(part, rollout.response_ids, shaped, kl, strict=True)]
-        return records
+                for prompt, ids, row, nats in zip(prompts, rollout.response_ids, shaped, kl, strict=True)]
 
     def _read(self, path: Path, judge: str | None = None) -> list[Response] | None:
         """A file of responses, if it is there and answers these prompts (and was judged by this judge)."""

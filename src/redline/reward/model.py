@@ -213,7 +213,8 @@ def _onto(share: "PreTrainedModel", auto: Any, config: Any, folder: Path) -> "Pr
                 _set(model, path, nn.Parameter(weights.get_tensor(path).to(share.device), requires_grad=False), "_parameters")
     config = fused(PeftConfig.from_pretrained(str(folder / ADAPTER)))
     with quietly():
-        PeftModel.from_pretrained(model, str(folder / ADAPTER), config=config)  # puts the adapters into the model
+        # puts the adapters into the model
+        PeftModel.from_pretrained(model, str(folder / ADAPTER), config=config, torch_device=str(share.device))
     return model.eval()
 
 

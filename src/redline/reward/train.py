@@ -5,7 +5,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ from redline.console import console, progress_bar
 from redline.data.files import write_json, write_jsonl
 from redline.data.records import Labels
 from redline.errors import UserError
-from redline.processes import finish_tracking, new_accelerator
+from redline.processes import finish_tracking, new_accelerator, wait_for_everyone
 from redline.recipe import Model, Reward
 from redline.reward.examples import Example, Row, checksum, common_prefix, examples
 from redline.reward.losses import classification_loss, pairwise_loss, token_rewards
@@ -24,7 +24,7 @@ from redline.reward.metrics import auc, calibration, f1, pairwise_accuracy
 from redline.reward.model import RewardModel, new_reward_model, save_reward_model
 from redline.reward.offsets import token_offsets
 from redline.scheduling import scheduler
-from redline.sharding import assemble, clip_gradients, gathered, load_trained, prepare, trained_weights
+from redline.sharding import assemble, clip_gradients, gathered, load_trained, prepare, trained_weights, unfinished
 
 MICROBATCH_TOKENS = 8192
 CPU_MICROBATCH_TOKENS = 1536  # of 512 to 2,400 the one with the most edits a second: fewer calls, yet little padding
@@ -66,7 +66,7 @@ def train_reward(recipe: Reward, backbone: Model, train: Iterable[Labels], valid
             write_jsonl(out / "scores.jsonl", scores)
         save_reward_model(reward, wrapped, out, (recipe.model or backbone).name)
         write_json(out / "metrics.json", result)
-    accelerator.wait_for_everyone()
+    wait_for_everyone()
     finish_tracking(accelerator)
     return result
 
@@ -85,7 +85,7 @@ class _Trainer:
                                       eps=how.eps, weight_decay=how.weight_decay)
         self.reward = reward
         self.model, self.optimizer = prepare(accelerator, reward, optimizer)
-        self.kept = 0
+        self.kept, self.all_kept = 0, False
         self.budget = CPU_MICROBATCH_TOKENS if accelerator.device.type == "cpu" else MICROBATCH_TOKENS
 
     def lay_out(self, edits: list[Example], apart: bool = False) -> None:
@@ -147,20 +147,20 @@ class _Trainer:
         groups = pack([example.cost for example in mine], self.budget)
         passes = int(self.accelerator.gather(torch.tensor([len(groups)], device=self.accelerator.device)).max())
         total = self._weight(batch)
-        loss_sum = 0.0
+        loss_sum = torch.zeros(1, device=self.accelerator.device)
         # every process makes as many passes, since sharded layers are gathered together: idle ones count for nothing
         for place, group in enumerate(groups + [[0]] * (passes - len(groups))):
-            with nullcontext() if place == passes - 1 else self.accelerator.no_sync(self.model):
+            with nullcontext() if place == passes - 1 else unfinished(self.accelerator, self.model):
                 with self.accelerator.autocast():
                     loss = float(place < len(groups)) * self._loss([mine[index] for index in group]) / total
                 self.accelerator.backward(loss * self.accelerator.num_processes)
-            loss_sum += loss.item()
+            loss_sum += loss.detach()
         norm = clip_gradients(self.accelerator, self.model, self.recipe.optimizer.max_grad_norm)
         if not math.isfinite(norm):
             raise UserError("reward training: the gradient is not finite. Lower reward.optimizer.lr, or use dtype float32.")
         self.optimizer.step()
         self.optimizer.zero_grad()
-        return self.accelerator.reduce(torch.tensor(loss_sum, device=self.accelerator.device)).item()
+        return self.accelerator.reduce(loss_sum).item()
 
     def _weight(self, batch: list[Example]) -> float:
         """What the summed losses of a batch are divided by: its tokens' weights, or its pairs."""
@@ -212,7 +212,8 @@ class _Trainer:
         """
         if not self.reward.split.cut:
             return
-        with gathered(self.model), progress_bar("frozen layers", len(edits), show=self.accelerator.is_main_process) as bar:
+        with gathered(self.model), self.accelerator.autocast(), progress_bar(
+                "frozen layers", len(edits), show=self.accelerator.is_main_process) as bar:
             for start in range(0, len(edits), KEPT_AT_ONCE):
                 part = edits[start:start + KEPT_AT_ONCE]
                 for row, states in self._lower([row for example in part for row in example.rows]):
@@ -220,13 +221,17 @@ class _Trainer:
                         return
                     row.states, self.kept = states, self.kept + states.nbytes
                 bar.advance(len(part))
+        self.all_kept = True
 
     def _states(self, rows: list[Row]) -> list[Tensor]:
         """The lower states of some rows: those kept, or computed now."""
         if not self.reward.split.cut:
             return [row.ids for row in rows]
-        with gathered(self.model):
-            computed = {id(row): states for row, states in self._lower([row for row in rows if row.states is None])}
+        missing = [row for row in rows if row.states is None]
+        if self.all_kept and not missing:
+            return [cast(Tensor, row.states) for row in rows]
+        with gathered(self.model), self.accelerator.autocast():  # by all processes: what is not kept, none of them has
+            computed = {id(row): states for row, states in self._lower(missing)}
         return [computed[id(row)] if row.states is None else row.states for row in rows]
 
     def _lower(self, rows: list[Row]) -> Iterator[tuple[Row, Tensor]]:
@@ -279,7 +284,7 @@ class _Trainer:
                 aside = self.out / ".best.part"
                 save_file(weights, aside)
                 aside.replace(self.best)
-        self.accelerator.wait_for_everyone()
+        wait_for_everyone()
 
     def _load_best(self) -> None:
         from safetensors.torch import load_file
