@@ -107,7 +107,8 @@ def tables(summary: dict[str, Any]) -> str:
         "three or more:\n",
         table(["arm", *places], minus),
         "Other arms beside each other, likewise:\n", table(["arms", *places], parts),
-        f"Win rate ({names[0]}, %) where a run's curve is at a KL, and how many of the runs come there:\n",
+        f"Win rate ({names[0]}, %) where a run's curve is at a KL; in brackets how many of the runs come there, and how many nats "
+        "lie on average between the two measurements that it is read between:\n",
         table(["arm", *(f"KL {kl:g}" for kl in levels)], equal),
         "Responses and seconds of learning until the win rate is there (median of the runs that come there, and their number):\n",
         table(["arm", *golds], prices)])
@@ -141,7 +142,7 @@ def _rate(found: dict[str, Any]) -> str:
 
 
 def _level(row: dict[str, Any]) -> str:
-    return f"{100 * row['win_rate']:.1f} [{row['seeds']}]" if row.get("win_rate") is not None else "–"
+    return f"{100 * row['win_rate']:.1f} [{row['seeds']}; {row['apart']:.1f}]" if row.get("win_rate") is not None else "–"
 
 
 def _minus(summary: dict[str, Any], a: str, b: str, levels: list[float]) -> list[str]:

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from redline.experiment.statistics import _draws, first_reach, interval, level_weights
+from redline.experiment.statistics import _draws, first_reach, interval, level_gap, level_weights
 from redline.judge.statistics import paired_difference, win_rate_interval
 
 
@@ -46,6 +46,7 @@ def test_a_curve_at_a_level():
     assert level_weights(kl, 1) @ gold == pytest.approx(0.6)
     assert level_weights(kl, 5) @ gold == pytest.approx((0.85 + 0.85 + 0.95) / 3)  # up, down, and up again
     assert level_weights(kl, 6.1) is None
+    assert [level_gap(kl, level) for level in (1, 4.5, 6.1)] == [2, pytest.approx((4 + 2 + 1) / 3), None]
     assert level_weights(kl, -0.1) is None
     assert level_weights([2.0], 2) is None
 

@@ -45,17 +45,27 @@ def level_weights(x: ArrayLike, level: float) -> Floats | None:
     The curve runs through its points in their order, straight in between, and may cross the level several times (a KL that a
     controller steers does): all crossings count the same.
     """
-    places = np.asarray(x, dtype=np.float64)
-    weights, crossings = np.zeros(len(places)), 0
-    for here in range(len(places) - 1):
-        first, second = places[here], places[here + 1]
-        if first == second or not min(first, second) <= level <= max(first, second):
-            continue
-        share = (level - first) / (second - first)
+    places, crossings = np.asarray(x, dtype=np.float64), _crossings(x, level)
+    weights = np.zeros(len(places))
+    for here in crossings:
+        share = (level - places[here]) / (places[here + 1] - places[here])
         weights[here] += 1 - share
         weights[here + 1] += share
-        crossings += 1
-    return weights / crossings if crossings else None
+    return weights / len(crossings) if crossings else None
+
+
+def level_gap(x: Sequence[float], level: float) -> float | None:
+    """How far apart, in units of ``x``, the two points lie between which a curve is read at ``level`` (their mean, where it
+    crosses several times); None outside its range."""
+    gaps = [abs(x[here + 1] - x[here]) for here in _crossings(x, level)]
+    return sum(gaps) / len(gaps) if gaps else None
+
+
+def _crossings(x: ArrayLike, level: float) -> list[int]:
+    """The points from which a curve goes over or to ``level`` on its way to the next."""
+    places = np.asarray(x, dtype=np.float64)
+    low, high = np.minimum(places[:-1], places[1:]), np.maximum(places[:-1], places[1:])
+    return np.flatnonzero((low <= level) & (level <= high) & (low < high)).tolist()
 
 
 def first_reach(values: Sequence[float], x: Sequence[float], level: float) -> float | None:

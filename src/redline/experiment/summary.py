@@ -10,7 +10,7 @@ import numpy as np
 from redline.experiment.arms import Cell
 from redline.experiment.recipe import Experiment
 from redline.experiment.results import Point, Preferences, Result
-from redline.experiment.statistics import first_reach, interval, level_weights
+from redline.experiment.statistics import first_reach, interval, level_gap, level_weights
 from redline.judge.statistics import Floats
 
 Table = dict[int, Preferences]  # by seed
@@ -70,11 +70,18 @@ def _arm(arm: str, results: Sequence[Result], asked: Sequence[int], ends: dict[s
                               for judge in ends},
         **{key: _mean([one[key] for one in figures]) for key in MEANS},
         "kl_range": [min(one["kl"] for one in figures), max(one["kl"] for one in figures)],
-        "gold_at_kl": [{"kl": kl, "seeds": len(table), **(_win_rate(table) if table else {})} for kl, table in levels.items()],
+        "gold_at_kl": [{"kl": kl, "seeds": len(table), **({"apart": _apart(results, kl), **_win_rate(table)} if table else {})}
+                       for kl, table in levels.items()],
         "price": [_price(results, level) for level in gold_levels],
         "seconds": seconds, "seconds_total": sum(seconds.values()),
         "peak_gb": max((one["peak_gb"] for one in figures if one["peak_gb"]), default=None),
     }
+
+
+def _apart(results: Sequence[Result], kl: float) -> float:
+    """How many nats lie between the two measurements that a run's curve is read between, on average over the runs."""
+    found = [level_gap([point.kl for point in result.curve], kl) for result in results]
+    return _mean([gap for gap in found if gap is not None])
 
 
 def _win_rate(table: Table) -> dict[str, Any]:

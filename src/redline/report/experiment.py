@@ -79,7 +79,8 @@ def _arm(arm: Json, judges: list[str]) -> Json:
         "kl": number(arm["kl"]), "kl_range": f"{number(low)} to {number(high)}",
         **{key: (number(arm[key]), number(arm[f"{key}_reference"]))
            for key in ("perplexity", "distinct_bigrams", "repetition_rate", "mean_words")},
-        "at_kl": [{**_share(row), "seeds": _of_seeds(row, arm)} for row in arm["gold_at_kl"]],
+        "at_kl": [{**_share(row), "seeds": _of_seeds(row, arm) + (f"; {number(row['apart'])} nats" if "apart" in row else "")}
+                  for row in arm["gold_at_kl"]],
         "price": [{"samples": number(row["samples"] and round(row["samples"])), "seeds": _of_seeds(row, arm),
                    "seconds": duration(row["seconds"]) if row["seconds"] is not None else "–"} for row in arm["price"]],
         "seconds": {stage: duration(seconds) for stage, seconds in arm["seconds"].items()},
