@@ -230,13 +230,15 @@ def _warpers(sampling: Sampling) -> "LogitsProcessorList | None":
 
 def _ragged(steps: list[tuple[Tensor, Tensor]], prompt_sizes: list[int], sizes: list[int]) -> list[Tensor]:
     """States by row, without padding: the prefill ``[B, P, H]`` and one ``[live, 1, H]`` a step."""
-    _, prefill = steps[0]
-    rows = [prefill.new_zeros(prompt + size, prefill.shape[2]) for prompt, size in zip(prompt_sizes, sizes, strict=True)]
-    for row, size in enumerate(prompt_sizes):
-        rows[row][:size] = prefill[row, prefill.shape[1] - size:]
-    for step, (live, states) in enumerate(steps[1:]):
-        for index, row in enumerate(live.tolist()):
-            rows[row][prompt_sizes[row] + step] = states[index, 0]
+    (live, prefill), *later = steps
+    owners = torch.cat([live[:0], *(rows for rows, _ in later)])
+    after = torch.cat([prefill[:0, 0], *(states[:, 0] for _, states in later)])[owners.argsort(stable=True)]  # each row's, in order
+    rows = []
+    for first, prompt, size, own in zip(prefill, prompt_sizes, sizes, after.split(owners.bincount(minlength=len(live)).tolist()),
+                                        strict=True):
+        row = prefill.new_zeros(prompt + size, prefill.shape[2])
+        row[:prompt], row[prompt:prompt + len(own)] = first[len(first) - prompt:], own
+        rows.append(row)
     return rows
 
 
