@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from redline.cli import app
+
 RECIPE = "model: {name: MODEL}\ndata: {edits: {path: edits.jsonl}}\n"
 
 
@@ -126,12 +128,13 @@ def test_a_seed_below_zero_is_told(here, redline):
 
 
 def test_help_is_quick_and_every_command_has_an_example():
-    for name in ("", "run", "edit", "annotate", "export", "label", "train", "score", "compare", "report", "show"):
+    names = [command.name or command.callback.__name__.replace("_", "-") for command in app.registered_commands]
+    assert {"run", "experiment", "plan", "judge-check"} <= set(names)
+    for name in ("", *names):
         command = [sys.executable, "-X", "importtime", "-m", "redline.cli", *name.split(), "--help"]
         done = subprocess.run(command, capture_output=True, text=True)
         assert done.returncode == 0
-        assert not any(heavy in done.stderr for heavy in ("| torch\n", "| transformers\n", "| datasets\n"))
+        loaded = [line.removeprefix("import time:").split("|") for line in done.stderr.splitlines() if "import time:" in line][1:]
+        assert not {"torch", "transformers", "datasets"} & {module.strip() for _, _, module in loaded}
         assert not name or "Example:" in done.stdout
-        lines = [line for line in done.stderr.splitlines() if line.startswith("import time:") and "cli" in line]
-        microseconds = [int(line.split("|")[1]) for line in lines]
-        assert max(microseconds) < 1_000_000
+        assert sum(int(microseconds) for microseconds, _, _ in loaded) < 1_000_000  # each module's own

@@ -1,5 +1,6 @@
 """A whole run on a tiny model: every stage, files as designed, continued and not repeated, standard formats out."""
 
+import csv
 import fcntl
 import json
 import shutil
@@ -15,6 +16,7 @@ from redline.recipe_file import load_recipe
 from redline.report.page import write_report
 from redline.reward.model import load_reward_model
 from redline.run import Run
+from redline.trunk import Tap
 
 
 @pytest.fixture
@@ -87,6 +89,14 @@ def test_the_reward_model_is_plain_transformers_and_scores_edits(redline, recipe
                in zip(rows[0]["offsets"], rows[0]["rewards"], strict=True)]
     assert dict(by_word)["bad"] == min(reward for _, reward in by_word)
 
+    with (tmp_path / "edits.csv").open("w", newline="") as out_csv:  # the same as a table
+        table = csv.DictWriter(out_csv, ["id", "prompt", "rejected", "edited"], extrasaction="ignore")
+        table.writeheader()
+        table.writerows(lines(edits_file))
+    status, _, err = redline("score", tmp_path / "edits.csv", "--reward", out / "reward", "--out", tmp_path / "again.jsonl")
+    assert status == 0, err
+    assert lines(tmp_path / "again.jsonl") == rows
+
 
 @pytest.mark.parametrize("kind", ["token", "sequence"])
 def test_an_empty_response_is_scored_and_shown(redline, recipe, tmp_path, kind):
@@ -134,14 +144,16 @@ def test_a_reward_model_shares_the_policys_weights_and_states(redline, recipe, t
     adapters = [name for name, tensor in shared.model.named_parameters() if tensor.data_ptr() not in policys]
     assert all("lora_" in name or name.startswith("score") for name in adapters)
     sequences = [torch.arange(5, 19), torch.arange(30, 37)]
-    states = [actor.split.lower(ids[None])[0] for ids in sequences]
     assert shared.split.cut <= actor.split.cut
-    kept = [shared.lower(ids[None])[0] for ids in sequences]
+    kept, tap = [shared.lower(ids[None])[0] for ids in sequences], Tap(actor.lm, {shared.split.cut})
+    for ids, states in zip(sequences, kept, strict=True):
+        with torch.no_grad():
+            tap.run(input_ids=ids[None], use_cache=False)
+        torch.testing.assert_close(tap.states[shared.split.cut][0], states)  # what the policy's own pass leaves there
     expected = alone.rewards(sequences, [4, 3])
     for found in (shared.rewards(sequences, [4, 3]), shared.rewards(sequences, [4, 3], kept)):
         for one, other in zip(found, expected, strict=True):
             torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-3)
-    assert len(states) == 2
 
 
 def test_the_reward_may_have_another_tokenizer_and_backbone(redline, recipe, tmp_path):

@@ -212,6 +212,11 @@ class RewardTerm(Section):
     weight: float = 1.0
     """Factor of this term."""
 
+    @property
+    def own(self) -> bool:
+        """Whether it is the reward model that this run trains."""
+        return self.model is None and self.function is None
+
 
 class Kl(Section):
     """The penalty that holds the policy near its reference."""
@@ -329,7 +334,8 @@ class JudgedBy(Section):
     """A judge, and how it is asked where it is an LLM."""
 
     judge: str
-    """vader, `length`, a Hugging Face reward model's name or folder, `module:function`, or an LLM's name with base_url."""
+    """vader, `length`, a Hugging Face reward model's name or folder, `module:function` or `file.py:function`, `human:FILE` of
+    exported comparisons, or an LLM's name with base_url."""
     base_url: str | None = None
     """OpenAI-compatible endpoint of an LLM judge. Its key comes from OPENAI_API_KEY."""
     template: str | None = None
@@ -345,7 +351,8 @@ class Compare(JudgedBy):
     """The comparison of the policy with the model it started from."""
 
     judge: str = "vader"
-    """vader, `length`, a Hugging Face reward model's name or folder, `module:function`, or an LLM's name with base_url."""
+    """vader, `length`, a Hugging Face reward model's name or folder, `module:function` or `file.py:function`, `human:FILE` of
+    exported comparisons, or an LLM's name with base_url."""
     limit: int | None = Field(None, ge=1)
     """Use at most so many prompts."""
     sampling: Sampling | None = None
@@ -396,6 +403,11 @@ class Recipe(Section):
     """The win rate."""
     trackers: list[Literal["tensorboard", "wandb", "trackio"]] = Field(default_factory=list)
     """Where Accelerate also sends the metrics; a local JSON Lines file is always written."""
+
+    @property
+    def trains_reward(self) -> bool:
+        """Whether a run trains a reward model: for PPO, or to choose the best of n by."""
+        return (self.direct is None or self.direct.method == "best_of_n") and any(term.own for term in self.policy.reward)
 
     @model_validator(mode="after")
     def _has_data(self) -> "Recipe":

@@ -9,7 +9,6 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import ValidationError
 
-from redline.edit.chat import without_login
 from redline.errors import UserError
 from redline.recipe import Recipe, Section
 
@@ -121,6 +120,11 @@ def set_key(plain: dict[str, Any], key: str, value: Any, override: str) -> None:
 def as_yaml(section: Section) -> str:
     """What a recipe says, as it is kept beside what was made with it: without logins."""
     return without_logins(yaml.safe_dump(section.model_dump(exclude_unset=True), sort_keys=False, allow_unicode=True))
+
+
+def without_login(url: str) -> str:
+    """A URL as it may be shown and written down: without the user and password before its host."""
+    return re.sub("(^|//)[^/]*@", r"\1", url)
 
 
 def without_logins(text: str) -> str:

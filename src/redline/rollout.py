@@ -14,8 +14,8 @@ class Rollout:
     ``prompts[i]`` is the prompt as given, ``prompt_ids[i]`` ``[P_i]`` and ``response_ids[i]`` ``[R_i]`` its token ids and the
     response's, the end-of-text token included where one was sampled (``ended[i]``). ``logprobs[i]`` ``[R_i]`` are the
     sampler's, under the temperature, before top-k and top-p (so they compare with re-scored ones); an engine outside gives none
-    (the list is empty). ``states[cut][i]`` ``[P_i + R_i, H]`` entered layer ``cut``; end-of-text has none (its row is zero), since
-    no later pass reads it.
+    (the list is empty). ``states[cut][i]`` ``[P_i + R_i, H]`` entered layer ``cut``; that of end-of-text may be zeros, since no
+    later pass reads it.
     """
 
     prompts: list[Text]

@@ -16,11 +16,10 @@ from redline.data.check import Rejects, problem
 from redline.data.files import lock_file, read_json, read_jsonl, whole_file, write_json, write_jsonl
 from redline.data.read import read
 from redline.data.records import Edit, Labels, Pair, Prompt, Response, as_text
-from redline.edit.chat import without_login
 from redline.errors import UserError
 from redline.processes import this_process, wait_for_everyone
 from redline.recipe import JudgedBy, Model, Recipe, Sampling, Source
-from redline.recipe_file import as_yaml, load_recipe, without_logins
+from redline.recipe_file import as_yaml, load_recipe, without_login, without_logins
 
 if TYPE_CHECKING:
     from redline.judge.judges import Judge
@@ -54,11 +53,10 @@ class Run:
             del self.stages["edit"]
         if recipe.sft is None:
             del self.stages["sft"]
-        if not any(term.model is None and term.function is None for term in recipe.policy.reward):
+        if not recipe.trains_reward:
             del self.stages["reward"]
-        if recipe.direct is not None:
-            unused = "policy" if recipe.direct.method == "best_of_n" else "reward"
-            self.stages.pop(unused, None)
+        if recipe.direct is not None and recipe.direct.method == "best_of_n":
+            del self.stages["policy"]
 
     def go(self, only: str | None = None, others: Iterable[Path] = ()) -> None:
         """Run what is not done and cannot be taken over from the folders of ``others``.

@@ -19,6 +19,7 @@ from redline.edit import chat
 from redline.edit.llm import edit_pairs
 from redline.errors import UserError
 from redline.recipe import EditWith
+from redline.recipe_file import without_login
 
 COUNT = 500
 REFUSED = {f"p{number}" for number in range(COUNT) if str(number).endswith("77")}
@@ -145,7 +146,7 @@ def test_a_wait_of_hours_ends_the_run_and_keeps_what_is_done(tmp_path: Path, mon
     ("http://bob:p@ss@host", "http://host"), ("bob:s3cret@host/v1", "host/v1"), ("", None),
 ])
 def test_a_url_without_its_login(url: str, shown: str | None) -> None:
-    assert chat.without_login(url) == (url if shown is None else shown)
+    assert without_login(url) == (url if shown is None else shown)
 
 
 @pytest.mark.parametrize(("url", "message"), [

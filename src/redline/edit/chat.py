@@ -5,7 +5,6 @@ import contextlib
 import email.utils
 import os
 import random
-import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 from urllib.parse import urlsplit
 
 from redline.errors import UserError
+from redline.recipe_file import without_login
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -175,11 +175,6 @@ def _is_url(text: str) -> bool:
         return url.scheme in ("http", "https") and bool(url.hostname) and url.port != 0
     except ValueError:  # a port that is no number, half a bracket
         return False
-
-
-def without_login(url: str) -> str:
-    """A URL as it may be shown and written down: without the user and password before its host."""
-    return re.sub("(^|//)[^/]*@", r"\1", url)
 
 
 def _first_token(choice: Any) -> dict[str, float] | None:

@@ -11,7 +11,7 @@ from typing import Any
 from redline.console import Bar, console, progress_bar
 from redline.data.alignment import edit_ratio, words
 from redline.data.records import Edit, Record, ToEdit
-from redline.edit.chat import Answer, Chat, Messages, NoAnswer, open_chat, without_login
+from redline.edit.chat import Answer, Chat, Messages, NoAnswer, open_chat
 from redline.edit.counts import Counts
 from redline.edit.gates import Refusal, check
 from redline.edit.journal import Journal
@@ -31,6 +31,7 @@ from redline.edit.prompts import (
 from redline.edit.verify import Verdict, verify
 from redline.errors import UserError
 from redline.recipe import EditWith
+from redline.recipe_file import without_login
 
 AGAIN = "That answer cannot be used: {why}. Answer my first message again, in exactly the form it asks for."
 

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from redline.data.records import Text, as_text
-from redline.edit.chat import Answer, Endpoint, NoAnswer, without_login
+from redline.edit.chat import Answer, Endpoint, NoAnswer
 from redline.errors import UserError
 from redline.judge.length import ANCHOR
+from redline.recipe_file import without_login
 
 BUILT_IN = Path(__file__).parent / "templates"
 PLACES = re.compile(r"\{(prompt|a|b)\}")

@@ -64,10 +64,7 @@ def plan_recipe(recipe: Recipe, machine: Machine | None = None, prompt_tokens: i
 
 def names_of(recipe: Recipe) -> list[str]:
     """The stages of a recipe that can be planned. Raises UserError where there is none."""
-    own = any(term.model is None and term.function is None for term in recipe.policy.reward)
-    if recipe.direct is not None:  # without RL there is no PPO, and a reward model only to choose the best of n
-        own = own and recipe.direct.method == "best_of_n"
-    found = ["sft"] * (recipe.sft is not None) + ["reward"] * own + ["policy"] * (recipe.direct is None)
+    found = ["sft"] * (recipe.sft is not None) + ["reward"] * recipe.trains_reward + ["policy"] * (recipe.direct is None)
     if not found:
         raise UserError(f"{recipe.name}: nothing to plan: SFT, reward models and PPO are planned, `direct` policies are not.")
     return found
@@ -179,11 +176,8 @@ def count_edits(recipe: Recipe) -> int | None:
     source: Source | None = recipe.data.edits or recipe.data.pairs
     if source is None or not Path(source.path).is_file():
         return None
-    import tempfile
-
-    with tempfile.TemporaryDirectory() as folder, Rejects(Path(folder) / "rejects.jsonl") as rejects:
-        kind: Any = Edit if recipe.data.edits else Pair
-        return sum(1 for _ in read(source, kind, rejects))
+    kind: Any = Edit if recipe.data.edits else Pair
+    return sum(1 for _ in read(source, kind, Rejects()))
 
 
 def plan_command(path: Path, overrides: list[str], gpus: int | None, gpu_memory: str, tflops: float | None,

@@ -15,7 +15,7 @@ from redline.models import dtype_of, load_config, train_layers
 from redline.plan.trace import Batch, Task, build, forward_bytes, logits_bytes, training_bytes
 from redline.policy.sample import AT_ONCE
 from redline.recipe import Adapt, Model, Recipe, RewardTerm
-from redline.reward.model import LABELS
+from redline.reward.model import reward_config
 from redline.reward.train import CACHE_BYTES, CPU_MICROBATCH_TOKENS, MICROBATCH_TOKENS
 from redline.trunk import layers_of
 
@@ -182,19 +182,10 @@ def sft_stage(recipe: Recipe, machine: Machine, prompt: int) -> Stage:
 
 def reward_task(recipe: Recipe, machine: Machine) -> Task:
     """The reward model in training: a classifier with as many layers as ``reward.depth`` says."""
-    from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification
-
-    how, model = recipe.reward, recipe.reward.model or recipe.model
-    config = load_config(model)
-    if how.depth is not None:
-        config.num_hidden_layers = min(how.depth, config.num_hidden_layers)
-        if getattr(config, "layer_types", None):
-            config.layer_types = config.layer_types[:config.num_hidden_layers]
-    names = LABELS[how.loss] if how.kind == "token" else ["reward"]
-    config.id2label = dict(enumerate(names))
-    train_layers(how.adapt, config.num_hidden_layers)
-    auto = AutoModelForTokenClassification if how.kind == "token" else AutoModelForSequenceClassification
-    return training_task(auto, config, model, how.adapt, machine)
+    model = recipe.reward.model or recipe.model
+    auto, config = reward_config(recipe.reward, model)
+    train_layers(recipe.reward.adapt, config.num_hidden_layers)
+    return training_task(auto, config, model, recipe.reward.adapt, machine)
 
 
 def reward_stage(recipe: Recipe, machine: Machine, prompt: int, edits: int | None) -> Stage:
@@ -328,5 +319,4 @@ def copied(recipe: Recipe, policy: Held, found: Held, task: Task) -> float:
 
 
 def _shares(recipe: Recipe) -> bool:
-    own = any(term.model is None and term.function is None for term in recipe.policy.reward)
-    return own and recipe.reward.model is None and recipe.reward.adapt.lora_rank > 0
+    return recipe.trains_reward and recipe.reward.model is None and recipe.reward.adapt.lora_rank > 0

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from redline.checkpoint import writing
 from redline.data.files import line_of, write_jsonl
-from redline.errors import UserError
 from redline.reward.offsets import token_offsets
 from redline.rollout import Rollout
 
@@ -45,12 +45,8 @@ class RunLog:
 
     def _append(self, name: str, records: list[dict[str, Any]]) -> None:
         if self.write:
-            try:
-                with (self.folder / name).open("a", encoding="utf-8") as out:
-                    out.writelines(line_of(record) for record in records)
-            except OSError as error:
-                raise UserError(f"{self.folder / name}: cannot be written ({error.strerror or error}). Free space, then run the "
-                                "same command again: it continues from the last checkpoint.") from error
+            with writing(self.folder / name), (self.folder / name).open("a", encoding="utf-8") as out:
+                out.writelines(line_of(record) for record in records)
 
 
 def sample_records(rollout: Rollout, tokenizer: "PreTrainedTokenizerBase", update: int, most: int | None = None,

@@ -43,7 +43,7 @@ def setup(run: RunFolder) -> dict[str, Any]:
             "Reward model",
             f"{reward.kind} rewards, {reward.loss} loss, on {(reward.model or recipe.model).name}{depth}; "
             f"{_adapted(reward.adapt.lora_rank, reward.adapt.train_layers)}; {reward.epochs:g} epochs",
-        )] if run.has("reward") or _takes_a_reward(recipe) else []),
+        )] if run.has("reward") or recipe.trains_reward else []),
         (
             "Policy",
             method_of(recipe) if recipe.direct is not None and recipe.direct.method == "best_of_n" else
@@ -64,17 +64,11 @@ def setup(run: RunFolder) -> dict[str, Any]:
     }
 
 
-def _takes_a_reward(recipe: Recipe) -> bool:
-    """Whether a run of this recipe trains a reward model of its own."""
-    return (recipe.direct is None or recipe.direct.method == "best_of_n") and any(
-        term.model is None and term.function is None for term in recipe.policy.reward)
-
-
 def method_of(recipe: Recipe) -> str:
     """How a run's policy is made, in a few words."""
     policy, direct = recipe.policy, recipe.direct
     if direct is None:
-        own = [term.spread for term in policy.reward if term.model is None and term.function is None]
+        own = [term.spread for term in policy.reward if term.own]
         every = ("token" if recipe.reward.kind == "token" and set(own) - {"last"} else
                  "response" if len(own) == len(policy.reward) else None)  # of functions and other models nobody knows
         what = f"PPO with a reward for every {every}" if every else "PPO"

@@ -26,7 +26,7 @@ def pairwise_loss(better: Tensor, worse: Tensor) -> Tensor:
     """Bradley-Terry: the sum over pairs of ``-log sigmoid(better - worse)``. Shapes ``[B]``.
 
     For sequence models the two are the responses' scores; for token models the sums of rewards over changed tokens
-    (METHODS 1.3, pairwise form), so that unchanged tokens carry no gradient.
+    so that unchanged tokens carry no gradient.
     """
     return -F.logsigmoid(better - worse).sum()
 

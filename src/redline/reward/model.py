@@ -123,20 +123,10 @@ def new_reward_model(recipe: Reward, backbone: Model) -> tuple[RewardModel, Any]
 
     The head starts at zero: every reward is 0 before training. Raises UserError when ``depth`` exceeds the backbone.
     """
-    from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification
-
     tokenizer = load_tokenizer(backbone.name, backbone.trust_remote_code, backbone.revision)
-    config = load_config(backbone)
-    layers = config.num_hidden_layers
-    if recipe.depth is not None and recipe.depth > layers:
-        raise UserError(f"reward.depth is {recipe.depth}, but {backbone.name} has {layers} layers.")
-    config.num_hidden_layers = depth = recipe.depth or layers
-    if getattr(config, "layer_types", None):
-        config.layer_types = config.layer_types[:depth]
-    names = LABELS[recipe.loss] if recipe.kind == "token" else ["reward"]
-    config.id2label, config.label2id = dict(enumerate(names)), {name: index for index, name in enumerate(names)}
+    auto, config = reward_config(recipe, backbone)
+    depth = config.num_hidden_layers
     config.pad_token_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-    auto = AutoModelForTokenClassification if recipe.kind == "token" else AutoModelForSequenceClassification
     model = load_model(auto, for_training(backbone, recipe.adapt.lora_rank), config=config)
     fingerprint = fingerprint_of(model.base_model)
     trained = train_layers(recipe.adapt, depth)
@@ -148,6 +138,24 @@ def new_reward_model(recipe: Reward, backbone: Model) -> tuple[RewardModel, Any]
         nn.init.zeros_(reward.head.bias)
     model.config.redline = {"kind": recipe.kind, "cut": depth - trained, "backbone": fingerprint}
     return reward, wrapped if recipe.adapt.lora_rank else None
+
+
+def reward_config(recipe: Reward, backbone: Model) -> tuple[Any, Any]:
+    """The Auto class and the configuration of a reward model on ``backbone``: its first ``depth`` layers, and its classes.
+
+    Raises UserError when ``depth`` exceeds the backbone.
+    """
+    from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification
+
+    config = load_config(backbone)
+    if recipe.depth is not None and recipe.depth > config.num_hidden_layers:
+        raise UserError(f"reward.depth is {recipe.depth}, but {backbone.name} has {config.num_hidden_layers} layers.")
+    config.num_hidden_layers = recipe.depth or config.num_hidden_layers
+    if getattr(config, "layer_types", None):
+        config.layer_types = config.layer_types[:config.num_hidden_layers]
+    names = LABELS[recipe.loss] if recipe.kind == "token" else ["reward"]
+    config.id2label, config.label2id = dict(enumerate(names)), {name: index for index, name in enumerate(names)}
+    return AutoModelForTokenClassification if recipe.kind == "token" else AutoModelForSequenceClassification, config
 
 
 def save_reward_model(reward: RewardModel, wrapped: Any, folder: Path, base: str) -> None:

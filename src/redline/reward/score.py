@@ -9,6 +9,7 @@ from redline.data.check import Rejects
 from redline.data.files import write_jsonl
 from redline.data.read import read
 from redline.data.records import Edit, Response, Scores, Text
+from redline.data.rows import rows
 from redline.errors import UserError
 from redline.recipe import Source
 from redline.reward.model import RewardModel, load_reward_model
@@ -42,12 +43,8 @@ def score_file(path: Path, reward: str, out: Path) -> int:
 
 def _texts(path: Path, rejects: Rejects) -> Iterator[tuple[dict[str, str], Text, Text]]:
     source = Source(path=str(path))
-    try:
-        with path.open(encoding="utf-8") as lines:
-            edits = '"edited"' in lines.readline()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read ({error}).") from error
-    if edits:
+    first = next((row.values for row in rows(source) if not row.problem), None)
+    if "edited" in (first or ()):
         for edit in read(source, Edit, rejects, keep_unchanged=True):
             yield {"id": edit.id, "side": "rejected"}, edit.prompt, edit.rejected
             yield {"id": edit.id, "side": "edited"}, edit.prompt, edit.edited
