@@ -1,7 +1,8 @@
 """The policy and its critic: one model above the cut gives log-probabilities and values in one pass."""
 
-import contextlib
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -52,11 +53,7 @@ class ActorCritic(nn.Module):
         ``states`` ``[B, T, H]`` enter the cut, padded on the right. With ``reference`` the log-probabilities are the reference's,
         and there are no values.
         """
-        if reference and self._reference:
-            split, context = self._reference[0], contextlib.nullcontext()
-        else:
-            split, context = self.split, self.peft.disable_adapter() if reference else contextlib.nullcontext()
-        with context:
+        with self.reference() if reference else nullcontext(self.split) as split:
             hidden = split.upper(states)[rows, columns]
         lm = split.model
         cap = getattr(lm.config, "final_logit_softcapping", None)
@@ -66,6 +63,16 @@ class ActorCritic(nn.Module):
         if self._critic_split is not None:
             hidden = self._critic_split.upper(states)[rows, columns]
         return logprobs, self.value_head(hidden.float())[:, 0], entropies
+
+
+    @contextmanager
+    def reference(self) -> Iterator[Split]:
+        """Inside, the model that training began with: the policy's with its adapter off, or the copy."""
+        if self._reference:
+            yield self._reference[0]
+        else:
+            with self.peft.disable_adapter():
+                yield self.split
 
 
 def _copy(lm: Any) -> Any:

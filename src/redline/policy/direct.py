@@ -10,7 +10,6 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, cast
 
 import torch
@@ -24,10 +23,10 @@ from redline.console import console
 from redline.data.records import Labels
 from redline.errors import UserError
 from redline.label.tokenize import encode_prompt, token_ids
-from redline.models import eos_ids, load_tokenizer, quietly, save
+from redline.models import load_tokenizer, quietly, save
 from redline.policy.actor import ActorCritic
 from redline.policy.log import RunLog
-from redline.policy.watch import Gold, Watch
+from redline.policy.watch import Gold, Watch, Watched
 from redline.processes import on_one_device, sharded_launch, this_process, wait_for_everyone
 from redline.recipe import Direct, Model, Policy
 from redline.reward.train import CACHE_BYTES
@@ -85,11 +84,9 @@ def train_direct(recipe: Direct, policy: Policy, model: Model, labels: Sequence[
     with quietly():
         trainer = (_dpo if recipe.method == "dpo" else _weighted)(recipe, actor, rows, tokenizer, settings)
     if gold is not None:
-        watched = SimpleNamespace(  # what Watch asks of a PPO training
-            actor=actor, model=actor, tokenizer=tokenizer, recipe=policy, out=out, seed=seed, accelerator=trainer.accelerator,
-            cuts={actor.split.cut} if actor.split.cut else set(), eos=eos_ids(actor.lm, tokenizer),
-            reward=lambda rollout: [torch.zeros(size) for size in rollout.sizes], shape=lambda reward, ended: reward)
-        trainer.add_callback(_Watched(gold, watched))
+        cuts = {actor.split.cut} if actor.split.cut else set()
+        watched = Watched(actor, actor, trainer.accelerator, tokenizer, policy, cuts, score=None, updates=0, seed=seed, out=out)
+        trainer.add_callback(_Watching(gold, watched))
     same = {"direct": recipe.model_dump(), "adapt": policy.adapt.model_dump(), "model": model.name, "seed": seed,
             "edits": len(rows), "checksum_of_edits": zlib.crc32(json.dumps(rows).encode())}
     trainer.add_callback(sealing(same))
@@ -206,22 +203,24 @@ def _dpo(recipe: Direct, actor: ActorCritic, rows: list[dict[str, list[int]]], t
             return dataset  # our ids: TRL's own would put end-of-text behind cropped responses too
 
     ids = [{name: row[name] for name in ("prompt_ids", "chosen_ids", "rejected_ids")} for row in rows]
+    with actor.reference() as reference:
+        copy = None if actor.peft else reference.model
     trainer: Trainer = Tokenized(
-        model=actor.peft or actor.lm, ref_model=None if actor.peft else actor._reference[0].model,
+        model=actor.peft or actor.lm, ref_model=copy,
         args=cast(Any, on_one_device(DPOConfig(**settings, beta=recipe.beta, max_length=None, gradient_checkpointing=False))),
         train_dataset=Dataset.from_list(ids), processing_class=tokenizer)
     return trainer
 
 
-class _Watched(TrainerCallback):
+class _Watching(TrainerCallback):
     """The gold score on the way, in the files that a PPO training writes."""
 
-    def __init__(self, gold: Gold, watched: SimpleNamespace):
+    def __init__(self, gold: Gold, watched: Watched):
         self.gold, self.watched, self.seconds = gold, watched, 0.0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self.watched.recipe = self.watched.recipe.model_copy(update={"updates": state.max_steps})
-        self.watch = Watch(replace(self.gold, every=max(1, -(-state.max_steps // POINTS))), cast(Any, self.watched))
+        self.watch = Watch(replace(self.gold, every=max(1, -(-state.max_steps // POINTS))),
+                           replace(self.watched, updates=state.max_steps))
         self.log = RunLog(self.watched.out, state.global_step, state.is_world_process_zero)
         self.watch.begin(state.global_step)
 
@@ -234,7 +233,6 @@ class _Watched(TrainerCallback):
         found = self.watch.after(state.global_step)
         model.train()
         if found:
-            found.pop("gold_proxy", None)  # there is no reward
             self.log.metrics({"update": state.global_step, "seconds": self.seconds, **found})
             self.seconds = 0.0
 

@@ -34,7 +34,7 @@ from redline.policy.log import RunLog, sample_records
 from redline.policy.loss import LossParts, ppo_loss
 from redline.policy.monitors import advantage_monitors, peak_gb, phase_gb, reward_monitors, start_phase
 from redline.policy.sample import check_logits, prompt_tokens, sample, sampled_by
-from redline.policy.watch import Gold, Watch
+from redline.policy.watch import Gold, Watch, Watched
 from redline.processes import finish_tracking, new_accelerator, wait_for_everyone
 from redline.recipe import Model, Policy
 from redline.reward.rewards import build_reward
@@ -140,7 +140,8 @@ class Ppo:
         else:
             with self._whole():
                 self._calibrate()
-        watch = Watch(gold, self) if gold else None
+        watch = Watch(gold, Watched(self.actor, self.model, self.accelerator, self.tokenizer, self.recipe, self.cuts, self._score,
+                                    self.recipe.updates, self.seed, self.out)) if gold else None
         if watch and start < self.recipe.updates:
             watch.begin(start)
         metrics: dict[str, Any] = {}
@@ -178,7 +179,7 @@ class Ppo:
                 logprobs, values, entropies = first.split(rollout) if first else rescore(
                     self.actor, rollout, temperature, self.recipe.microbatch_tokens, entropy=True)
                 reference, _, _ = rescore(self.actor, rollout, temperature, self.recipe.microbatch_tokens, reference=True)
-        shaped = [self.shape(*parts) for parts in zip(rewards, rollout.ended, strict=True)]
+        shaped = self._shaped(rollout, rewards)
         log_ratios = list(zip(logprobs, reference, strict=True))
         kl = [token_kl(policy, base, self.recipe.kl.estimator) for policy, base in log_ratios]
         self._check_kl(kl, rollout, step)
@@ -249,6 +250,13 @@ class Ppo:
             if deviation <= 1e-6:
                 console.print(f"the reward of all {size} responses of the reference is the same ({mean.item():.3g}): there is "
                               "nothing to scale by or to learn from. Check policy.reward.", style="yellow", highlight=False)
+
+    def _score(self, rollout: Rollout) -> list[Tensor]:
+        """The rewards that PPO takes."""
+        return self._shaped(rollout, self.reward(rollout))
+
+    def _shaped(self, rollout: Rollout, rewards: list[Tensor]) -> list[Tensor]:
+        return [self.shape(*parts) for parts in zip(rewards, rollout.ended, strict=True)]
 
     def shape(self, reward: Tensor, ended: bool) -> Tensor:
         """The reward model's rewards ``[R]`` of a response, scaled, with the terms for ending it or not."""

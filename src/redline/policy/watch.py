@@ -14,18 +14,23 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from torch import Tensor, nn
 
 from redline.console import console
 from redline.data.files import read_jsonl, write_jsonl
 from redline.data.records import Prompt, Response
 from redline.errors import UserError
+from redline.models import eos_ids
 from redline.policy.actor import ActorCritic, rescore
 from redline.policy.sample import prompt_tokens, sample
 from redline.processes import wait_for_everyone
+from redline.recipe import Policy
+from redline.rollout import Rollout
 from redline.sharding import gathered
 
 if TYPE_CHECKING:
-    from redline.policy.ppo import Ppo
+    from accelerate import Accelerator
+    from transformers import PreTrainedTokenizerBase
 
 ERRORS = 3.0  # standard errors that gold must have fallen by
 FEWEST = 8  # prompts that a warning can rest on: all of 8 lost by chance is one case in 256
@@ -88,6 +93,23 @@ def parted(history: Sequence[Point]) -> str | None:
             f"prompts while the win rate fell from {best.gold:.2f} to {now.gold:.2f}")
 
 
+@dataclass(frozen=True)
+class Watched:
+    """The training that is measured. ``model`` is the actor as it is trained, perhaps sharded; ``score`` gives the rewards of a
+    rollout's tokens as the training takes them, None where it has none. ``updates`` is after how many it ends."""
+
+    actor: ActorCritic
+    model: nn.Module
+    accelerator: "Accelerator"
+    tokenizer: "PreTrainedTokenizerBase"
+    policy: Policy
+    cuts: set[int]
+    score: Callable[[Rollout], Sequence[Tensor]] | None
+    updates: int
+    seed: int
+    out: Path
+
+
 class Watch:
     """The measurements of one training. Its files are in the policy's folder under watch/: the reference's responses in
     reference.jsonl, the policy's at each measured update in 000010.jsonl and so on, with reward, KL and preference.
@@ -96,10 +118,10 @@ class Watch:
     models which are spread over processes can be run at all); the main process judges and writes.
     """
 
-    def __init__(self, gold: Gold, trainer: "Ppo"):
+    def __init__(self, gold: Gold, watched: Watched):
         if len(gold.prompts) < 2:
             raise ValueError("a gold score needs at least two prompts")
-        self.gold, self.trainer, self.folder = gold, trainer, trainer.out / "watch"
+        self.gold, self.watched, self.folder = gold, watched, watched.out / "watch"
         self.reference: list[Response] = []
         self.history: list[Point] = []
         self.warned = False
@@ -108,7 +130,7 @@ class Watch:
         """Sample the reference, or read what an earlier start sampled; measurements after update ``start`` will come again."""
         from accelerate.utils import broadcast_object_list
 
-        accelerator, path = self.trainer.accelerator, self.folder / "reference.jsonl"
+        accelerator, path = self.watched.accelerator, self.folder / "reference.jsonl"
         found: list[Any] = [self._read(path) if start and accelerator.is_main_process else None]
         with _random_states_kept():
             self.reference = broadcast_object_list(found)[0] or self._respond(0)
@@ -128,12 +150,12 @@ class Watch:
 
         A judge that fails does not stop the training: that is the line's warning.
         """
-        if update % self.gold.every and update != self.trainer.recipe.updates:
+        if update % self.gold.every and update != self.watched.updates:
             return {}
         start = time.perf_counter()
         with _random_states_kept():
             responses = self._respond(update)
-            found = self._judge(update, responses) if self.trainer.accelerator.is_main_process else {}
+            found = self._judge(update, responses) if self.watched.accelerator.is_main_process else {}
         wait_for_everyone()  # a judge may take longer than a collective waits
         if "warning" in found and not self.warned:  # the log repeats it at every measurement, the console does not
             console.print(f"update {update}: {found['warning']}", style="yellow", highlight=False, markup=False)
@@ -141,7 +163,8 @@ class Watch:
         return found | {"seconds_watch": time.perf_counter() - start}
 
     def _judge(self, update: int, responses: list[Response]) -> dict[str, Any]:
-        found: dict[str, Any] = {"gold_proxy": _mean(responses, "reward"), "gold_kl": _mean(responses, "kl")}
+        proxy = _mean(responses, "reward")
+        found: dict[str, Any] = ({"gold_proxy": proxy} if self.watched.score else {}) | {"gold_kl": _mean(responses, "kl")}
         try:
             preferences = self.gold.prefer(responses, self.reference)
         except UserError as error:
@@ -152,7 +175,7 @@ class Watch:
         write_jsonl(self.folder / f"{update:06d}.jsonl", [
             response.model_copy(update={"preference": preference, "judge": self.gold.judge})
             for response, preference in zip(responses, preferences, strict=True)])
-        self.history.append(Point(update, preferences, found["gold_proxy"]))
+        self.history.append(Point(update, preferences, proxy))
         found = {"gold": self.history[-1].gold, "gold_error": standard_error(given)} | found
         if warning := parted(self.history):
             found["warning"] = (f"{warning} (judge: {self.gold.judge}). Read {self.folder / f'{update:06d}.jsonl'}; then lower "
@@ -162,22 +185,24 @@ class Watch:
     def _respond(self, update: int) -> list[Response]:
         """Responses to the held-out prompts, from the same random numbers at every update; at 0 the reference's.
 
-        Beside each its scaled reward with the terms that training adds, and the estimate of its KL (log ratio, in nats).
+        Beside each its scaled reward with the terms that training adds (0 where there is none), and the estimate of its KL (log
+        ratio, in nats).
         """
-        trainer, recipe, prompts = self.trainer, self.trainer.recipe, self.gold.prompts
-        with gathered(trainer.model), trainer.accelerator.autocast():
-            with _reference(trainer.actor) if update == 0 else nullcontext(trainer.actor.lm) as lm:
-                rollout = sample(lm, prompt_tokens(trainer.tokenizer, prompts), recipe.sampling, trainer.eos, trainer.seed + 1,
-                                 cuts=trainer.cuts, texts=[prompt.prompt for prompt in prompts])
-            shaped = [trainer.shape(*both) for both in zip(trainer.reward(rollout), rollout.ended, strict=True)]
+        watched, prompts, actor, how = self.watched, self.gold.prompts, self.watched.actor, self.watched.policy
+        with gathered(watched.model), watched.accelerator.autocast():
+            with actor.reference() if update == 0 else nullcontext(actor.split) as split:
+                rollout = sample(split.model, prompt_tokens(watched.tokenizer, prompts), how.sampling,
+                                 eos_ids(actor.lm, watched.tokenizer), watched.seed + 1, cuts=watched.cuts,
+                                 texts=[prompt.prompt for prompt in prompts])
+            rewards = [float(row.sum()) for row in watched.score(rollout)] if watched.score else [0.0] * len(rollout)
             kl = [0.0] * len(rollout)
             if update:
-                own, base = (rescore(trainer.actor, rollout, recipe.sampling.temperature, recipe.microbatch_tokens,
-                                     reference=reference)[0] for reference in (False, True))
+                own, base = (rescore(actor, rollout, how.sampling.temperature, how.microbatch_tokens, reference=reference)[0]
+                             for reference in (False, True))
                 kl = [float((new - old).sum()) for new, old in zip(own, base, strict=True)]
-        return [Response.model_validate({"id": prompt.id, "prompt": prompt.prompt, "reward": float(row.sum()), "kl": nats,
-                                         "response": trainer.tokenizer.decode(ids, skip_special_tokens=True)})
-                for prompt, ids, row, nats in zip(prompts, rollout.response_ids, shaped, kl, strict=True)]
+        return [Response.model_validate({"id": prompt.id, "prompt": prompt.prompt, "reward": reward, "kl": nats,
+                                         "response": watched.tokenizer.decode(ids, skip_special_tokens=True)})
+                for prompt, ids, reward, nats in zip(prompts, rollout.response_ids, rewards, kl, strict=True)]
 
     def _read(self, path: Path, judge: str | None = None) -> list[Response] | None:
         """A file of responses, if it is there and answers these prompts (and was judged by this judge)."""
@@ -193,16 +218,6 @@ def _column(records: Sequence[Response], key: str) -> list[Any]:
 
 def _mean(records: Sequence[Response], key: str) -> float:
     return float(np.mean(_column(records, key)))
-
-
-@contextmanager
-def _reference(actor: ActorCritic) -> Iterator[Any]:
-    """The language model that training began with."""
-    if actor.peft is None:
-        yield actor._reference[0].model
-    else:
-        with actor.peft.disable_adapter():
-            yield actor.lm
 
 
 @contextmanager
