@@ -80,7 +80,7 @@ def _sees(mask: Tensor) -> bool:
 
 
 def _block(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float) -> Tensor:
-    """Attention of some queries to some keys: ``[B, heads, T, D]`` and ``[B, kv heads, S, D]`` -> ``[B, T, heads, D]``."""
+    """Attention of some queries to some keys: ``[B, heads, T, D]`` and ``[B, kv heads, S, D]`` -> ``[B, T, heads, D of values]``."""
     batch, heads, size, width = query.shape
     shared, length = key.shape[1:3]
     grouped = query.reshape(batch * shared, heads // shared * size, width)
@@ -91,5 +91,5 @@ def _block(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale
     elif mask is not None:
         scores.masked_fill_(mask.logical_not(), torch.finfo(scores.dtype).min)
     weights = scores.softmax(-1).view(batch * shared, heads // shared * size, length)
-    out = torch.bmm(weights, value.reshape(batch * shared, length, width)).view(batch, heads, size, width)
+    out = torch.bmm(weights, value.reshape(batch * shared, length, -1)).view(batch, heads, size, -1)
     return out.transpose(1, 2).contiguous()

@@ -6,7 +6,7 @@ import os
 import shutil
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +18,7 @@ from redline.attention import use_short_attention
 from redline.checkpoint import writing
 from redline.console import console
 from redline.data.files import read_json, write_json
+from redline.data.records import Text
 from redline.errors import UserError
 from redline.processes import this_process
 from redline.recipe import Adapt, Model
@@ -51,7 +52,11 @@ def load_config(model: Model) -> Any:
         if (Path(folder) / "adapter_config.json").exists() and not (Path(folder) / "config.json").exists():
             base = read_json(Path(folder) / "adapter_config.json")["base_model_name_or_path"]
             return load_config(model.model_copy(update={"name": base, "revision": None}))
-        return AutoConfig.from_pretrained(folder, trust_remote_code=model.trust_remote_code, revision=model.revision or "main")
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=model.trust_remote_code, revision=model.revision or "main")
+    if not hasattr(config, "num_hidden_layers"):
+        raise UserError(f"{model.name}: {type(config).__name__} describes several models in one. Give the folder or the name of "
+                        "its text model alone.")
+    return config
 
 
 def load_causal_lm(model: Model, **options: Any) -> "PreTrainedModel":
@@ -192,11 +197,15 @@ def dtype_of(model: Model) -> torch.dtype:
     return torch.bfloat16 if fast else torch.float32
 
 
-def eos_ids(lm: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase") -> list[int]:
-    """Every token that ends a response: those of the generation config and the tokenizer's own."""
+def eos_ids(lm: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", prompts: Iterable[Text]) -> list[int]:
+    """Every token that ends a response: those of the generation config, the tokenizer's own, and where a prompt is a conversation,
+    what closes a turn in the chat template."""
+    from redline.label.tokenize import turn_end
+
     configured = lm.generation_config.eos_token_id if lm.generation_config is not None else None
+    turn = turn_end(tokenizer) if any(not isinstance(prompt, str) for prompt in prompts) else None
     found = configured if isinstance(configured, list) else [configured]
-    return sorted({token for token in [*found, tokenizer.eos_token_id] if token is not None})
+    return sorted({token for token in [*found, tokenizer.eos_token_id, turn] if token is not None})
 
 
 def adapt(model: "PreTrainedModel", how: Adapt, depth: int) -> "PeftModel | PreTrainedModel":

@@ -337,6 +337,7 @@ class Run:
     def _compare(self) -> None:
         from redline.judge.compare import compare
         from redline.judge.judges import judge_of
+        from redline.models import for_training
         from redline.policy.evaluate import side_by_side
         from redline.reward.score import score_file
 
@@ -349,8 +350,10 @@ class Run:
         if self.recipe.direct is not None and self.recipe.direct.method == "best_of_n":
             a, b, guard = self._best_of_n(prompts[:how.limit], sampling, seed, judge)
         else:
-            policy = self.model.model_copy(update={"name": str(self.folder / "policy"), "revision": None})
-            a, b, guard = side_by_side(policy, self.model, prompts[:how.limit], sampling, seed)
+            # as they were trained, but for 4-bit weights: a policy is saved whole, and would be rounded
+            base = for_training(self.model, self.recipe.policy.adapt.lora_rank).model_copy(update={"load_in_4bit": False})
+            policy = base.model_copy(update={"name": str(self.folder / "policy"), "revision": None})
+            a, b, guard = side_by_side(policy, base, prompts[:how.limit], sampling, seed)
         write_jsonl(folder / "policy.jsonl", a)
         write_jsonl(folder / "reference.jsonl", b)
         if (self.folder / "reward").exists():  # for the report: what the reward model makes of both

@@ -16,6 +16,8 @@ from redline.console import console
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+TRIED = 1024  # tokens of a branch in a trial, at most: more than the windows of models whose configuration does not name them
+
 
 class Split:
     """A decoder cut below layer ``cut``.
@@ -59,14 +61,14 @@ class Split:
     def can_fork(self, longest: int) -> bool:
         """Whether rows that fork, of branches of at most ``longest`` tokens, give what the branches give alone.
 
-        Asked of a few random tokens: an architecture may not take such a mask, or mix tokens by other means than attention. Local
+        Asked of random tokens: an architecture may not take such a mask, or mix tokens by other means than attention. Local
         attention would need masks of its own, so a window shorter than ``longest`` says no.
         """
         config: Any = self.model.config.get_text_config()
         windows = [getattr(config, name, None) for name in ("sliding_window", "attention_chunk_size")]
         if any(window is not None and window < longest for window in windows):
             return False
-        device, size = next(self.base.parameters()).device, min(longest, 12)
+        device, size = next(self.base.parameters()).device, min(longest, TRIED)
         fork = size // 2
         ids = torch.randint(0, config.vocab_size, (2, size), generator=torch.Generator().manual_seed(0)).to(device)
         ids[1, :fork] = ids[0, :fork]

@@ -89,6 +89,20 @@ def render(tokenizer: "PreTrainedTokenizerBase", messages: list[Message], to_ans
         raise CannotRender(f"the chat template refuses the conversation ({' '.join(str(error).split())})") from error
 
 
+def turn_end(tokenizer: "PreTrainedTokenizerBase") -> int | None:
+    """The special token by which the chat template closes the assistant's turn; None without a template or such a token."""
+    if not tokenizer.chat_template:
+        return None
+    try:
+        text = response_text(tokenizer, [{"role": "user", "content": "a"}], "b")
+    except CannotRender:
+        return None
+    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    ids = list(encoded["input_ids"])
+    size = without_end(tokenizer, text, ids, encoded["offset_mapping"])
+    return ids[size] if size < len(ids) else None
+
+
 def without_end(tokenizer: "PreTrainedTokenizerBase", text: str, ids: list[int], offsets: Any) -> int:
     """How many tokens of a rendered turn precede its end: the special tokens, and white space around them, that close it."""
     special = _special_ids(tokenizer, len(tokenizer))

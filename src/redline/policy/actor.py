@@ -65,6 +65,14 @@ class ActorCritic(nn.Module):
         return logprobs, self.value_head(hidden.float())[:, 0], entropies
 
 
+    def train(self, mode: bool = True) -> "ActorCritic":
+        """Dropout stays off in training too: what is kept of a pass, and what is computed again, has to be the same."""
+        super().train(mode)
+        for part in (self.lm, self.critic):
+            if part is not None:
+                part.eval()
+        return self
+
     @contextmanager
     def reference(self) -> Iterator[Split]:
         """Inside, the model that training began with: the policy's with its adapter off, or the copy."""

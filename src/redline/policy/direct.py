@@ -22,7 +22,7 @@ from redline.checkpoint import newest_sealed, sealing, writing
 from redline.console import console
 from redline.data.records import Labels
 from redline.errors import UserError
-from redline.label.tokenize import encode_prompt, token_ids
+from redline.label.tokenize import encode_prompt, token_ids, turn_end
 from redline.models import load_tokenizer, quietly, save
 from redline.policy.actor import ActorCritic
 from redline.policy.log import RunLog
@@ -106,8 +106,10 @@ def _row(record: Labels, tokenizer: Any, max_response: int) -> dict[str, list[in
     if rejected == edited:
         return None
     row = {"prompt_ids": encode_prompt(tokenizer, record.prompt)}
+    last = None if isinstance(record.prompt, str) else turn_end(tokenizer)
+    last = tokenizer.eos_token_id if last is None else last
     for side, ids, labels in (("chosen", edited, record.edited_labels), ("rejected", rejected, record.rejected_labels)):
-        end = [tokenizer.eos_token_id] if len(ids) < max_response and tokenizer.eos_token_id is not None else []
+        end = [last] if len(ids) < max_response and last is not None else []
         row |= {f"{side}_ids": [*ids[:max_response], *end], f"{side}_labels": [*labels[:max_response], *(0 for _ in end)]}
     return row
 

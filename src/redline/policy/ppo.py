@@ -109,7 +109,7 @@ class Ppo:
         if positions is not None and longest > positions:
             raise UserError(f"policy: the longest prompt and sampling.max_new_tokens make {longest} tokens; {model.name} has "
                             f"{positions} positions. Lower sampling.max_new_tokens or data.max_prompt_tokens.")
-        self.eos = eos_ids(self.actor.lm, self.tokenizer)
+        self.eos = eos_ids(self.actor.lm, self.tokenizer, [prompt.prompt for prompt in self.prompts])
         self.sampler = load_function(recipe.sampler) if recipe.sampler else None
         self.reward, cuts = build_reward(recipe.reward, reward, self.tokenizer, self.actor.lm, self.actor.split.cut)
         self.cuts = cuts | ({self.actor.split.cut} if self.actor.split.cut else set())

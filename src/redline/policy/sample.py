@@ -1,7 +1,7 @@
 """Sampling in batches: left padding, KV cache, finished rows dropped, and what PPO needs kept on the way."""
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from transformers.generation import LogitsProcessorList
 
 AT_ONCE = 16_384  # tokens of prompts and longest responses that are sampled together: so many keys and values are cached
+TRIED, FAR = 6, 0.2  # tokens of a trial, and nats that a token may be off on average: rounding of bfloat16 is a tenth of that
 
 Sampler = Callable[["PreTrainedModel", list[list[int]], Sampling, int], Sequence[Sequence[int]]]
 """An engine of the user's: the policy as it is now, the prompts' token ids, the settings and a seed in; the token ids of a response
@@ -128,7 +129,7 @@ def _sample_at_once(lm: "PreTrainedModel", prompts: Sequence[Sequence[int]], sam
                 live, drawn = live[keep], drawn[keep]
                 if not len(live):
                     break
-                cache.batch_select_indices(keep)
+                cache.reorder_cache(cast(Any, keep))  # linear attention's states too
             step_ids, positions = drawn[:, None], (lengths[live] + step)[:, None]
         if kept and len(live):  # the last token of the responses that were cut off
             tap.run(input_ids=step_ids, attention_mask=mask[live], position_ids=positions, past_key_values=cache, use_cache=True)
@@ -209,12 +210,23 @@ def logits_of(lm: "PreTrainedModel", hidden: Tensor) -> Tensor:
 
 @torch.no_grad()
 def check_logits(lm: "PreTrainedModel") -> None:
-    """Raise UserError for a model that does something to its logits that ``logits_of`` does not know (some families scale them)."""
+    """Raise UserError for a model that does something to its logits that ``logits_of`` does not know (some families scale them), or
+    whose sampling here is not what one pass gives (some keep their past in another way)."""
     ids = torch.arange(3, 9, device=lm.device)[None]
     whole = lm(input_ids=ids).logits.float()
     if not torch.allclose(whole, logits_of(lm, lm.base_model(input_ids=ids).last_hidden_state).float(), rtol=1e-2, atol=1e-2):
         raise UserError(f"{lm.name_or_path}: {type(lm).__name__} changes its logits behind the output embedding in a way that "
                         "Redline does not know. Choose a model of another family.")
+    prompts = [ids[0].tolist(), ids[0, :3].tolist()]
+    responses, sampled, *_ = _sample_at_once(lm, prompts, Sampling(max_new_tokens=TRIED), [], 0, set(), [0, 1])
+    apart = []
+    for prompt, response, logprobs in zip(prompts, responses, sampled, strict=True):
+        hidden = lm.base_model(input_ids=torch.tensor([[*prompt, *response.tolist()]], device=lm.device)).last_hidden_state
+        whole = logits_of(lm, hidden[0, len(prompt) - 1:-1]).float().log_softmax(-1).cpu()
+        apart.append(whole.gather(1, response[:, None])[:, 0] - logprobs)
+    if float(torch.cat(apart).abs().mean()) > FAR:
+        raise UserError(f"{lm.name_or_path}: {type(lm).__name__} gives other probabilities a token at a time, with prompts padded "
+                        "on the left, than in one pass. Choose a model of another family.")
 
 
 def _warpers(sampling: Sampling) -> "LogitsProcessorList | None":
@@ -254,6 +266,6 @@ def respond(lm: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", prompts
     check_logits(lm)
     ids, texts = prompt_tokens(tokenizer, prompts), [prompt.prompt for prompt in prompts]
     with progress_bar(title, len(prompts)) as bar:
-        rollout = sample(lm, ids, sampling, eos_ids(lm, tokenizer), seed, texts=texts, done=bar.advance)
+        rollout = sample(lm, ids, sampling, eos_ids(lm, tokenizer, texts), seed, texts=texts, done=bar.advance)
     return [Response(id=prompt.id, prompt=prompt.prompt, response=tokenizer.decode(response, skip_special_tokens=True))
             for prompt, response in zip(prompts, rollout.response_ids, strict=True)], rollout

@@ -191,9 +191,9 @@ class Watch:
         watched, prompts, actor, how = self.watched, self.gold.prompts, self.watched.actor, self.watched.policy
         with gathered(watched.model), watched.accelerator.autocast():
             with actor.reference() if update == 0 else nullcontext(actor.split) as split:
+                texts = [prompt.prompt for prompt in prompts]
                 rollout = sample(split.model, prompt_tokens(watched.tokenizer, prompts), how.sampling,
-                                 eos_ids(actor.lm, watched.tokenizer), watched.seed + 1, cuts=watched.cuts,
-                                 texts=[prompt.prompt for prompt in prompts])
+                                 eos_ids(actor.lm, watched.tokenizer, texts), watched.seed + 1, cuts=watched.cuts, texts=texts)
             rewards = [float(row.sum()) for row in watched.score(rollout)] if watched.score else [0.0] * len(rollout)
             kl = [0.0] * len(rollout)
             if update:

@@ -53,6 +53,11 @@ def train_reward(recipe: Reward, backbone: Model, train: Iterable[Labels], valid
     if not sets[0] or not sets[1]:
         raise UserError(f"reward training: {len(sets[0])} edits to train on and {len(sets[1])} to validate on; it needs some of "
                         "both. Add edits, or change data.validation_share.")
+    longest = max(len(side.ids) for edits in sets for example in edits for side in example.sides)
+    places = getattr(reward.model.config.get_text_config(), "max_position_embeddings", None)
+    if places is not None and longest > places:
+        raise UserError(f"reward training: the longest prompt and response have {longest} tokens, the model has {places} "
+                        "positions. Lower data.max_prompt_tokens or data.max_response_tokens.")
     trainer = _Trainer(recipe, reward, accelerator, out, seed)
     trainer.lay_out([example for edits in sets for example in edits])
     result = trainer.train(sets[0], sets[1])
@@ -86,6 +91,7 @@ class _Trainer:
         self.reward = reward
         self.model, self.optimizer = prepare(accelerator, reward, optimizer)
         self.kept, self.all_kept = 0, False
+        self._padding = 0 if reward.split.cut else reward.padding
         self.budget = CPU_MICROBATCH_TOKENS if accelerator.device.type == "cpu" else MICROBATCH_TOKENS
 
     def lay_out(self, edits: list[Example], apart: bool = False) -> None:
@@ -195,7 +201,8 @@ class _Trainer:
                 columns.append(kept)
                 sizes.append(len(kept))
             start += len(example.rows)
-        states, lengths = pad(self._states(rows)).to(device), torch.tensor([len(row.ids) for row in rows], device=device)
+        states = pad(self._states(rows), self._padding).to(device)
+        lengths = torch.tensor([len(row.ids) for row in rows], device=device)
         logits = model(states, lengths, torch.cat(index).to(device), torch.cat(columns).to(device), self._forks(rows))
         return logits, torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes)).to(device)
 
