@@ -4,6 +4,7 @@ import json
 import math
 import re
 import shutil
+from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from redline.errors import UserError
 from redline.recipe import Recipe
 from redline.report.page import write_report
 from redline.report.stages import method_of
+from redline.report.tokens import Tokens, render
 
 MOST_BYTES = 3_000_000
 Figures = dict[str, list[str]]
@@ -169,6 +171,25 @@ def test_lengths_that_differ_are_named(run: Path) -> None:
     )
     with pytest.raises(UserError, match=r"scores.jsonl, record x7: 2 offsets"):
         write_report(run)
+
+
+def test_answers_refused_by_a_gate_have_their_reason(run: Path) -> None:
+    rejects = [
+        {"gate": "ratio", "why": "it changes 90% of the words"},
+        {"gate": "ratio", "why": "it changes 80% of the words"},
+        {"gate": "input", "why": "the rejected response is empty"},
+    ]
+    (run / "data/edits.rejects.jsonl").write_text("".join(json.dumps({"id": "x", **line}) + "\n" for line in rejects))
+    page = write_report(run).read_text(encoding="utf-8")
+    assert "2 more words changed than the limit allows, 1 the rejected response is empty" in page
+    assert "no reason given" not in page
+
+
+def test_white_space_between_tokens_is_drawn() -> None:
+    text = "The capital is\n\nBerlin <b> it"
+    offsets = [(0, 3), (4, 11), (12, 14), (16, 22), (23, 26), (26, 29)]  # a tokenizer that trims them, and one that does not
+    drawn = str(render(Tokens(text, offsets, {"reward": [0.1] * len(offsets)}), 1.0))
+    assert unescape(re.sub(r"<[^>]*>", "", drawn)) == text.replace("\n", "↵")
 
 
 def test_no_run(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from markupsafe import Markup
 
 from redline.data.files import read_jsonl
 from redline.data.records import Edit, as_text
+from redline.edit.gates import MEANING
 from redline.edit.stats import BIN, KINDS, statistics
 from redline.label.show import DELETED, INSERTED, diff, visible
 from redline.recipe import Recipe, Source
@@ -125,7 +126,7 @@ def _set(run: RunFolder, name: str) -> dict[str, Any]:
     if name == "edits":  # they are labelled as those for training and, with no source of its own, for validation
         files += ["labels/train.rejects.jsonl"] + ["labels/validation.rejects.jsonl"] * (run.recipe.data.validation is None)
     for file in files:
-        reasons.update(re.sub(r" \(.*\)$", "", str(line.get("reason", "no reason given"))) for line in run.stream(file))
+        reasons.update(re.sub(r" \(.*\)$", "", _why(line)) for line in run.stream(file))
     return {
         "name": name.replace("_", " "),
         "source": source.path if source else "made from the pairs",
@@ -135,6 +136,11 @@ def _set(run: RunFolder, name: str) -> dict[str, Any]:
         "file": f"data/{name}.jsonl",
         "rejects": [file for file in files if run.has(file)],
     }
+
+
+def _why(line: dict[str, Any]) -> str:
+    """Why a record was left out; the answers that `redline edit` refused say at which gate."""
+    return str(line.get("reason") or MEANING.get(line.get("gate", ""), line.get("why") or "no reason given"))
 
 
 def _labels(run: RunFolder) -> list[dict[str, Any]]:

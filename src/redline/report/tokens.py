@@ -80,6 +80,7 @@ def render(tokens: Tokens, scale: float, chosen: int | None = None) -> Markup:
     done = tokens.offsets[0][0] if tokens.offsets else 0
     out = [Markup('<span class="more">… </span>')] if tokens.left_out else []
     for place, (start, end) in enumerate(tokens.offsets[:LONGEST]):
+        between = visible(tokens.text[done:start]).replace("\n", "↵").replace("\t", "⇥")
         piece = tokens.text[max(start, done) : end]
         done = max(done, end)
         body = piece.lstrip(" ")
@@ -97,7 +98,10 @@ def render(tokens: Tokens, scale: float, chosen: int | None = None) -> Markup:
         ]
         out.append(
             Markup('{}<span class="{}" tabindex="0" data-tip="{}">{}</span>').format(
-                " " if piece.startswith(" ") and body else "", " ".join(filter(None, kinds)), _tip(tokens, place, shown), shown
+                between + (" " if piece.startswith(" ") and body else ""),
+                " ".join(filter(None, kinds)),
+                _tip(tokens, place, shown),
+                shown,
             )
         )
     more = tokens.more + max(0, len(tokens.offsets) - LONGEST)

@@ -241,6 +241,122 @@ def test_a_draft_goes_with_its_person(chromium: Any, server: Server) -> None:
     ben.close()
 
 
+CANBERRA = SYDNEY.replace("Sydney.", "Canberra.")
+YESTERDAY = "const now = Date.now.bind(Date); Date.now = () => now() - 86400000"
+
+
+def test_two_devices_of_one_person(chromium: Any, server: Server) -> None:
+    """The later keystroke does not wipe the other device's text, whatever the clocks say."""
+    laptop, phone = Tab(chromium, server), Tab(chromium, server)
+    laptop.context.add_init_script(YESTERDAY)
+    at_laptop, on_phone = laptop.open(server.links["ada"]), phone.open(server.links["ada"])
+    _select(at_laptop, "Sydney.")
+    at_laptop.keyboard.type("Canberra.")
+    at_laptop.wait_for_selector("#saved:text-is('Saved')")
+    on_phone.focus("#editor")
+    on_phone.keyboard.type("x")
+    on_phone.wait_for_selector("#banner:has-text('on another device')")
+    on_phone.keyboard.type("y")
+    on_phone.wait_for_timeout(1500)
+    assert "on another device" in on_phone.inner_text("#banner"), "it stays while one types on"
+    assert "Not saved" in on_phone.inner_text("#saved")
+    at_laptop.reload()
+    assert at_laptop.input_value("#editor") == CANBERRA
+
+    # the phone goes on with the laptop's text, and does not lose its own
+    on_phone.reload()
+    assert on_phone.input_value("#editor") == CANBERRA
+    assert "Undo" in on_phone.inner_text("#banner")
+    on_phone.click("[data-act=undo]")
+    assert on_phone.input_value("#editor") == f"xy{SYDNEY}"
+    on_phone.click("[data-act=redo]")
+    on_phone.focus("#editor")
+    on_phone.keyboard.press("Control+End")
+    on_phone.keyboard.type(" Yes.")
+    on_phone.wait_for_selector("#saved:text-is('Saved')")
+
+    # the laptop, a day behind, takes that over; its own newer draft then counts
+    at_laptop.reload()
+    assert at_laptop.input_value("#editor") == f"{CANBERRA} Yes."
+    assert at_laptop.locator("#banner").is_hidden()
+    at_laptop.keyboard.press("Control+End")
+    at_laptop.keyboard.type(" No.")
+    at_laptop.wait_for_selector("#saved:text-is('Saved')")
+    on_phone.reload()
+    assert on_phone.input_value("#editor") == f"{CANBERRA} Yes. No."
+    assert on_phone.locator("#banner").is_hidden()
+    laptop.close()
+    phone.close()
+
+
+def test_a_draft_whose_answer_is_lost(chromium: Any, server: Server) -> None:
+    """What the server kept though its answer did not arrive is no other device's."""
+    tab = Tab(chromium, server)
+    page = tab.open(server.links["ada"])
+
+    def lose(route: Any) -> None:
+        route.fetch()
+        route.abort()
+
+    page.route("**/api/draft", lose)
+    _select(page, "Sydney.")
+    page.keyboard.type("Canberra.")
+    page.wait_for_selector("#saved:has-text('No connection')")
+    page.keyboard.type(" Yes.")
+    page.reload()
+    page.wait_for_selector("#saved:has-text('No connection')")
+    page.unroute("**/api/draft")
+    page.keyboard.type("So: ")
+    page.wait_for_selector("#saved:text-is('Saved')")
+    assert page.locator("#banner").is_hidden()
+    tab.problems = [problem for problem in tab.problems if not problem.startswith("Failed to load resource: net::ERR_")]
+    tab.close()
+    other = Tab(chromium, server)
+    assert other.open(server.links["ada"]).input_value("#editor") == "So: " + CANBERRA.replace("Canberra.", "Canberra. Yes.")
+    other.close()
+
+
+def test_verdicts_that_are_not_meant(chromium: Any, server: Server) -> None:
+    tab = Tab(chromium, server)
+    page = tab.open(server.links["ada"])
+    page.focus("#editor")
+    for letter, code in (("ś", "KeyS"), ("ƒ", "KeyF"), ("Dead", "KeyN")):  # Option and a letter on a Mac
+        prevented = page.evaluate("""([key, code]) => !document.getElementById('editor').dispatchEvent(
+            new KeyboardEvent('keydown', {key, code, altKey: true, bubbles: true, cancelable: true}))""", [letter, code])
+        assert not prevented
+    for more in ("x", "y"):  # what is typed after the question makes it a new one
+        page.keyboard.type(more)
+        page.keyboard.press("Alt+f")
+        page.wait_for_selector("#banner:has-text('Your changes would be dropped')")
+    page.wait_for_timeout(500)
+    assert page.input_value("#editor") == f"xy{SYDNEY}"
+    assert export(server) == []
+    page.keyboard.press("Alt+f")
+    _until(page, "document.getElementById('editor')?.value.startsWith('```')")
+    assert export(server)[0]["verdict"] == "fine"
+    tab.close()
+
+
+def test_more_than_100000_halves_of_emoji(chromium: Any, tmp_path: Path) -> None:
+    """The limit counts characters, in the browser as on import; what hides among them is drawn by its number."""
+    text = "bad \U000e0041\U000e007f\u3164\u115f words and some more " + "\U0001f600" * 60_000
+    pairs = write_records(tmp_path / "pairs.jsonl", [{"id": "n", "prompt": "p", "rejected": text}])
+    server = Server(tmp_path, str(pairs), "--annotators", "ada")
+    try:
+        tab = Tab(chromium, server)
+        page = tab.open(server.links["ada"])
+        assert page.locator("#redline .hidden-mark").all_inner_texts() == ["U+E0041", "U+E007F", "U+3164", "U+115F"]
+        assert page.inner_text("#redline").startswith("bad U+E0041U+E007FU+3164U+115F words")
+        _select(page, "bad")
+        page.keyboard.type("good")
+        page.keyboard.press("Control+Enter")
+        page.wait_for_selector("text=That is all")
+        assert export(server)[0]["edited"] == text.replace("bad", "good")
+        tab.close()
+    finally:
+        server.stop()
+
+
 def test_a_link_from_another_site(chromium: Any, server: Server) -> None:
     """Cookies are strict, and still the link works from a mail or a chat."""
     context = chromium.new_context()

@@ -3,12 +3,18 @@
 import json
 import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import httpx
 import pytest
+from starlette.testclient import TestClient
 
 from conftest import Client, Server, export
+from redline.edit.web import people
+from redline.edit.web.app import build
+from redline.edit.web.intake import set_up
 from redline.edit.web.markdown import render
+from redline.edit.web.schema import connect
 
 NASTY = {
     "script": "<script>alert(1)</script> and </script><script>alert(2)</script> are bad words",
@@ -92,6 +98,8 @@ def test_hostile_edits_are_refused_with_a_reason(server: Server) -> None:
                          (b'{"work": 1e999}', 400), (b'{"work": 1, "verdict": ["edited"]}', 400),
                          (b'{"work": 1, "verdict": "edited", "seconds": NaN}', 400)]:
         assert ben.http.post("/api/submit", content=body, headers=headers).status_code == status, body[:60]
+    for since, status in [(None, 400), (1, 400), ("x", 400), ({}, 400), ([{}, "x", None], 200)]:
+        assert ben.post("/api/draft", {"work": ben.data["work"], "at": 1, "since": since}).status_code == status
     assert ben.submit("good", note="n" * 2001).status_code == 422
     assert ben.submit("good", verdict="perfect").status_code == 422
     assert ben.http.post("/api/submit", content=b"{}", headers=headers | {"Content-Type": "text/plain"}).status_code == 415
@@ -132,6 +140,32 @@ def test_anothers_work_and_token(server: Server) -> None:
     assert ada.submit("good").status_code == 403, "a request that does not say where it comes from"
     assert eve.http.get("/admin").status_code == 403
     assert eve.http.post("/admin/person", data={"name": "mallory"}).status_code == 403
+
+
+def test_requests_that_mean_nothing(server: Server) -> None:
+    ada, admin = server.client("ada"), server.client("admin")
+    for number in ("9" * 5000, "9" * 23, "9" * 15):
+        assert ada.http.get(f"/work/{number}").status_code == 404
+        assert admin.http.post(f"/admin/revoke/{number}", data={"csrf": "x"}).status_code in (403, 404)
+    assert ada.post("/api/draft", {"work": 1}, Origin="http://[").status_code == 403
+
+
+@pytest.mark.parametrize("host", ["annotate.example.org", "127.0.0.1:8000"])  # as it was asked for, or of the server behind
+def test_behind_a_proxy_that_says_nothing_of_tls(tmp_path: Path, host: str) -> None:
+    engine = connect(f"sqlite:///{tmp_path}/edits.db")
+    set_up(engine, "edit", None, None, None, None)
+    app = build(engine, "https://annotate.example.org")
+    admin = TestClient(app, f"http://{host}")
+    token = people.new_link(engine, people.ensure(engine, "admin", admin=True))
+    cookie = admin.get(f"/open/{token}").headers["set-cookie"]
+    assert "; secure" in cookie.lower()
+    headers = {"Cookie": cookie.partition(";")[0], "Origin": "https://annotate.example.org", "Sec-Fetch-Site": "same-origin"}
+    csrf = re.search(r'name="csrf" value="(\w+)"', admin.get("/admin", headers=headers).text)[1]  # type: ignore[index]
+    made = admin.post("/admin/person", data={"csrf": csrf, "name": "ada"}, headers=headers)
+    assert made.status_code == 200
+    assert 'value="https://annotate.example.org/open/' in made.text
+    forged = admin.post("/admin/person", data={"csrf": csrf, "name": "eve"}, headers=headers | {"Origin": "https://evil.example"})
+    assert forged.status_code == 403
 
 
 def test_headers(server: Server) -> None:

@@ -21,7 +21,7 @@ def _work(client: Client, acknowledged: list[tuple[str, str, str]], name: str, m
         while data := client.page():
             text = data["original"].replace("bad", f"good says {name}")
             if data["work"] % 4 == 0:
-                client.post("/api/draft", {"work": data["work"], "text": text, "note": "", "at": 1})
+                client.post("/api/draft", {"work": data["work"], "text": text, "note": "", "at": 1, "since": [0]})
             if client.submit(text).status_code == 200:
                 acknowledged.append((data["original"], name, text))
     except httpx.TransportError:

@@ -21,9 +21,11 @@ from redline.edit.web import agreement, people, progress, work
 from redline.edit.web.export import export
 from redline.edit.web.intake import add_comparison, add_drafts, add_pairs, set_up
 from redline.edit.web.schema import MIGRATIONS, connect, migrate, tables, writing
+from redline.edit.web.serve import Options, annotate, connect_existing
 from redline.edit.web.texts import browser_text, objection, restore_line_ends
 from redline.errors import UserError
 from redline.judge.judges import load_judge
+from redline.recipe import Source
 
 ORIGINAL = "The capital of Australia is Sydney, a town of some size and fame."
 
@@ -70,12 +72,12 @@ def test_a_lapsed_lease_returns_the_item(engine: Engine) -> None:
     ada, ben, _ = _fill(engine, 1)
     first = work.next_work(engine, ada, -1)
     assert first
-    assert work.save_draft(engine, first.id, ada, "half an edit", "a note", 5, -1)
+    assert work.save_draft(engine, first.id, ada, "half an edit", "a note", 5, [0], -1) == "kept"
     second = work.next_work(engine, ben, 60)
     assert second
     assert second.body == first.body
     assert second.draft is None, "another's draft is not shown"
-    assert not work.save_draft(engine, first.id, ada, "more", "", 6, 60)
+    assert work.save_draft(engine, first.id, ada, "more", "", 6, [5], 60) == "lost"
     with pytest.raises(work.Refused, match="somebody else") as refused:
         work.submit(engine, first.id, ada, "edited", ORIGINAL.replace("Sydney", "Canberra"), "", 1)
     assert refused.value.taken
@@ -92,6 +94,20 @@ def test_a_lapsed_lease_that_nobody_took_is_still_good(engine: Engine) -> None:
     assert first
     work.submit(engine, first.id, ada, "fine", None, "", 1)
     assert work.counts(engine, ada)["done"] == 1
+
+
+def test_a_draft_does_not_replace_one_of_another_page(engine: Engine) -> None:
+    ada, *_ = _fill(engine, 1)
+    first = work.next_work(engine, ada, 60)
+    assert first
+    assert work.save_draft(engine, first.id, ada, "on the laptop", "", 900, [0], 60) == "kept"
+    for late in ("on the phone", None):
+        assert work.save_draft(engine, first.id, ada, late, "", 1000, [0], 60) == "newer", "the phone has not seen the laptop's"
+    assert work.save_draft(engine, first.id, ada, "laptop, its clock set back", "", 700, [900], 60) == "kept"
+    assert work.save_draft(engine, first.id, ada, "after a lost answer", "", 800, [900, 700], 60) == "kept"
+    again = work.next_work(engine, ada, 60)
+    assert again
+    assert (again.draft, again.draft_at) == ("after a lost answer", 800)
 
 
 def test_skipped_items_go_to_others_and_come_back(engine: Engine) -> None:
@@ -170,6 +186,31 @@ def test_drafts_of_a_model(engine: Engine, tmp_path: Path) -> None:
     assert [edit.id for edit in read_jsonl(tmp_path / "out.jsonl", Edit)] == ["p0", "new"]
 
 
+def test_drafts_come_too_late_for_what_is_begun(engine: Engine, tmp_path: Path) -> None:
+    ada, *_ = _fill(engine, 3)
+    _do(engine, ada)
+    assert work.next_work(engine, ada, 60), "in hand: the page is open without a draft"
+    drafts = [Edit(id=f"p{number}", prompt=f"Question {number}", rejected=ORIGINAL, edited="Rome.", editor="some-model")
+              for number in range(3)]
+    assert add_drafts(engine, drafts, Rejects()).drafts == 1
+    for _ in range(2):
+        _do(engine, ada)
+    assert [record.get("draft_editor") for record in _exported(engine, tmp_path)] == [None, None, "some-model"]
+
+
+def test_an_earlier_export_as_drafts(engine: Engine, tmp_path: Path) -> None:
+    set_up(engine, "edit", "", None, 0.0, None)
+    rome = {"id": "y", "prompt": "p", "rejected": ORIGINAL, "edited": ORIGINAL.replace("Sydney", "Rome"), "source": "mine"}
+    earlier = {"editor": "ada", "verdict": "edited", "ratio": 0.1, "note": "an old note", "refused": "2020-01-01T00:00:00.000Z",
+               "draft_editor": "gpt", "seconds": 1.0, "also": [{"edited": "z", "editor": "ben"}]}
+    add_drafts(engine, [Edit.model_validate(rome | earlier)], Rejects())
+    _do(engine, people.ensure(engine, "cyd"))
+    record, = _exported(engine, tmp_path)
+    assert set(record) == {"id", "prompt", "rejected", "edited", "source", "editor", "verdict", "ratio", "started", "submitted",
+                           "seconds", "draft_editor"}
+    assert (record["editor"], record["draft_editor"], record["source"]) == ("cyd", "ada", "mine")
+
+
 @pytest.mark.parametrize(("ada_does", "ben_does", "winner"), [
     (("edited", "The capital of Australia is Canberra, a city of some size and fame."), ("edited", None), "ben"),  # the smaller
     (("fine", None), ("edited", None), "ben"),
@@ -220,6 +261,8 @@ def test_blind_comparison(engine: Engine, tmp_path: Path) -> None:
     assert 4 < sum(swapped) < 34, "sides are drawn at random"
     records = _exported(engine, tmp_path)
     assert [record["preference"] for record in records[:3]] == [1.0, 0.0, 0.5]
+    add_comparison(engine, a[:1], [b[0], Response(id="b alone", prompt="Q", response="x")], rejects)
+    assert rejects.counts["only B has a response of this id"] == 1
     judge = load_judge(f"human:{tmp_path / 'out.jsonl'}")
     assert judge.prefer(["Q1", "Q1"], ["from a 1", "from b 1"], ["from b 1", "from a 1"]) == [1.0, 0.0]
     with pytest.raises(work.Refused):
@@ -301,11 +344,81 @@ def test_pairs_of_other_columns_and_ctrl_c(serve: Callable[..., Server], tmp_pat
     assert "Traceback" not in told
 
 
+def test_agreement_of_a_filled_database(engine: Engine, capsys: pytest.CaptureFixture[str]) -> None:
+    _fill(engine, 4, share=0.5)
+    set_up(engine, "edit", None, None, 0.5, None)
+    assert capsys.readouterr().err == ""
+    set_up(engine, "edit", None, None, 1.0, None)
+    assert "items that are added from now on" in capsys.readouterr().err
+    assert progress.totals(engine)["doubled"] == 2
+
+
+def test_ids_that_no_index_holds(engine: Engine) -> None:
+    set_up(engine, "edit", None, None, None, None)
+    rejects = Rejects()
+    long = [ToEdit(id="\U0001f600" * size, prompt="p", rejected="r") for size in (500, 501)]
+    assert add_pairs(engine, long, rejects).added == 1
+    assert list(rejects.counts) == ["id is longer than 500 characters"]
+
+
+def test_pairs_do_not_go_into_a_comparison(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/blind.db"
+    set_up(connect(url), "compare", None, None, None, None)
+    (tmp_path / "pairs.jsonl").write_text(json.dumps({"id": "p", "prompt": "p", "rejected": "r", "edited": "e"}) + "\n")
+    for options in (Options(url, pairs=Source(path=str(tmp_path / "pairs.jsonl"))),
+                    Options(url, drafts=str(tmp_path / "pairs.jsonl"))):
+        with pytest.raises(UserError, match="holds a blind comparison, not edits"):
+            annotate(options)
+
+
+@pytest.mark.parametrize("url", ["annotate.example.org", "ftp://example.org", "https://", "https://example.org/annotate",
+                                 "https://example.org:port", "https://[::1", "https://ada:pw@example.org"])
+def test_addresses_that_cannot_be(tmp_path: Path, url: str) -> None:
+    with pytest.raises(UserError, match="--url"):
+        annotate(Options(f"sqlite:///{tmp_path}/edits.db", url=url))
+
+
+@pytest.mark.parametrize("name", ["edits.db", "edits.db-wal", "edits.db-shm", "link"])
+def test_export_does_not_replace_the_database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    engine = connect("sqlite:///edits.db")
+    _fill(engine, 1)
+    (tmp_path / "link").symlink_to("edits.db")
+    with pytest.raises(UserError, match="is the database itself"):
+        export(engine, tmp_path / name)
+    assert progress.totals(engine)["total"] == 1
+
+
 @pytest.mark.parametrize("url", ["mysql://x/y", "sqlite://", "nonsense", "sqlite:////no/such/folder/x.db",
-                                 "postgresql://nobody@127.0.0.1:1/none"])
+                                 "postgresql://nobody@127.0.0.1:1/none", f"sqlite:///{__file__}", "postgresql://u@h:port/d"])
 def test_databases_that_cannot_be(url: str) -> None:
     with pytest.raises(UserError, match="--db"):
         connect(url)
+
+
+def test_a_role_without_rights(postgres: Callable[[], str]) -> None:
+    url = postgres()
+    with create_engine(url.replace("postgresql:", "postgresql+psycopg:")).begin() as db:
+        db.execute(text("CREATE ROLE poor LOGIN"))
+    with pytest.raises(UserError, match="permission denied"):
+        connect(url.replace("redline@", "poor@"))
+
+
+@pytest.mark.parametrize("url", ["mysql://ada:SECRET@h/d", "postgresql://ada:SEC/RET@127.0.0.1:1/d", "nonsense:ada:SECRET@h/d",
+                                 "postgresql://ada:SEC@RET@127.0.0.1:port/d", "postgresql://127.0.0.1:1/d?password=SECRET"])
+def test_messages_hide_the_password(url: str) -> None:
+    with pytest.raises(UserError) as refused:
+        connect(url)
+    assert "SEC" not in str(refused.value)
+    assert "RET" not in str(refused.value)
+
+
+def test_messages_hide_the_password_of_an_empty_database(postgres: Callable[[], str]) -> None:
+    url = postgres().replace("redline@", "redline:SECRET@")
+    for asked in (lambda: connect_existing(url), lambda: annotate(Options(url))):
+        with pytest.raises(UserError, match="there is nothing in it") as refused:
+            asked()
+        assert "SECRET" not in str(refused.value)
 
 
 def test_only_fingerprints_are_stored(tmp_path: Path) -> None:

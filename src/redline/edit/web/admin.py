@@ -64,7 +64,7 @@ def refuse(site: "Site", request: Request, person: Person, data: dict[str, Any])
 
 def _link(site: "Site", request: Request, person: Person, person_id: int, name: str) -> Response:
     token = people.new_link(site.engine, person_id, restore=True)
-    return overview(site, request, person, f"{request.base_url}open/{token}", name)
+    return overview(site, request, person, f"{site.url or str(request.base_url).rstrip('/')}/open/{token}", name)
 
 
 def _annotator(site: "Site", request: Request) -> tuple[int, str]:

@@ -9,6 +9,7 @@ from urllib.parse import parse_qsl
 from sqlalchemy import Engine
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
+from starlette.convertors import IntegerConvertor, register_url_convertor
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, RedirectResponse, Response
@@ -31,6 +32,7 @@ class Site:
     engine: Engine
     templates: Jinja2Templates
     project: work.Project
+    url: str | None  # the address people use, where a proxy stands in front: scheme and host
 
     @property
     def cookie(self) -> str:
@@ -40,16 +42,26 @@ class Site:
         return self.templates.TemplateResponse(request, name, {"project": self.project, **values}, status_code=status)
 
 
-def build(engine: Engine, hosts: frozenset[str] = frozenset()) -> Starlette:
-    """The app over a database that is set up. ``hosts``: the names it may be reached by; empty: any."""
+class _Number(IntegerConvertor):
+    regex = "[0-9]{1,15}"  # more digits are no row's number
+
+
+register_url_convertor("number", _Number())
+
+
+def build(engine: Engine, url: str | None = None, hosts: frozenset[str] = frozenset()) -> Starlette:
+    """The app over a database that is set up.
+
+    ``url``: the address people use, else each request's own; ``hosts``: the names it may be reached by; empty: any.
+    """
     templates = Jinja2Templates(HERE / "templates")
     templates.env.filters |= {"markdown": render, "moment": _moment, "share": _share, "duration": _duration}
-    site = Site(engine, templates, work.project_of(engine))
+    site = Site(engine, templates, work.project_of(engine), url)
     app = Starlette(
         routes=[
             Route("/open/{token}", _enter),
             Route("/", _page(home)),
-            Route("/work/{id:int}", _page(again)),
+            Route("/work/{id:number}", _page(again)),
             Route("/mine", _page(mine)),
             Route("/api/draft", _post(draft), methods=["POST"]),
             Route("/api/submit", _post(submit), methods=["POST"]),
@@ -57,9 +69,9 @@ def build(engine: Engine, hosts: frozenset[str] = frozenset()) -> Starlette:
             Route("/api/skipped", _post(skipped), methods=["POST"]),
             Route("/admin", _page(admin.overview, admin=True)),
             Route("/admin/person", _post(admin.add_person, admin=True), methods=["POST"]),
-            Route("/admin/link/{id:int}", _post(admin.new_link, admin=True), methods=["POST"]),
-            Route("/admin/revoke/{id:int}", _post(admin.revoke, admin=True), methods=["POST"]),
-            Route("/admin/refuse/{id:int}", _post(admin.refuse, admin=True), methods=["POST"]),
+            Route("/admin/link/{id:number}", _post(admin.new_link, admin=True), methods=["POST"]),
+            Route("/admin/revoke/{id:number}", _post(admin.revoke, admin=True), methods=["POST"]),
+            Route("/admin/refuse/{id:number}", _post(admin.refuse, admin=True), methods=["POST"]),
             Mount("/static", StaticFiles(directory=HERE / "static")),
         ],
         middleware=[Middleware(Guard, hosts=hosts)],
@@ -82,7 +94,7 @@ def _page(handler: Handler, admin: bool = False) -> Callable[[Request], Any]:
 
 def _post(handler: Handler, admin: bool = False) -> Callable[[Request], Any]:
     async def endpoint(request: Request) -> Response:
-        check_origin(request)
+        check_origin(request, request.app.state.site.url)
         body = await body_of(request)
 
         def answer() -> Response:
@@ -116,7 +128,7 @@ async def _enter(request: Request) -> Response:
     response = site.page(request, "enter.html")
     response.headers["Referrer-Policy"] = "no-referrer"
     response.set_cookie(site.cookie, cookie, max_age=people.STAY, httponly=True, samesite="strict",
-                        secure=request.url.scheme == "https")
+                        secure=(site.url or str(request.url)).startswith("https:"))
     return response
 
 
@@ -163,8 +175,7 @@ def _work_page(site: Site, request: Request, person: Person, found: work.Work) -
         return site.page(request, "compare.html", data=data, messages=texts.messages(found.body["prompt"]), sides=shown,
                          **values)
     data |= {"original": texts.browser_text(found.original), "start": found.start, "draft": found.draft,
-             "edited": None if found.edited is None else texts.browser_text(found.edited), "maxRatio": site.project.max_ratio,
-             "longest": texts.LONGEST}
+             "edited": None if found.edited is None else texts.browser_text(found.edited), "maxRatio": site.project.max_ratio}
     chosen = texts.editable(found.body["chosen"]) if found.body.get("chosen") else None
     return site.page(request, "edit.html", data=data, chosen=chosen,
                      messages=texts.messages(found.body["prompt"], found.body["rejected"]), **values)
@@ -180,11 +191,11 @@ def draft(site: Site, request: Request, person: Person, data: dict[str, Any]) ->
     """Keep a draft, or renew the lease."""
     text = data.get("text")
     try:
-        held = work.save_draft(site.engine, _int(data, "work"), person.id, text if isinstance(text, str) else None,
-                               _str(data, "note"), _float(data, "at"), site.project.lease)
+        found = work.save_draft(site.engine, _int(data, "work"), person.id, text if isinstance(text, str) else None,
+                                _str(data, "note"), _float(data, "at"), _list(data, "since"), site.project.lease)
     except work.Refused as refused:
         return JSONResponse({"error": str(refused)}, 422)
-    return JSONResponse({"held": held})
+    return JSONResponse({"held": found != "lost", "newer": found == "newer"})
 
 
 def submit(site: Site, request: Request, person: Person, data: dict[str, Any]) -> Response:
@@ -225,6 +236,13 @@ def _float(data: dict[str, Any], name: str) -> float:
     if not isinstance(value, int | float) or not 0 <= value < 1e15:  # also refuses NaN
         raise Forbidden(f"Refused: `{name}` is not a number that can be.", 400)
     return float(value)
+
+
+def _list(data: dict[str, Any], name: str) -> list[Any]:
+    value = data.get(name)
+    if not isinstance(value, list):
+        raise Forbidden(f"Refused: `{name}` is no list.", 400)
+    return value
 
 
 def _str(data: dict[str, Any], name: str) -> str:

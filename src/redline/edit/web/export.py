@@ -29,6 +29,8 @@ from redline.errors import UserError
 
 Which = Literal["all", "accepted"]
 _RANK = {"edited": 0, "fine": 1, "unfixable": 2}
+# What an earlier export says of its edits, where it was imported as drafts: nothing about this one's.
+_EARLIER = {"verdict", "ratio", "started", "submitted", "seconds", "note", "draft_editor", "refused", "also"}
 _PREFERENCE = {"a": 1.0, "b": 0.0, "tie": 0.5}
 
 
@@ -40,6 +42,9 @@ def export(engine: Engine, out: Path, which: Which = "all", who: str | None = No
                 annotators = select(person.c.name).where(person.c.admin == 0).order_by(person.c.name)
                 names = ", ".join(db.execute(annotators).scalars())
                 raise UserError(f"--person {who}: nobody of this name. There are: {names or 'no people yet'}.")
+    if engine.dialect.name == "sqlite" and out.resolve() in {Path(f"{engine.url.database}{end}").resolve()
+                                                             for end in ("", "-wal", "-shm")}:
+        raise UserError(f"--out {out}: is the database itself. Choose another file.")
     if project_of(engine).kind == "compare":
         return write_jsonl(out, _comparisons(engine, who))
     return write_jsonl(out, _edits(engine, which, who))
@@ -52,7 +57,7 @@ def _edits(engine: Engine, which: Which, who: str | None) -> Iterator[dict[str, 
         rows.sort(key=lambda row: (row.refused is not None, _RANK[row.verdict], row.ratio or 0.0, row.submitted))
         if rows:
             first, *others = (_annotation(row) for row in rows)
-            body = json.loads(rows[0].body)
+            body = {name: value for name, value in json.loads(rows[0].body).items() if name not in _EARLIER}
             kept = {"id": rows[0].key, "prompt": body.pop("prompt"), "rejected": body.pop("rejected")}
             yield kept | {"edited": first["edited"]} | body | first | ({"also": others} if others else {})
 

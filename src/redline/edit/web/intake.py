@@ -13,15 +13,17 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Engine, func, select, update
+from sqlalchemy import Connection, Engine, exists, func, select, update
 
+from redline.console import console
 from redline.data.check import Rejects
 from redline.data.records import Edit, Record, Response, ToEdit
 from redline.edit.web import texts
-from redline.edit.web.schema import OPEN, clock, item, project, slot, writing
+from redline.edit.web.schema import OPEN, clock, item, project, slot, work, writing
 from redline.errors import UserError
 
 CHUNK = 1_000
+LONGEST_ID = 500  # characters: what an index of PostgreSQL holds
 
 
 @dataclass
@@ -47,16 +49,19 @@ def set_up(engine: Engine, kind: str, guideline: str | None, max_ratio: float | 
     if given.get("lease", 1) <= 0:
         raise UserError(f"--lease {given['lease'] / 60:g}: minutes above 0 are expected.")
     with writing(engine).begin() as db:
-        found = db.execute(select(project.c.kind)).scalar()
+        found = db.execute(select(project.c.kind, project.c.agreement)).first()
         if found is None:
             defaults = {"guideline": "", "max_ratio": 0.5, "agreement": 0.1, "lease": 1800.0}
             made = {"id": 1, "uid": secrets.token_hex(6), "kind": kind, "created": clock()}
             db.execute(project.insert().values(made | defaults | given))
-        elif found != kind:
+        elif found.kind != kind:
             what = {"edit": "edits", "compare": "a blind comparison"}
-            raise UserError(f"--db: this database holds {what[found]}, not {what[kind]}. Use another one.")
+            raise UserError(f"--db: this database holds {what[found.kind]}, not {what[kind]}. Use another one.")
         elif given:
             db.execute(update(project).values(given))
+            if given.get("agreement", found.agreement) != found.agreement:
+                console.print("--agreement: holds for items that are added from now on; those in the database stay as they are.",
+                              highlight=False, markup=False, soft_wrap=True)
 
 
 def add_pairs(engine: Engine, pairs: Iterable[ToEdit], rejects: Rejects) -> Count:
@@ -70,8 +75,11 @@ def add_pairs(engine: Engine, pairs: Iterable[ToEdit], rejects: Rejects) -> Coun
 def add_drafts(engine: Engine, edits: Iterable[Edit], rejects: Rejects) -> Count:
     """Add edits as drafts to be corrected: to the item of the same id, or with an item of their own.
 
-    An edit whose rejected response is not that of the item is refused. An item that has a draft keeps it.
+    An edit whose rejected response is not that of the item is refused. An item that has a draft keeps it, and one that
+    somebody has begun gets none: its editor would not have seen it.
     """
+    begun = exists().where(work.c.item_id == item.c.id)
+
     def row(edit: Edit) -> dict[str, Any] | str:
         draft = texts.editable(edit.edited)
         why = "has no text to edit" if draft is None else texts.objection(draft)
@@ -82,7 +90,7 @@ def add_drafts(engine: Engine, edits: Iterable[Edit], rejects: Rejects) -> Count
     for chunk in _chunks(edits):
         with writing(engine).begin() as db:
             for edit in _add_chunk(db, chunk, row, rejects, count, same=_same_rejected):
-                count.drafts += db.execute(update(item).where(item.c.key == edit.id, item.c.draft.is_(None)).values(
+                count.drafts += db.execute(update(item).where(item.c.key == edit.id, item.c.draft.is_(None), ~begun).values(
                     draft=texts.browser_text(texts.editable(edit.edited) or ""), draft_editor=edit.editor)).rowcount
     return count
 
@@ -92,7 +100,9 @@ def add_comparison(engine: Engine, a: Iterable[Response], b: Iterable[Response],
     others = {response.id: response for response in b}
 
     def both() -> Iterator[Record]:
+        met: set[str] = set()
         for mine in a:
+            met.add(mine.id)
             other = others.get(mine.id)
             if other is None:
                 rejects.add("only A has a response of this id", "A", None, mine)
@@ -100,6 +110,9 @@ def add_comparison(engine: Engine, a: Iterable[Response], b: Iterable[Response],
                 rejects.add("A and B answer different prompts under this id", "A", None, mine)
             else:
                 yield Record.model_validate({"id": mine.id, "prompt": mine.prompt, "a": mine.response, "b": other.response})
+        for other in others.values():
+            if other.id not in met:
+                rejects.add("only B has a response of this id", "B", None, other)
 
     return _add(engine, both(), lambda record: _row(record, ("prompt", "a", "b")), rejects)
 
@@ -123,6 +136,8 @@ def _chunks(records: Iterable[Any]) -> Iterator[list[Any]]:
 
 def _row(record: Record, shown: tuple[str, ...], editable: str | None = None) -> dict[str, Any] | str:
     """The record as a row of ``item``, or why it cannot be one."""
+    if len(record.id) > LONGEST_ID:
+        return f"id is longer than {LONGEST_ID} characters"
     for field, value in record.model_dump(mode="python").items():
         if why := texts.objection(value):
             return f"{field} {why}"

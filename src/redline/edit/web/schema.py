@@ -5,6 +5,7 @@ to one *person* at a time, and *work* is what that person has made of the item. 
 *visits*. Times are seconds since 1970 (UTC).
 """
 
+import re
 import time
 from typing import Any
 
@@ -28,7 +29,7 @@ from sqlalchemy import (
     text,
 )
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError, NoSuchModuleError, OperationalError
+from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 
 from redline.errors import UserError
 
@@ -98,7 +99,7 @@ work = Table(
     Column("started", Double, nullable=False),
     Column("draft", Text),
     Column("draft_note", Text),
-    Column("draft_at", Double),  # the browser's clock: a late, older draft does not replace a newer one
+    Column("draft_at", Double),  # by the browser's clock; tells which draft a page started from
     Column("verdict", Text),  # edited, fine, unfixable; or a, b, tie
     Column("edited", Text),  # the response's text as it was submitted
     Column("note", Text),
@@ -144,6 +145,11 @@ MIGRATIONS: list[list[str]] = [
 ]
 
 
+def shown(url: str) -> str:
+    """A database's URL as messages may show it: without its user and password."""
+    return url if url.startswith("sqlite") else re.sub(r"^([\w+]+:/*)?.*@", r"\1", url).partition("?")[0]
+
+
 def connect(url: str) -> Engine:
     """An engine for ``url`` (``sqlite:///edits.db``, ``postgresql://user@host/name``), its schema moved on to this version.
 
@@ -154,20 +160,21 @@ def connect(url: str) -> Engine:
         if parsed.drivername == "postgresql":
             parsed = parsed.set(drivername="postgresql+psycopg")
         if parsed.get_backend_name() not in ("sqlite", "postgresql"):
-            raise UserError(f"--db {url}: only sqlite:/// and postgresql:// are understood.")
+            raise UserError(f"--db {shown(url)}: only sqlite:/// and postgresql:// are understood.")
         if parsed.get_backend_name() == "sqlite" and parsed.database in (None, "", ":memory:"):
             raise UserError(f"--db {url}: a file is needed, for example sqlite:///edits.db")
         engine = create_engine(parsed, pool_size=10, max_overflow=30, pool_pre_ping=True)
         if engine.dialect.name == "sqlite":
             _prepare_sqlite(engine)
         migrate(engine)
-    except ArgumentError as error:
-        raise UserError(f"--db {url}: not a database URL. Write sqlite:///edits.db or postgresql://user@host/name") from error
+    except (ArgumentError, ValueError) as error:  # ValueError: of a port that is no number
+        raise UserError(f"--db {shown(url)}: not a database URL. "
+                        "Write sqlite:///edits.db or postgresql://user@host/name") from error
     except (ModuleNotFoundError, NoSuchModuleError) as error:
-        raise UserError(f"--db {parsed.render_as_string()}: its driver is missing. pip install 'psycopg[binary]'") from error
-    except OperationalError as error:
+        raise UserError(f"--db {shown(url)}: its driver is missing. pip install 'psycopg[binary]'") from error
+    except DBAPIError as error:
         reason = str(error.orig).strip().splitlines()[0]
-        raise UserError(f"--db {parsed.render_as_string()}: cannot be opened ({reason}).") from error
+        raise UserError(f"--db {shown(url)}: cannot be opened ({reason}).") from error
     return engine
 
 

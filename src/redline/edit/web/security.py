@@ -67,14 +67,24 @@ def _name(host: str) -> str:
         return ""
 
 
-def check_origin(request: Request) -> None:
-    """Refuse a POST that another site's page makes a browser send. Browsers say where a request comes from; so must others."""
+def _netloc(url: str) -> str | None:
+    try:
+        return urlsplit(url).netloc
+    except ValueError:
+        return None
+
+
+def check_origin(request: Request, url: str | None = None) -> None:
+    """Refuse a POST that another site's page makes a browser send. Browsers say where a request comes from; so must others.
+
+    ``url``: the address people use, where a proxy does not hand on the host that was asked for.
+    """
     origin, site = request.headers.get("origin"), request.headers.get("sec-fetch-site")
     if site not in (None, "same-origin"):
         raise Forbidden("Refused: this request comes from another site.")
     if origin is None and site is None:
         raise Forbidden("Refused: the request does not say where it comes from (no Origin header).")
-    if origin is not None and urlsplit(origin).netloc != request.headers.get("host"):
+    if origin is not None and origin != url and _netloc(origin) != request.headers.get("host"):
         raise Forbidden("Refused: this request comes from another site.")
 
 

@@ -17,7 +17,7 @@ from redline.data.records import Edit, Response, ToEdit
 from redline.edit.web import export as exporting
 from redline.edit.web import people
 from redline.edit.web.intake import Count, add_comparison, add_drafts, add_pairs, set_up
-from redline.edit.web.schema import connect, item, project
+from redline.edit.web.schema import connect, item, project, shown
 from redline.errors import UserError
 from redline.recipe import Source
 
@@ -52,19 +52,20 @@ def annotate(options: Options) -> None:
     if options.blind and (options.pairs or options.drafts):
         raise UserError("--blind compares two files of responses; leave PAIRS and --import away.")
     names = _names(options)
+    url = None if options.url is None else _url(options.url)
     engine = connect(options.db)
     guideline = _guideline(options.guideline)
     lease = None if options.lease_minutes is None else options.lease_minutes * 60
-    kind = "compare" if options.blind else _kind(engine) or "edit"
+    kind = "compare" if options.blind else "edit" if options.pairs or options.drafts else _kind(engine) or "edit"
     set_up(engine, kind, guideline, options.max_ratio, options.agreement, lease)
     _fill(engine, options)
     with engine.connect() as db:
         if db.execute(select(item.c.id).limit(1)).first() is None:
-            raise UserError(f"--db {options.db}: there is nothing in it to work on. Give PAIRS, --import or --blind.")
+            raise UserError(f"--db {shown(options.db)}: there is nothing in it to work on. Give PAIRS, --import or --blind.")
     listening = _listen(options.host, options.port)
     port = listening.getsockname()[1]
-    base = (options.url or f"http://{f'[{options.host}]' if ':' in options.host else options.host}:{port}").rstrip("/")
-    app = build(engine, hosts=frozenset({str(urlsplit(base).hostname), "localhost", "127.0.0.1", "::1"}))
+    base = url or f"http://{f'[{options.host}]' if ':' in options.host else options.host}:{port}"
+    app = build(engine, url, hosts=frozenset({str(urlsplit(base).hostname), "localhost", "127.0.0.1", "::1"}))
     _print_links(engine, base, names)
     # The paths of links are secrets: no access log.
     config = uvicorn.Config(app, log_level="warning", access_log=False, server_header=False)
@@ -83,7 +84,7 @@ def connect_existing(db: str) -> Engine:
         raise UserError(f"--db {db}: there is no such file. `redline annotate` makes it.")
     engine = connect(db)
     if _kind(engine) is None:
-        raise UserError(f"--db {db}: there is nothing in it yet. Fill it with `redline annotate PAIRS --db {db}`.")
+        raise UserError(f"--db {shown(db)}: there is nothing in it yet. Fill it with `redline annotate PAIRS --db {shown(db)}`.")
     return engine
 
 
@@ -102,6 +103,19 @@ def _names(options: Options) -> list[str]:
     if ADMIN in names:
         raise UserError(f"--annotators: {ADMIN!r} is the admin page's own name. Choose another.")
     return names
+
+
+def _url(url: str) -> str:
+    """The address that people use, as browsers write it. Raises UserError when it is none, or has a path."""
+    try:
+        parts = urlsplit(url)
+        host, _ = parts.hostname, parts.port  # reading the port checks it
+    except ValueError:
+        host = None
+    if not host or parts.scheme not in ("http", "https") or "@" in url or parts.path.strip("/") or parts.query or parts.fragment:
+        raise UserError(f"--url {url}: http:// or https:// and a host are expected, without a path: https://annotate.example.org")
+    usual = {"http": ":80", "https": ":443"}[parts.scheme]
+    return f"{parts.scheme}://{parts.netloc.lower().removesuffix(usual)}"
 
 
 def _guideline(path: Path | None) -> str | None:

@@ -7,8 +7,9 @@ work is left without it.
 
 import json
 import secrets
+from collections.abc import Container
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from sqlalchemy import Connection, Engine, Row, and_, exists, func, or_, select, update
 
@@ -124,17 +125,27 @@ def own_work(engine: Engine, work_id: int, person_id: int) -> Work | None:
         return None if found is None else _load(db, found)
 
 
-def save_draft(engine: Engine, work_id: int, person_id: int, text: str | None, note: str, at: float, lease: float) -> bool:
-    """Keep a draft (None: none, only the lease is renewed). False when the item is no longer in this person's hands."""
+def save_draft(engine: Engine, work_id: int, person_id: int, text: str | None, note: str, at: float, since: Container[float],
+               lease: float) -> Literal["kept", "newer", "lost"]:
+    """Keep a draft (``text`` None: none, only the lease is renewed).
+
+    ``at`` is the draft's own time by the browser's clock. ``since`` has that of the draft it goes on from (0: none), and those
+    of what the page sent since then without an answer. `newer`: the draft that is kept here is none of these, but comes from
+    another page, and stays. `lost`: the item is no longer in this person's hands.
+    """
     _check(text, note)
     mine = select(work.c.slot_id).where(work.c.id == work_id, work.c.person_id == person_id, work.c.state == "open")
     with writing(engine).begin() as db:
         held = db.execute(update(slot).where(slot.c.person_id == person_id, slot.c.state == HELD,
                                              slot.c.id == mine.scalar_subquery()).values(expires=clock() + lease)).rowcount
-        if held and text is not None:
-            db.execute(update(work).where(work.c.id == work_id, or_(work.c.draft_at.is_(None), work.c.draft_at < at))
-                       .values(draft=text, draft_note=note, draft_at=at))
-    return bool(held)
+        if not held:
+            return "lost"
+        kept = db.execute(select(work.c.draft_at).where(work.c.id == work_id).with_for_update()).scalar_one()
+        if (kept or 0) not in since:
+            return "newer"
+        if text is not None:
+            db.execute(update(work).where(work.c.id == work_id).values(draft=text, draft_note=note, draft_at=at))
+    return "kept"
 
 
 def submit(engine: Engine, work_id: int, person_id: int, verdict: str, text: str | None, note: str, seconds: float) -> None:

@@ -7,7 +7,8 @@ const editor = $("editor"), note = $("note");
 const KEY = `redline ${data.uid} ${data.work}`;
 const OUR_NOTE = data.note;
 
-// ---- the draft: the newest of this device's and the server's
+// ---- the draft: this device's where it goes on from the server's, else the server's. Clocks of two devices are never compared:
+// `at` only names a draft, and `since` has the names of those that the server may hold if no other page has sent one.
 
 function remembered() {
   try {
@@ -19,39 +20,58 @@ function remembered() {
 
 function remember() {
   draft.at = Math.max(Date.now(), draft.at + 1);
+  keep();
+  draft.dirty = true;
+  later(1000);
+}
+
+function keep() {
+  const { at, since } = draft;
   try {
-    localStorage.setItem(KEY, JSON.stringify({ text: editor.value, note: note.value, at: draft.at, seconds: clock.seconds }));
+    localStorage.setItem(KEY, JSON.stringify({ text: editor.value, note: note.value, at, since, seconds: clock.seconds }));
   } catch {
     draft.local = false; // full or switched off: the server's copy is the only one
   }
-  draft.dirty = true;
-  clearTimeout(draft.timer);
-  draft.timer = setTimeout(save, 1000);
 }
 
-const draft = { at: data.draftAt, dirty: false, local: true, timer: 0, lost: false };
+const draft = { at: data.draftAt, since: [data.draftAt], dirty: false, local: true, timer: 0, busy: false, lost: false };
+
+function later(pause) {
+  clearTimeout(draft.timer);
+  draft.timer = setTimeout(save, pause);
+}
 
 async function save() {
   clearTimeout(draft.timer);
-  if (sending() || data.state === "done" || draft.lost) return;
-  const at = draft.at, dirty = draft.dirty;
+  if (sending() || draft.busy || data.state === "done" || draft.lost) return;
+  const { at, dirty, since } = draft;
+  draft.busy = true;
+  if (dirty && !since.includes(at)) draft.since = [...since, at]; // it may arrive though no answer does
   try {
-    const { held } = await post("/api/draft", { work: data.work, text: dirty ? editor.value : null, note: note.value, at });
+    const { held, newer } = await post("/api/draft", { work: data.work, text: dirty ? editor.value : null, note: note.value, at, since });
     if (draft.offline) banner("");
     draft.offline = false;
-    if (!held && data.state === "open") {
+    if (newer) {
+      draft.lost = true;
+      $("saved").textContent = "Not saved: changed in another window";
+      banner("This text was changed in another window or on another device. What you type here is not saved any more: copy what you want to keep, then reload the page to go on with the other text.", "warn");
+    } else if (!held && data.state === "open") {
       draft.lost = true;
       banner("You were away for so long that somebody else may have this item now. Try to submit, or copy what you want to keep.", "warn");
-    } else if (draft.at === at) {
-      draft.dirty = false;
-      if (dirty) $("saved").textContent = "Saved";
+    } else {
+      if (dirty) draft.since = [at];
+      draft.dirty = draft.at !== at;
+      if (draft.dirty) later(1000);
+      else if (dirty) { keep(); $("saved").textContent = "Saved"; }
     }
   } catch (error) {
     if (!(error instanceof Answer)) throw error;
     if (error.status) { banner(error.message, "error"); return; }
     draft.offline = true;
     $("saved").textContent = draft.local ? "No connection; kept on this device" : "No connection; keep this page open";
-    draft.timer = setTimeout(save, 5000);
+    later(5000);
+  } finally {
+    draft.busy = false;
   }
 }
 
@@ -115,7 +135,8 @@ let amount = { changed: 0, of: 0, ratio: 0 }, drawn = 0, took = 0;
 
 function changed() {
   shown = snapshot();
-  banner("");
+  asked = "";
+  if (!draft.lost) banner("");
   remember();
   clearTimeout(drawn);
   drawn = setTimeout(show, took > 40 ? 250 : 0);
@@ -179,8 +200,6 @@ const acts = {
     show();
     if (amount.ratio > data.maxRatio && !amount.atMost) {
       banner(`The edit changes ${Math.round(100 * amount.ratio)}% of the words; at most ${Math.round(100 * data.maxRatio)}% may change. Take some of it back.`, "error");
-    } else if (editor.value.length > data.longest) {
-      banner(`The edit is longer than ${data.longest.toLocaleString("en")} characters.`, "error");
     } else if (editor.value === data.original) {
       banner("Nothing is changed. If the response needs no change, choose “Already fine”.", "warn");
     } else {
@@ -234,15 +253,21 @@ note.addEventListener("input", remember);
 
 const mine = remembered();
 const server = { text: data.edited ?? data.draft ?? data.start, note: OUR_NOTE, at: data.draftAt };
-const first = mine && mine.at > server.at ? mine : server;
+const since = mine?.since ?? [];
+const unsaved = mine !== null && mine.at !== server.at && !since.includes(mine.at); // the server was not heard to have it
+const first = unsaved && since.includes(server.at) ? mine : server;
 editor.value = first.text;
-note.value = first.note;
+note.value = first.note || (unsaved ? mine.note : "");
 clock.seconds = mine?.seconds ?? 0;
 draft.at = first.at;
-if (first === mine && mine.text !== server.text) {
+if (first === mine) {
+  draft.since = [...since, mine.at]; // it may be on its way since before a reload
   draft.dirty = true;
   $("saved").textContent = "Restored";
-  draft.timer = setTimeout(save, 300);
+  later(300);
+} else if (unsaved && mine.text !== server.text) {
+  past.push({ text: mine.text, from: 0, to: 0 });
+  banner("This text was changed in another window or on another device, and is shown as it was left there. Undo (Ctrl+Z) brings back what was typed here.", "warn");
 } else if (data.draft !== null && data.draft !== undefined) {
   $("saved").textContent = "Restored";
 }

@@ -108,9 +108,10 @@ export function wire(acts, letters, special = () => false) {
     if (event.key === "Escape" && typing) { event.target.blur(); return; }
     if (event.ctrlKey || event.metaKey) return;
     if (event.key === "?" && !typing) { event.preventDefault(); acts.keys(); return; }
-    if (!event.altKey && typing) return;
+    const latin = /^[a-z]$/i.test(event.key);
+    if (typing && !(event.altKey && latin)) return; // on a Mac, Option and a letter type a character
     const open = document.querySelector("dialog[open]");
-    const letter = /^[a-z]$/i.test(event.key) ? event.key.toLowerCase() : event.altKey ? event.code.replace(/^Key/, "").toLowerCase() : event.key;
+    const letter = latin ? event.key.toLowerCase() : event.altKey ? event.code.replace(/^Key/, "").toLowerCase() : event.key;
     const act = letters[letter];
     if (!act || (open && open.id !== act)) return;
     if (event.repeat) return;

@@ -2,7 +2,7 @@
 import { align, units } from "./diff.mjs";
 
 // Invisible characters that can turn or hide text are drawn by their number. Joiners stay: scripts and emoji need them.
-const HIDDEN = /[\u0000-\u0008\u000b\u000c\u000e-\u001f\u007f-\u009f\u00ad\u061c\u200b\u200e\u200f\u202a-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb]/g;
+const HIDDEN = /[\u0000-\u0008\u000b\u000c\u000e-\u001f\u007f-\u009f\u00ad\u061c\u200b\u200e\u200f\u202a-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\u115f\u3164\u{e0000}-\u{e007f}]/gu;
 
 function put(parent, text) {
   let done = 0;
@@ -12,7 +12,7 @@ function put(parent, text) {
     mark.className = "hidden-mark";
     mark.textContent = "U+" + match[0].codePointAt(0).toString(16).toUpperCase().padStart(4, "0");
     parent.append(mark);
-    done = match.index + 1;
+    done = match.index + match[0].length;
   }
   parent.append(text.slice(done));
 }
