@@ -31,6 +31,8 @@ def here(tmp_path, monkeypatch, edits_file, tiny_model) -> Path:
     (tmp_path / "folder" / "notes.txt").write_text("no model")
     rows = (tmp_path / "edits.jsonl").read_text().splitlines()
     (tmp_path / "broken.jsonl").write_text("\n".join([*rows[:2], '{"id": "x", "prompt": ', *rows[3:5]]) + "\n")
+    (tmp_path / "l.rejects.jsonl").write_text(json.dumps({
+        "id": "a", "prompt": "p", "rejected": "x", "edited": "y", "gate": "ratio"}) + "\n")
     (tmp_path / "other.jsonl").write_text(json.dumps({
         "id": "a", "prompt": "p", "rejected_tokens": ["x"], "rejected_labels": [-1], "edited_tokens": ["y"], "edited_labels": [1],
         "tokenizer": "another@123456"}) + "\n")
@@ -55,11 +57,19 @@ CASES = {
     "too deep": (["train", "reward", "good.yaml", "reward.depth=9"], "reward.depth is 9"),
     "a stage out of order": (["train", "policy", "good.yaml"], "the stage `reward` comes before `policy`"),
     "a stage that is not in the recipe": (["train", "sft", "good.yaml"], "Add an `sft:` section"),
-    "label a missing file": (["label", "none.jsonl", "--out", "l.jsonl", "--tokenizer", "whitespace"], "none.jsonl"),
+    "label a missing file": (["label", "none.jsonl", "--out", "k.jsonl", "--tokenizer", "whitespace"], "none.jsonl"),
     "label into a file as if it were a folder": (
         ["label", "edits.jsonl", "--out", "edits.jsonl/l.jsonl", "--tokenizer", "whitespace"], "rejects.jsonl: cannot be written"),
+    "label into the file of the edits": (["label", "edits.jsonl", "--out", "./edits.jsonl", "--tokenizer", "whitespace"],
+                                         "edits.jsonl: would be written over"),
+    "score into the file of the edits": (["score", "edits.jsonl", "--reward", "folder", "--out", "edits.jsonl"],
+                                         "edits.jsonl: would be written over"),
+    "label a file of rejects into its output": (["label", "l.rejects.jsonl", "--out", "l.jsonl", "--tokenizer", "whitespace"],
+                                                "l.rejects.jsonl: what is left out would be written there"),
+    "label beside what an editor refused": (["label", "edits.jsonl", "--out", "l.labels", "--tokenizer", "whitespace"],
+                                            "l.rejects.jsonl: what is left out would be written there"),
     "label into a folder": (["label", "edits.jsonl", "--out", ".", "--tokenizer", "whitespace"], ".: is a folder. Give the name"),
-    "label with a tokenizer that is not there": (["label", "edits.jsonl", "--out", "l.jsonl", "--tokenizer", "./none"], "./none"),
+    "label with a tokenizer that is not there": (["label", "edits.jsonl", "--out", "k.jsonl", "--tokenizer", "./none"], "./none"),
     "score with a folder that is no model": (["score", "edits.jsonl", "--reward", "folder", "--out", "s.jsonl"],
                                              "not a model folder"),
     "score with a model of other classes": (["score", "edits.jsonl", "--reward", "MODEL", "--out", "s.jsonl"],
@@ -75,6 +85,7 @@ CASES = {
 @pytest.mark.parametrize("case", CASES)
 def test_one_clear_line(here, redline, case):
     arguments, message = CASES[case]
+    before = {path.name: path.read_bytes() for path in here.glob("*.jsonl")}
     model = (here / "good.yaml").read_text().split("name: ")[1].split("}")[0]
     status, _, err = redline(*[model if argument == "MODEL" else argument for argument in arguments])
     last = err.strip().splitlines()[-1]
@@ -82,13 +93,14 @@ def test_one_clear_line(here, redline, case):
     assert "Traceback" not in err
     assert last.startswith("redline: ")
     assert message in last
+    assert before.items() <= {path.name: path.read_bytes() for path in here.glob("*.jsonl")}.items()
 
 
 def test_a_broken_line_is_named_and_the_rest_is_used(here, redline):
-    status, _, err = redline("label", "broken.jsonl", "--out", "l.jsonl", "--tokenizer", "whitespace")
+    status, _, err = redline("label", "broken.jsonl", "--out", "k.jsonl", "--tokenizer", "whitespace")
     assert status == 0
-    assert len((here / "l.jsonl").read_text().splitlines()) == 4
-    rejects = [json.loads(line) for line in (here / "l.rejects.jsonl").read_text().splitlines()]
+    assert len((here / "k.jsonl").read_text().splitlines()) == 4
+    rejects = [json.loads(line) for line in (here / "k.rejects.jsonl").read_text().splitlines()]
     assert [(reject["line"], "JSON" in reject["reason"]) for reject in rejects] == [(3, True)]
     assert "1 left out" in err
 
@@ -111,12 +123,12 @@ def test_a_full_disk_is_one_line_and_leaves_nothing_half_written(here, times):
     rows = [json.loads(line) for line in (here / "edits.jsonl").read_text().splitlines()]
     (here / "edits.jsonl").write_text("".join(json.dumps({name: f"{value} {time}" for name, value in row.items()}) + "\n"
                                               for time in range(times) for row in rows))
-    command = [sys.executable, "-m", "redline.cli", "label", "edits.jsonl", "--out", "l.jsonl", "--tokenizer", "whitespace"]
+    command = [sys.executable, "-m", "redline.cli", "label", "edits.jsonl", "--out", "k.jsonl", "--tokenizer", "whitespace"]
     done = subprocess.run(command, preexec_fn=limit, capture_output=True, text=True,
                           env=os.environ | {"PYTHONDONTWRITEBYTECODE": "1"})
     assert done.returncode == 2
-    assert "l.jsonl: cannot be written" in done.stderr.splitlines()[-1]
-    assert not (here / "l.jsonl").exists()
+    assert "k.jsonl: cannot be written" in done.stderr.splitlines()[-1]
+    assert not (here / "k.jsonl").exists()
     assert not list(here.glob(".*part"))
 
 

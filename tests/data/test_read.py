@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 import subprocess
 import sys
 from datetime import datetime
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from redline.data.check import Rejects
-from redline.data.files import line_of, whole_file, write_jsonl
+from redline.data.files import check_apart, line_of, whole_file, write_jsonl
 from redline.data.read import read
 from redline.data.records import Edit, Pair, Prompt, Response
 from redline.errors import UserError
@@ -174,7 +175,7 @@ def test_bad_records_are_set_aside_counted_and_written_down(tmp_path):
     assert written[2]["record"]["edited"] == "z"
     assert rejects.summary().startswith("2 records, 9 left out (1 not valid JSON, 1 not a JSON object")
     assert len(kept) + rejects.total == 11
-    Rejects.beside(tmp_path / "labels.jsonl")
+    Rejects.beside(tmp_path / "labels.jsonl").close()
     assert not (tmp_path / "labels.rejects.jsonl").exists()
 
 
@@ -238,6 +239,51 @@ def test_whose_fault_it_is_that_a_file_cannot_be_written(tmp_path):
         with pytest.raises(UserError, match=f"{name}: cannot be written"), whole_file(tmp_path / name) as out:
             out.write("text")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["e.jsonl", "folder"]
+
+
+@pytest.mark.parametrize("kept", ['{"id": "a", "gate": "ratio", "reason": "r"}\n', "notes\n", "[1]\n", "3\n"])
+def test_rejects_replace_no_file_of_another_kind(tmp_path, kept):
+    (tmp_path / "out.rejects.jsonl").write_text(kept)
+    with pytest.raises(UserError, match=r"out\.rejects\.jsonl: .* over a file that is no list of such records"):
+        Rejects.beside(tmp_path / "out.jsonl")
+    assert (tmp_path / "out.rejects.jsonl").read_text() == kept
+
+
+def test_rejects_that_are_read_again_are_not_replaced(tmp_path):
+    left_out = write(tmp_path / "out.rejects.jsonl", [{"reason": "r", "file": "f", "line": 1, "record": EDITS[0]}])
+    before = left_out.read_text()
+    source = Source(path=str(left_out), columns={"prompt": "record.prompt", "rejected": "record.rejected",
+                                                 "edited": "record.edited"})
+    with pytest.raises(UserError, match="would be written over, but is read here"), Rejects(left_out) as rejects:
+        list(read(source, Edit, rejects))
+    assert left_out.read_text() == before
+    assert len(list(read(source, Edit, Rejects()))) == 1
+
+
+def test_a_file_is_not_written_over_what_is_read(tmp_path):
+    one, other = write(tmp_path / "one.jsonl", EDITS), tmp_path / "other.jsonl"
+    check_apart([other, tmp_path / "new.jsonl"], [one, tmp_path / "none.jsonl"])
+    other.symlink_to(one)
+    with pytest.raises(UserError, match=r"other\.jsonl: would be written over"):
+        check_apart([other], [one])
+
+
+def test_links_and_devices_stay_what_they_are(tmp_path):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "link.jsonl").symlink_to("folder/target.jsonl")
+    for _ in range(2):  # the target is not there, then it is
+        assert write_jsonl(tmp_path / "link.jsonl", EDITS) == len(EDITS)
+    assert (tmp_path / "link.jsonl").is_symlink()
+    assert len((tmp_path / "folder/target.jsonl").read_text().splitlines()) == len(EDITS)
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    write_jsonl(pipe, [{"id": "a"}])
+    assert os.read(reader, 100) == b'{"id": "a"}\n'
+    os.close(reader)
+    assert pipe.is_fifo()
+    assert Rejects.beside(pipe).path is None
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["folder", "link.jsonl", "pipe"]
 
 
 def test_broken_rows_of_tables(tmp_path):

@@ -31,6 +31,9 @@ class FaultyEndpoint(ThreadingHTTPServer):
         self.stopping = threading.Event()
         self.reply: Callable[[str, dict], str] = by_rule
         self.statuses: dict[str, int] = {}  # id, or * for all -> the status that its requests always get
+        self.models: dict[str, int] = {}  # a model -> the same
+        self.headers: dict[str, str] = {}  # of answers with such a status
+        self.usage: object = {"prompt_tokens": 100, "completion_tokens": 10, "total_tokens": 110}
 
     @property
     def url(self) -> str:
@@ -63,10 +66,11 @@ class _Handler(BaseHTTPRequestHandler):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         text = "\n".join(message["content"] for message in body["messages"])
         item = re.search(r"answer (\w+) is bad", text)[1]
-        status = self.server.statuses.get(item) or self.server.statuses.get("*") or (self.path != "/v1/chat/completions") * 404
+        status = self.server.statuses.get(item) or self.server.statuses.get("*") \
+            or self.server.models.get(body["model"]) or (self.path != "/v1/chat/completions") * 404
         if status:
             said = f"no such parameter; you sent {self.headers['Authorization']}"
-            return self._send(status, json.dumps({"error": {"message": said}}).encode())
+            return self._send(status, json.dumps({"error": {"message": said}}).encode(), self.server.headers)
         match self.server.draw(item, body):
             case "429":
                 self._send(429, b'{"error": {"message": "slow down"}}', {"Retry-After": str(RETRY_AFTER)})
@@ -90,7 +94,7 @@ class _Handler(BaseHTTPRequestHandler):
         message = {"role": "assistant", "content": self.server.reply(item, body)}
         choice = {"index": 0, "message": message, "finish_reason": "stop"}
         return json.dumps({"id": "1", "object": "chat.completion", "created": 0, "model": "rule", "choices": [choice],
-                           "usage": {"prompt_tokens": 100, "completion_tokens": 10, "total_tokens": 110}}).encode()
+                           "usage": self.server.usage}).encode()
 
     def _send(self, status: int, body: bytes, headers: dict[str, str] | None = None) -> None:
         self.send_response(status)

@@ -73,6 +73,14 @@ def test_dry_run_asks_nobody_and_writes_nothing(redline: Redline, given: Path, t
     assert os.listdir(tmp_path) == ["pairs.jsonl"]
 
 
+def test_a_dry_run_shows_no_terminal_commands(redline: Redline, tmp_path: Path) -> None:
+    path = tmp_path / "pairs.jsonl"
+    path.write_text(json.dumps(pairs(1)[0] | {"rejected": "bad \x1b[31m text"}) + "\n", encoding="utf-8")
+    shown = redline("edit", str(path), "--out", str(tmp_path / "e.jsonl"), "--model", "m", "--dry-run").stdout
+    assert "bad ␛[31m text" in shown
+    assert "\x1b" not in shown
+
+
 def test_columns_are_mapped(redline: Redline, tmp_path: Path) -> None:
     rows = [{"key": 7, "question": "Q", "worse": "the answer p7 is bad, as far as I can tell", "score": 3}]
     (tmp_path / "own.json").write_text(json.dumps(rows), encoding="utf-8")
@@ -156,6 +164,37 @@ def test_an_endpoint_that_refuses_every_request_finishes_nothing(tmp_path: Path)
     assert os.listdir(tmp_path) == []
 
 
+@pytest.mark.parametrize("given", ["pairs.jsonl", "e.jsonl", "e.rejects.jsonl"])
+def test_pairs_are_not_written_over(redline: Redline, tmp_path: Path, given: str) -> None:
+    (tmp_path / given).write_text(json.dumps(pairs(1)[0]) + "\n", encoding="utf-8")
+    out = tmp_path / "link.jsonl" if given == "pairs.jsonl" else tmp_path / "e.jsonl"
+    if given == "pairs.jsonl":
+        out.symlink_to(given)
+    ended = redline("edit", str(tmp_path / given), "--out", str(out), "--model", "m", "--base-url", "http://127.0.0.1:9/v1")
+    assert (ended.returncode, ended.stderr.count("\n")) == (2, 1)
+    assert "would be written over, but is read here" in ended.stderr
+    assert lines(tmp_path / given) == pairs(1)
+
+
+def test_edits_go_into_a_file_alone(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(UserError, match="pipe: is no file"):
+        edit_pairs(to_edit(1), tmp_path / "pipe", EditWith(model="m", base_url="http://127.0.0.1:9/v1", template="plain"))
+    assert os.listdir(tmp_path) == ["pipe"]
+
+
+def test_only_a_refused_request_is_left_of_an_earlier_call(tmp_path: Path) -> None:
+    with serving() as server:
+        how = EditWith(model="m", base_url=server.url, template="plain")
+        edit_pairs(to_edit(3), tmp_path / "e.jsonl", how)
+        server.statuses = {"*": 400}
+        counts = edit_pairs(to_edit(4), tmp_path / "e.jsonl", how)
+        assert (counts.accepted, dict(counts.refused)) == (3, {"request": 1})
+        with pytest.raises(UserError, match="8 pairs in a row got no answer"):
+            edit_pairs(to_edit(30), tmp_path / "e.jsonl", how)
+    assert [line["id"] for line in lines(tmp_path / "e.rejects.jsonl")] == ["p3"]
+
+
 def test_a_refused_answer_is_asked_again_with_what_was_wrong(tmp_path: Path) -> None:
     def reply(item: str, body: dict) -> str:
         return ["", f"the answer {item} is bad, as far as I can tell", by_rule(item, body)][len(body["messages"]) // 2]
@@ -213,6 +252,32 @@ def test_verify(tmp_path: Path, verdict, accepted: int) -> None:
         assert lines(tmp_path / "e.jsonl")[0]["editing"]["verify"] == {"model": "judge", "second": True, "first": True}
     else:
         assert not all(lines(tmp_path / "e.rejects.jsonl")[0]["verify"].values())
+
+
+@pytest.mark.parametrize(("status", "then"), [(500, True), (400, True), (500, False)])
+def test_an_edit_is_not_paid_for_again_when_its_judge_fails(tmp_path: Path, status: int, then: bool) -> None:
+    asked: list[str] = []
+
+    def reply(item: str, body: dict) -> str:
+        asked.append(body["model"])
+        if body["model"] == "m":
+            return by_rule(item, body)
+        text = body["messages"][0]["content"]
+        return "1" if "is good" in text[text.index("Response 1:"):text.index("Response 2:")] else "2"
+
+    how = {"model": "m", "template": "plain", "verify": True, "verify_model": "judge", "attempts": 1, "retries": 0}
+    with serving() as server:
+        server.reply, server.models = reply, {"judge": status}
+        how["base_url"] = server.url
+        for _ in range(2):
+            with pytest.raises(UserError, match=r"2 of 2 pairs got no answer .the first, p0: the judge judge: "):
+                edit_pairs(to_edit(2), tmp_path / "e.jsonl", EditWith.model_validate(how))
+        assert (asked, lines(tmp_path / "e.jsonl")) == (["m", "m"], [])
+        server.models = {}
+        counts = edit_pairs(to_edit(2), tmp_path / "e.jsonl", EditWith.model_validate(how | {"verify": then}))
+    assert asked == ["m", "m", *["judge"] * 4 * then]
+    assert (counts.accepted, counts.tokens_in) == (2, 400 * then)
+    assert os.listdir(tmp_path) == ["e.jsonl"]
 
 
 def test_conversations_keep_their_form(tmp_path: Path) -> None:
@@ -298,6 +363,8 @@ def test_statistics_of_edits(redline: Redline, given: Path, tmp_path: Path) -> N
     root = ET.parse(drawing).getroot()
     assert root.tag.endswith("svg")
     assert "12 edits" in "".join(root.itertext())
+    (tmp_path / "e.rejects.jsonl").write_text('{"reason": "r", "file": "f"}\n{"id": "x", "gate": "ratio"}\n', encoding="utf-8")
+    assert "refused: 1 ratio (more words" in redline("edits", str(out)).stdout  # the first was left out by another command
     refused = redline("edits", str(out), "--picture", "e.png")
     assert refused.returncode == 2
     assert "only .svg" in refused.stderr

@@ -74,6 +74,21 @@ def test_shown_in_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     assert "one = one = twin" in shown
 
 
+def test_names_are_shown_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+    odd = "x[/b][red]\x1b[31m:smile:"
+    edits = [edit(odd, "a b", "a c", odd), edit(odd, "a b", "a c"), edit("y", "a b", "a c"), *[edit("z", "a b", "a b")] * 9]
+    show(statistics(edits), odd, Console(width=150))
+    shown = capsys.readouterr().out
+    assert shown.count("x[/b][red]␛[31m:smile:") == 7  # title, editor, twice an outlier, a repeated id, twice its content
+    assert "\x1b" not in shown
+
+
+def test_conversations_without_an_assistant_count_whole() -> None:
+    talk = [{"role": "user", "content": "a b"}, {"role": "user", "content": "c d"}]
+    figures = statistics([Edit(id="x", prompt="Q", rejected=talk, edited=[talk[0], {"role": "user", "content": "c e"}])])
+    assert figures.all.ratios == [0.25]
+
+
 def test_picture_is_well_formed_and_escapes_names() -> None:
     root = ET.fromstring(picture(statistics([*EDITS, edit("x", "a b", "a c", '<script>"&')]), "a<b.jsonl"))
     names = "".join(root.itertext())

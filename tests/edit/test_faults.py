@@ -123,6 +123,7 @@ def test_goes_on_where_it_stopped_and_asks_nothing_twice(tmp_path: Path) -> None
 
 @pytest.mark.parametrize(("value", "seconds"), [
     (None, None), ("7", 7), ("0.4", 0.4), ("-3", 0), ("300", 300), ("soon", None), ("Wed, 21 Oct 2015 07:28:00 GMT", 0),
+    ("Mon, 01 Jan 99999 00:00:00 GMT", None), ("Mon, 41 Jan 2024 00:00:00 GMT", None),
 ])
 def test_retry_after_is_seconds_or_a_date(value: str | None, seconds: float | None) -> None:
     assert chat._retry_after({} if value is None else {"retry-after": value}) == seconds
@@ -139,6 +140,28 @@ def test_a_wait_of_hours_ends_the_run_and_keeps_what_is_done(tmp_path: Path, mon
         with pytest.raises(UserError, match=r"asks to be left alone for 7,200 s \(status 429\)"):
             edit_pairs(todo, tmp_path / "edits.jsonl", editing(server))
     assert [line["id"] for line in lines(tmp_path / "edits.jsonl")] == [f"p{number}" for number in range(5)]
+
+
+def test_an_error_lets_the_answers_under_way_come_in(tmp_path: Path) -> None:
+    def slow(item: str, body: dict) -> str:
+        time.sleep(0.5)
+        return faulty_endpoint.by_rule(item, body)
+
+    todo = [ToEdit.model_validate(pair) for pair in pairs(12)]
+    with serving() as server:
+        server.reply, server.statuses, server.headers = slow, {"p0": 429}, {"Retry-After": "7200"}
+        with pytest.raises(UserError, match="asks to be left alone"):
+            edit_pairs(todo, tmp_path / "edits.jsonl", editing(server, concurrency=4))
+        assert server.requests == 3
+    assert {line["id"] for line in lines(tmp_path / "edits.jsonl")} == {"p1", "p2", "p3"}
+
+
+@pytest.mark.parametrize("usage", [[1], "many", {"prompt_tokens": "7", "completion_tokens": None}, None])
+def test_a_usage_of_another_shape_is_no_count(tmp_path: Path, usage: object) -> None:
+    with serving() as server:
+        server.usage = usage
+        counts = edit_pairs([ToEdit.model_validate(pairs(1)[0])], tmp_path / "edits.jsonl", editing(server))
+    assert (counts.accepted, counts.tokens_out) == (1, 0)
 
 
 @pytest.mark.parametrize(("url", "shown"), [

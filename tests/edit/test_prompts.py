@@ -77,6 +77,7 @@ def test_answers_with_reasons() -> None:
     assert (parsed.reason, parsed.edited.strip(), parsed.after, parsed.no_change) == \
         ("The first is true.", "new text\nin lines", "", False)
     assert parse_answer(f"why\n{BEGIN}\nnew\n{END}\nHope this helps!", delimited=True).after == "Hope this helps!"
+    assert parse_answer(f"why\r\n{BEGIN}\r\nnew\r\n{END}\r\n", delimited=True).edited.strip() == "new"
     assert parse_answer(f"why\n{BEGIN}\nNo change needed.\n{END}", delimited=True).no_change
     assert parse_answer("NO CHANGE NEEDED", delimited=False).no_change
     assert not parse_answer("There is no change needed here", delimited=False).no_change

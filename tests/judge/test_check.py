@@ -51,6 +51,24 @@ def test_own_verdicts_csv_and_broken_records(tmp_path):
     assert [pair.people for pair in pairs] == [(1.0, None), (0.5, 0.0)]
 
 
+def test_several_peoples_verdicts_of_an_own_export(tmp_path):
+    def row(**votes):
+        verdicts = [{"person": person, "preference": vote, "left": "a"} for person, vote in votes.items()]
+        mean = sum(votes.values()) / len(votes)
+        return {"id": str(votes), "prompt": "p", "a": "x", "b": "y", "preference": mean, "verdicts": verdicts}
+
+    rows = [row(ben=0.0, ada=1.0), row(ada=0.0), row(cyd=0.5, ada=1.0, ben=1.0), {**row(ada=1.0), "verdicts": ["x"]}]
+    (tmp_path / "own.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    pairs = read_human_verdicts(tmp_path / "own.jsonl", Rejects())
+    assert [pair.people for pair in pairs[:3]] == [(None, 1.0, 0.0, None), (None, 0.0, None, None), (None, 1.0, 1.0, 0.5)]
+    assert pairs[3].people == (1.0, None, None, None)  # whose it is, the record does not say
+    (tmp_path / "own.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[:1]))
+    result = check_judge(read_human_verdicts(tmp_path / "own.jsonl", Rejects()), load_judge("length"), again=0)
+    assert (result["people"]["pairwise_agreement"], result["with_people"]["no_majority"]) == (0.0, 1)
+    columns = Columns(people="preference", prompt="prompt")
+    assert read_human_verdicts(tmp_path / "own.jsonl", Rejects(), columns)[0].people == (1.0, 0.0)
+
+
 def test_a_list_is_a_response_only_if_it_holds_messages(tmp_path):
     rows = [{"prompt": "p", "a": said, "b": "y", "preference": 1} for said in (["x"], [{"role": "assistant", "content": "x"}])]
     (tmp_path / "own.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))

@@ -273,6 +273,7 @@ def test_templates_that_cannot_be_used(tmp_path):
     ('{"verdict": "A"}', 1.0), ('{"verdict": "TIE"}', 0.5), ('{"a": {"verdict": "A"}}', 1.0), ('[{"verdict": "B"}]', 0.0),
     ('```json\n{"reason": "a {brace}", "verdict": "b"}\n```', 0.0), ('First {"verdict": "A"}, no: {"verdict": "B"}', 0.0),
     ('{"a": ' * 5000, None),
+    ('{"verdict": "A", "note": {"verdict": "B"}}', 1.0), ('{"verdict": null, "note": {"verdict": "B"}}', None),
     ('{"verdict": "both"}', None), ('{"verdict": "A"', None), ('{"verdict": null}', None), ("A", None), ("", None),
 ])
 def test_reading_json_verdicts(answer, preference):

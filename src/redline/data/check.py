@@ -10,6 +10,7 @@ from typing import IO, Any
 from pydantic import BaseModel
 
 from redline.console import console
+from redline.data.files import is_no_file
 from redline.data.records import Edit, Pair, Prompt, Record, Response, Text, ToEdit, as_text
 from redline.errors import UserError
 
@@ -19,8 +20,9 @@ EQUAL = "rejected and edited are equal"
 class Rejects:
     """Records left out of a run: counts by reason, and one line ``{reason, file, line, record}`` each in ``path``.
 
-    The file appears with the first rejected record; one that an earlier run left there is removed. Use as a context manager, or
-    call ``close``. ``kept`` counts what was not left out.
+    The file appears with the first rejected record; one that an earlier run left there is replaced then, or removed at the end
+    of a run without any. Use as a context manager, or call ``close``. ``kept`` counts what was not left out. Raises UserError
+    where ``path`` holds anything else.
     """
 
     def __init__(self, path: Path | str | None = None):
@@ -28,18 +30,16 @@ class Rejects:
         self.counts: Counter[str] = Counter()
         self.kept = 0
         self._out: IO[str] | None = None
-        if self.path is not None:
-            try:
-                self.path.unlink(missing_ok=True)
-            except OSError as error:
-                raise self._unwritable(error) from error
+        if self.path is not None and not self._is_of_this_kind(self.path):
+            raise UserError(f"{self.path}: what is left out would be written there, over a file that is no list of such records. "
+                            "Move it, or choose another output.")
 
     @classmethod
     def beside(cls, out: Path | str) -> "Rejects":
-        """The rejects file next to an output: edits.jsonl -> edits.rejects.jsonl."""
+        """The rejects file next to an output: edits.jsonl -> edits.rejects.jsonl. Beside a device or a pipe there is none."""
         if not Path(out).name or Path(out).is_dir():
             raise UserError(f"{out}: is a folder. Give the name of a file.")
-        return cls(Path(out).with_suffix(".rejects.jsonl"))
+        return cls(None if is_no_file(out) else Path(out).with_suffix(".rejects.jsonl"))
 
     def add(self, reason: str, file: str, line: int | None, record: Any) -> None:
         """Leave a record out; it is counted under its reason less the details in brackets at the end."""
@@ -56,6 +56,20 @@ class Rejects:
             self._out.write(text.encode("utf-8", "replace").decode() + "\n")
         except OSError as error:
             raise self._unwritable(error) from error
+
+    def _is_of_this_kind(self, path: Path) -> bool:
+        """Whether nothing is lost with the file: it is not there, is empty, or was written here."""
+        try:
+            with path.open("rb") as lines:
+                line = lines.readline()
+        except FileNotFoundError:
+            return True
+        except OSError as error:
+            raise self._unwritable(error) from error
+        try:
+            return not line or {"reason", "file", "line", "record"} == set(json.loads(line))
+        except (ValueError, TypeError, RecursionError):
+            return False
 
     def _unwritable(self, error: OSError) -> UserError:
         return UserError(f"{self.path}: cannot be written ({error.strerror or error}). Choose another folder.")
@@ -81,12 +95,18 @@ class Rejects:
         if self._out is not None:
             self._out.close()
             self._out = None
+        elif self.path is not None and not self.total:
+            try:
+                self.path.unlink(missing_ok=True)
+            except OSError as error:
+                raise self._unwritable(error) from error
 
     def __enter__(self) -> "Rejects":
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None or self._out is not None:
+            self.close()
 
 
 class Seen:

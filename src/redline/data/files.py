@@ -20,10 +20,12 @@ R = TypeVar("R", bound=BaseModel)
 def whole_file(path: Path | str) -> Iterator[IO[str]]:
     """Open ``path`` for writing; it appears under its name only when the block ends without an error.
 
+    What a symbolic link names is written, the link stays. A device or a pipe (/dev/null, /dev/stdout) is written to at once.
     Raises UserError where it cannot be written; an OSError of the block's own passes through.
     """
-    path = Path(path)
-    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    direct = is_no_file(path)
+    path = Path(path if direct else os.path.realpath(path))
+    aside = path if direct else path.with_name(f".{path.name}.{os.getpid()}.part")
     with _writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         out = io.TextIOWrapper(io.BufferedWriter(_Part(aside, path)), encoding="utf-8")
@@ -32,10 +34,25 @@ def whole_file(path: Path | str) -> Iterator[IO[str]]:
             yield out
             with _writing(path):
                 out.flush()
-                os.fsync(out.fileno())
-                aside.replace(path)
+                if not direct:
+                    os.fsync(out.fileno())
+                    aside.replace(path)
     finally:
-        aside.unlink(missing_ok=True)
+        if not direct:
+            aside.unlink(missing_ok=True)
+
+
+def is_no_file(path: Path | str) -> bool:
+    """Whether something else than a file has this name: a folder, a device, a pipe."""
+    return os.path.exists(path) and not os.path.isfile(path)
+
+
+def check_apart(written: Iterable[Path | str], read: Iterable[Path | str]) -> None:
+    """Raises UserError where one of the files to be written is one that is read."""
+    sources = [source for source in (Path(name).expanduser() for name in read) if source.exists()]
+    for path in map(Path, written):
+        if path.exists() and any(path.samefile(source) for source in sources):
+            raise UserError(f"{path}: would be written over, but is read here. Choose another output.")
 
 
 class _Part(io.FileIO):

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from pydantic_core import to_json
 
 from redline.data.check import TEXTS, Rejects, Seen, problem
-from redline.data.files import explain
+from redline.data.files import check_apart, explain
 from redline.data.records import Edit, Message, Pair, Prompt, Record, Response, ToEdit
 from redline.data.rows import Row, rows
 from redline.errors import UserError
@@ -25,8 +25,9 @@ def read(source: Source, kind: type[R], rejects: Rejects, *, keep_unchanged: boo
     """The records of a source, streamed; what cannot be used goes to ``rejects`` with its reason.
 
     ``refuse`` may name a further reason to leave a record out, ``keep_unchanged`` lets edits through that change nothing.
-    Raises UserError when the source is missing or unreadable, or lacks a needed column altogether.
+    Raises UserError when the source is missing or unreadable, lacks a needed column altogether, or is the file of ``rejects``.
     """
+    check_apart([rejects.path] if rejects.path else [], [source.path])
     reader = _Reader(source, kind)
     seen = Seen()
     kept = 0

@@ -47,6 +47,7 @@ class NoAnswer(Exception):
 class Chat(Protocol):
     """A model to talk to: ``async with`` it, then ask."""
 
+    model: str
     retries_made: int
 
     async def __aenter__(self) -> Self: ...
@@ -129,8 +130,7 @@ class Endpoint:
         if message is None:
             raise _Fault("an answer without a choice")
         text = getattr(message, "content", None) or getattr(message, "refusal", None) or ""
-        usage = getattr(got, "usage", None)
-        tokens_in, tokens_out = (usage.prompt_tokens, usage.completion_tokens) if usage else (None, None)
+        tokens_in, tokens_out = (_tokens(got, name) for name in ("prompt_tokens", "completion_tokens"))
         whole = getattr(choices[0], "finish_reason", None) != "length"
         return Answer(str(text), whole, tokens_in, tokens_out, _first_token(choices[0]))
 
@@ -177,6 +177,11 @@ def _is_url(text: str) -> bool:
         return False
 
 
+def _tokens(answer: Any, name: str) -> int | None:
+    count = getattr(getattr(answer, "usage", None), name, None)
+    return count if isinstance(count, int) else None
+
+
 def _first_token(choice: Any) -> dict[str, float] | None:
     given = getattr(getattr(choice, "logprobs", None), "content", None)
     return {option.token: option.logprob for option in given[0].top_logprobs or given[:1]} if given else None
@@ -190,8 +195,9 @@ def _retry_after(headers: Any) -> float | None:
     try:
         return max(0.0, float(value))
     except ValueError:
-        date = email.utils.parsedate_tz(value)
-        return max(0.0, email.utils.mktime_tz(date) - time.time()) if date else None
+        with contextlib.suppress(ValueError, OverflowError):  # neither
+            return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
+        return None
 
 
 def _reason(error: BaseException) -> str:
@@ -260,7 +266,7 @@ class InProcess:
 
         from redline.models import eos_ids
 
-        lm, eos = self._lm, eos_ids(self._lm, self._tokenizer)
+        lm, eos = self._lm, eos_ids(self._lm, self._tokenizer, questions)
         prompts = [self._encode(messages) for messages in questions]
         room = int(getattr(lm.config, "max_position_embeddings", None) or 2**31) - max_tokens
         longest = max(map(len, prompts))

@@ -6,16 +6,19 @@ from typing import Any
 
 from pydantic import ValidationError
 from rich.console import Console
+from rich.text import Text
 
 from redline.data.check import Rejects
-from redline.data.files import explain, whole_file
+from redline.data.files import check_apart, explain, whole_file
 from redline.data.read import read
 from redline.data.records import Edit, ToEdit
+from redline.data.rows import rows
 from redline.edit.counts import REASONS
 from redline.edit.llm import dry_run, edit_pairs, rejects_path
 from redline.edit.picture import picture
 from redline.edit.stats import show, statistics
 from redline.errors import UserError
+from redline.label.show import visible
 from redline.recipe import EditWith, Source
 
 
@@ -28,8 +31,8 @@ def edit(source: Source, out: Path, settings: dict[str, Any], dry: bool) -> None
         field, _, problem = explain(error).partition(": ")
         name = {"skip_gates": "skip_gate"}.get(field.split(".")[0], field.split(".")[0])
         raise UserError(f"--{name.replace('_', '-')}: {problem}.") from error
-    if not dry and Path(pairs).exists() and out.exists() and out.samefile(pairs):
-        raise UserError(f"--out {out}: this is the file of the pairs. Choose another.")
+    if not dry:
+        check_apart([out, rejects_path(out)], [pairs])
     unreadable = None if dry else out.with_suffix(".unreadable.jsonl")
     with Rejects(unreadable) as rejects:
         todo = list(read(source, ToEdit, rejects))
@@ -38,7 +41,7 @@ def edit(source: Source, out: Path, settings: dict[str, Any], dry: bool) -> None
     if not todo:
         raise UserError(f"{pairs}: no pair in it that can be edited ({rejects.summary()}).")
     if dry:
-        print(dry_run(todo, how))
+        print(visible(dry_run(todo, how)))
     else:
         edit_pairs(todo, out, how)
 
@@ -58,7 +61,7 @@ def statistics_of(edits: str, drawing: Path | None) -> None:
     refused = _refused(Path(edits))
     if refused:
         reasons = ", ".join(f"{count} {gate} ({REASONS.get(gate, 'other')})" for gate, count in refused.most_common())
-        out.print(f"not among them, refused: {reasons}", highlight=False, markup=False, soft_wrap=True)
+        out.print(Text(visible(f"not among them, refused: {reasons}")), soft_wrap=True)
     if drawing is not None:
         with whole_file(drawing) as file:
             file.write(picture(figures, name))
@@ -69,7 +72,5 @@ def _refused(edits: Path) -> Counter[str]:
     path = rejects_path(edits)
     if not path.is_file():
         return Counter()
-    from redline.data.files import read_jsonl
-    from redline.data.records import Record
-
-    return Counter(str((record.model_extra or {}).get("gate")) for record in read_jsonl(path, Record))
+    found = rows(Source(path=str(path)))
+    return Counter(str(row.values["gate"]) for row in found if not row.problem and "gate" in row.values)

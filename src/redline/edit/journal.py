@@ -8,7 +8,7 @@ from typing import IO, Any, Self
 
 from pydantic import ValidationError
 
-from redline.data.files import explain, line_of, lock_file, whole_file
+from redline.data.files import explain, is_no_file, line_of, lock_file, whole_file
 from redline.data.records import Record
 from redline.errors import UserError
 
@@ -31,6 +31,8 @@ class Journal:
         return set(self.places)
 
     def __enter__(self) -> Self:
+        if is_no_file(self.path):
+            raise UserError(f"{self.path}: is no file, so the work could not be gone on with. Give the name of a file.")
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._file = self.path.open("a+b", buffering=0)
@@ -69,7 +71,11 @@ class Journal:
         """The records of the file whose id is among ``ids``."""
         for record_id in self.places:
             if record_id in ids:
-                yield Record.model_validate_json(self._line(record_id))
+                yield self.record(record_id)
+
+    def record(self, record_id: str) -> Record:
+        """The record of the file with that id."""
+        return Record.model_validate_json(self._line(record_id))
 
     def settle(self, order: Iterable[str]) -> None:
         """Rewrite the file in the order of ``order``, whole or not at all; records of other ids stay in front."""

@@ -2,9 +2,12 @@
 
 import asyncio
 import contextlib
-from collections import Counter
-from collections.abc import Iterator, Sequence
+import hashlib
+import json
+from collections import Counter, deque
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +44,11 @@ def rejects_path(out: Path) -> Path:
     return out.with_suffix(".rejects.jsonl")
 
 
+def answers_path(out: Path) -> Path:
+    """Where answers wait for the judge's: a hidden file beside EDITS.jsonl, gone when every pair is finished."""
+    return out.with_name(f".{out.name}.answers")
+
+
 def edit_pairs(pairs: Sequence[ToEdit | Record], out: Path | str, how: EditWith) -> Counts:
     """Edit ``pairs`` into the file ``out``, refused ones into ``rejects_path(out)``; both are gone on with where they stand.
 
@@ -60,6 +68,7 @@ def edit_pairs(pairs: Sequence[ToEdit | Record], out: Path | str, how: EditWith)
         if not counts.failed:
             edits.settle(pair.id for pair in pairs)
             rejects.settle(pair.id for pair in pairs)
+            answers_path(out).unlink(missing_ok=True)
     for line in counts.lines(how):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
     if counts.failed:
@@ -147,16 +156,21 @@ class _Editor:
         self._verify_template = load_template("verify", VERIFY_FIELDS)
         self._held: list[dict[str, Any]] = []  # refused by the endpoint before it answered anything: it may refuse all
         self._unanswered = 0  # pairs in a row
+        self._answered_before = counts.before > counts.refused["input"]  # whether earlier calls had answers
+        self._failure: UserError | None = None
+        self._answers: Journal | None = None
 
     async def run(self, pairs: list[ToEdit]) -> None:
         how = self._how
         async with contextlib.AsyncExitStack() as stack:
+            if how.verify or answers_path(self._edits.path).exists():
+                self._answers = stack.enter_context(Journal(answers_path(self._edits.path), keep_empty=False))
             self._chat = await stack.enter_async_context(_open(how, how.model))
             self._judge = self._chat
             if how.verify and how.verify_model not in (None, how.model):
                 self._judge = await stack.enter_async_context(_open(how, str(how.verify_model)))
             with progress_bar("edit", self._counts.pairs, self._counts.before) as bar:
-                waiting = iter(pairs)
+                waiting = deque(pairs)
                 workers = [asyncio.create_task(self._work(waiting, bar)) for _ in range(min(how.concurrency, len(pairs)))]
                 try:
                     await asyncio.gather(*workers)
@@ -165,13 +179,22 @@ class _Editor:
                         worker.cancel()
                     await asyncio.gather(*workers, return_exceptions=True)
                     self._counts.retries = self._chat.retries_made + (self._judge is not self._chat) * self._judge.retries_made
-        if self._held:
+        if self._failure:
+            raise self._failure
+        if self._held and not self._answered_before:
             raise UserError(f"{_where(how)}: every request was refused ({self._held[0]['why']}). Nothing was written.")
+        for record in self._held:
+            self._write(record)
 
-    async def _work(self, pairs: Iterator[ToEdit], bar: Bar) -> None:
-        for pair in pairs:
+    async def _work(self, waiting: deque[ToEdit], bar: Bar) -> None:
+        while waiting:
+            pair = waiting.popleft()
             try:
                 record = await self._edit(pair)
+            except UserError as error:  # ask nothing more, but keep the answers that are under way: they are paid for
+                waiting.clear()
+                self._failure = self._failure or error
+                return
             except NoAnswer as error:
                 self._no_answer(pair, error)
             else:
@@ -217,7 +240,7 @@ class _Editor:
             return _reject(pair, Refusal("input", "the rejected response is empty"), "", 0)
         messages: Messages = [{"role": "user", "content": asked}]
         for attempt in range(1, self._how.attempts + 1):
-            answer = self._count(await self._chat.ask(messages, self._limit(rejected)))
+            answer = self._count(await self._ask(self._chat, messages, self._limit(rejected)))
             got = await self._gates(pair, rejected, answer)
             if got.refusal is None:
                 return self._record(pair, rejected, got, attempt)
@@ -241,12 +264,28 @@ class _Editor:
         refusal = check(rejected, parsed.edited, after=parsed.after, max_ratio=self._how.max_ratio, skip=self._how.skip_gates)
         if refusal or not self._how.verify:
             return _Attempt(parsed, refusal)
-        verdict, answers = await verify(self._judge, self._verify_template, conversation(pair.prompt), rejected,
-                                        parsed.edited, self._guideline, None if self._how.base_url else 4)
+        try:
+            verdict, answers = await verify(partial(self._ask, self._judge), self._verify_template, conversation(pair.prompt),
+                                            rejected, parsed.edited, self._guideline, None if self._how.base_url else 4)
+        except NoAnswer as error:  # never final: the edit is paid for, and waits for a judge that answers
+            raise NoAnswer(f"the judge {self._judge.model}: {error}") from error
         for told in answers:
             self._count(told, asked_to_edit=False)
         why = "asked which of the two is better, a judge did not prefer it to the original response in both orders"
         return _Attempt(parsed, None if verdict.better else Refusal("verify", why), verdict)
+
+    async def _ask(self, chat: Chat, messages: Messages, max_tokens: int | None) -> Answer:
+        """The answer, on disk where a judge must answer too: should it not, this one need not be paid for again."""
+        if self._answers is None:
+            return await chat.ask(messages, max_tokens)
+        key = hashlib.sha256(json.dumps([chat.model, messages]).encode()).hexdigest()
+        if key in self._answers.places:
+            kept = self._answers.record(key).model_extra or {}
+            return Answer(kept["text"], kept["whole"], 0, 0)
+        answer = await chat.ask(messages, max_tokens)
+        if _readable(answer.text) == answer.text:
+            self._answers.append({"id": key, "text": answer.text, "whole": answer.whole})
+        return answer
 
     def _record(self, pair: ToEdit, rejected: str, got: _Attempt, attempt: int) -> Edit:
         assert got.parsed is not None

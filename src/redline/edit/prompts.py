@@ -101,7 +101,7 @@ def parse_answer(answer: str, delimited: bool) -> Parsed:
 
 
 def _split(text: str, line: str) -> tuple[str, str]:
-    parts = re.split(rf"^[ \t]*{re.escape(line)}[ \t]*$", text, flags=re.MULTILINE)
+    parts = re.split(rf"^[ \t]*{re.escape(line)}[ \t\r]*$", text, flags=re.MULTILINE)
     if len(parts) != 2:
         found = "is missing" if len(parts) == 1 else f"occurs {len(parts) - 1} times"
         raise NotParsed(f"the line {line} {found}; it must stand once, on a line of its own")

@@ -8,10 +8,12 @@ from statistics import median, quantiles
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text as Line
 
 from redline.data.alignment import align, edit_ratio, words
-from redline.data.records import Edit
+from redline.data.records import Edit, Text, as_text
 from redline.edit.prompts import response_text
+from redline.label.show import visible
 
 BIN = 0.05  # width of the histogram's bins
 KINDS = ("kept", "substituted", "deleted", "inserted")
@@ -64,7 +66,7 @@ def statistics(edits: Iterable[Edit]) -> Statistics:
     ids: list[tuple[str, float, str]] = []
     texts = defaultdict[bytes, list[str]](list)
     for edit in edits:
-        rejected, edited = response_text(edit.rejected), response_text(edit.edited)
+        rejected, edited = _text(edit.rejected), _text(edit.edited)
         before, after = words(rejected), words(edited)
         ratio, kinds = edit_ratio(before, after), word_changes(before, after)
         for group in (every, by_editor[edit.editor]):
@@ -79,6 +81,14 @@ def statistics(edits: Iterable[Edit]) -> Statistics:
                       sorted((line for line in ids if line[1] > fence), key=lambda line: -line[1]), fence,
                       {edit_id: count for edit_id, count in counts.items() if count > 1},
                       [same for same in texts.values() if len(set(same)) > 1])
+
+
+def _text(response: Text) -> str:
+    """What an editor was given to edit; of a conversation without an assistant's text, all of it."""
+    try:
+        return response_text(response)
+    except ValueError:
+        return as_text(response)
 
 
 def word_changes(rejected: list[str], edited: list[str]) -> Counter[str]:
@@ -97,9 +107,9 @@ def word_changes(rejected: list[str], edited: list[str]) -> Counter[str]:
 
 
 def show(figures: Statistics, title: str, out: Console) -> None:
-    """Print the figures as tables."""
-    out.print(f"[bold]{title}[/]: {figures.all.edits} edits, {figures.all.unchanged} of them unchanged; edit ratio mean "
-              f"{figures.all.mean:.3f}, median {figures.all.median:.3f}", highlight=False)
+    """Print the figures as tables; nothing in a name is read as markup or terminal commands."""
+    out.print(Line.assemble((visible(title), "bold"), f": {figures.all.edits} edits, {figures.all.unchanged} of them unchanged; "
+                            f"edit ratio mean {figures.all.mean:.3f}, median {figures.all.median:.3f}"))
     histogram = figures.all.histogram()
     table = Table("edit ratio", "edits", "", box=None, pad_edge=False)
     last = max((place for place, count in enumerate(histogram) if count), default=-1)
@@ -110,15 +120,15 @@ def show(figures: Statistics, title: str, out: Console) -> None:
     table = Table("editor", "edits", "same", "mean", "median", *KINDS, box=None, pad_edge=False, caption_justify="left",
                   caption="same: unchanged; mean, median: of the edit ratio; kept to inserted: words")
     for editor, group in {**figures.by_editor, **({"all": figures.all} if len(figures.by_editor) > 1 else {})}.items():
-        table.add_row(editor, str(group.edits), str(group.unchanged), f"{group.mean:.3f}", f"{group.median:.3f}",
+        table.add_row(Line(visible(editor)), str(group.edits), str(group.unchanged), f"{group.mean:.3f}", f"{group.median:.3f}",
                       *(f"{group.words[kind]:,}" for kind in KINDS))
     out.print(table)
     if figures.outliers:
         ids = ", ".join(f"{edit_id} ({ratio:.2f})" for edit_id, ratio, _ in figures.outliers[:8])
-        out.print(f"{len(figures.outliers)} outliers, ratio above {figures.fence:.2f}: {ids}", highlight=False, markup=False)
+        out.print(Line(visible(f"{len(figures.outliers)} outliers, ratio above {figures.fence:.2f}: {ids}")))
     if figures.repeated_ids:
         ids = ", ".join(f"{edit_id} ({count} times)" for edit_id, count in list(figures.repeated_ids.items())[:8])
-        out.print(f"{len(figures.repeated_ids)} ids occur more than once: {ids}", highlight=False, markup=False)
+        out.print(Line(visible(f"{len(figures.repeated_ids)} ids occur more than once: {ids}")))
     if figures.repeated_texts:
         ids = "; ".join(" = ".join(same[:4]) for same in figures.repeated_texts[:4])
-        out.print(f"{len(figures.repeated_texts)} edits occur under several ids: {ids}", highlight=False, markup=False)
+        out.print(Line(visible(f"{len(figures.repeated_texts)} edits occur under several ids: {ids}")))

@@ -1,9 +1,10 @@
 """Is an edit better than what it edits? A model is asked twice, with the order swapped, and must prefer the edit both times."""
 
 import re
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from redline.edit.chat import Answer, Chat
+from redline.edit.chat import Answer, Messages
 from redline.edit.prompts import Template
 
 
@@ -19,13 +20,13 @@ class Verdict:
         return self.second is True and self.first is True
 
 
-async def verify(chat: Chat, template: Template, prompt: str, rejected: str, edited: str, guideline: str,
-                 max_tokens: int | None) -> tuple[Verdict, list[Answer]]:
-    """Ask for both orders; the answers come along for the token count. Raises what ``chat.ask`` raises."""
+async def verify(ask: Callable[[Messages, int | None], Awaitable[Answer]], template: Template, prompt: str, rejected: str,
+                 edited: str, guideline: str, max_tokens: int | None) -> tuple[Verdict, list[Answer]]:
+    """Ask for both orders; the answers come along for the token count. Raises what ``ask`` raises."""
     answers = []
     for first, second in ((rejected, edited), (edited, rejected)):
         question = template.fill(prompt=prompt, first=first, second=second, guideline=guideline)
-        answers.append(await chat.ask([{"role": "user", "content": question}], max_tokens))
+        answers.append(await ask([{"role": "user", "content": question}], max_tokens))
     return Verdict(_prefers(answers[0].text, "2"), _prefers(answers[1].text, "1")), answers
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from redline.data.check import Rejects
+from redline.data.files import check_apart
 from redline.data.records import Text, as_text
 from redline.data.rows import rows
 from redline.errors import UserError
@@ -19,6 +20,7 @@ from redline.judge.judges import Judge
 from redline.judge.verdicts import Verdict, judge_pairs, winner
 from redline.recipe import Source
 
+Votes = dict[tuple[int, str], float | None]  # by person: the column's place, or a name
 VALUES = {"a": 1.0, "b": 0.0, "tie": 0.5}
 
 
@@ -53,14 +55,16 @@ def read_human_verdicts(path: str | Path, rejects: Rejects, columns: Columns | N
 
     Without ``columns``: Redline's own verdicts (prompt, a, b, preference from 0 to 1), or PandaLM's format, told by its
     columns. ``values`` says what the codes mean, e.g. ``{"1": "a", "2": "b", "0": "tie"}``; without it a number is a
-    preference for a, from 0 to 1, and the words a, b and tie are themselves. Raises UserError when the file cannot be read or
-    nothing in it is usable.
+    preference for a, from 0 to 1, and the words a, b and tie are themselves. Of Redline's own verdicts with the list ``verdicts``
+    each person's is one, the people in order of their names. Raises UserError when the file cannot be read, nothing in it is
+    usable, or it is the file of ``rejects``.
     """
+    check_apart([rejects.path] if rejects.path else [], [path])
     for value in (values or {}).values():
         if value not in VALUES:
             raise UserError(f"--values: `{value}` is no verdict. Write code=a, code=b or code=tie.")
     codes = {code: VALUES[value] for code, value in values.items()} if values else None
-    pairs: list[JudgedPair] = []
+    pairs: list[tuple[Text, Text, Text, Votes]] = []
     for row in rows(Source(path=str(path))):
         if columns is None and isinstance(row.values, dict):
             pandalm = {"response1", "annotator1"} <= row.values.keys()
@@ -74,19 +78,28 @@ def read_human_verdicts(path: str | Path, rejects: Rejects, columns: Columns | N
             rejects.add(str(error), row.file, row.line, row.values)
     if not pairs:
         raise UserError(f"{path}: no usable record. {rejects.summary()}.")
-    return pairs
+    people = sorted({person for *_, votes in pairs for person in votes})
+    return [JudgedPair(prompt, a, b, tuple(votes.get(person) for person in people)) for prompt, a, b, votes in pairs]
 
 
-def _pair(row: dict[str, Any], columns: Columns, codes: dict[str, float] | None) -> JudgedPair:
-    """Raises ValueError saying what is wrong with the record."""
+def _pair(row: dict[str, Any], columns: Columns, codes: dict[str, float] | None) -> tuple[Text, Text, Text, Votes]:
+    """Prompt, a, b and the votes. Raises ValueError saying what is wrong with the record."""
     if "{" in columns.prompt:
         prompt: Text = re.sub(r"\{(\w+)\}", lambda name: as_text(_text(row, name[1])), columns.prompt).strip()
     else:
         prompt = _text(row, columns.prompt)
-    people = tuple(_verdict(row, name.strip(), codes) for name in columns.people.split(","))
-    if all(verdict is None for verdict in people):
+    votes = _votes(row, columns, codes)
+    if all(vote is None for vote in votes.values()):
         raise ValueError(f"{columns.people}: no verdict")
-    return JudgedPair(prompt, _text(row, columns.a), _text(row, columns.b), people)
+    return prompt, _text(row, columns.a), _text(row, columns.b), votes
+
+
+def _votes(row: dict[str, Any], columns: Columns, codes: dict[str, float] | None) -> Votes:
+    given = row.get("verdicts")
+    if columns.people == Columns.people and isinstance(given, list) and given and all(
+            isinstance(one, dict) and {"person", "preference"} <= one.keys() for one in given):
+        return {(0, str(one["person"])): _verdict(one, "preference", codes) for one in given}
+    return {(place, ""): _verdict(row, name.strip(), codes) for place, name in enumerate(columns.people.split(","))}
 
 
 def _text(row: dict[str, Any], column: str) -> Text:

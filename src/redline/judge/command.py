@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from redline.data.check import Rejects
-from redline.data.files import write_json
+from redline.data.files import check_apart, write_json
 from redline.errors import UserError
 from redline.judge.check import Columns, check_judge, read_human_verdicts
 from redline.judge.compare import compare, compare_many, verdicts_beside
@@ -40,10 +40,9 @@ def compare_command(systems: list[str], judge: Judge, out: Path, prompts: Path |
 
 def _check_places(read: list[Path], written: list[Path]) -> None:
     """Raises UserError where a comparison would write over what it reads, or write two things into one file."""
+    check_apart(written, read)
     places = [path.resolve() for path in written]
     for path in written:
-        if path.resolve() in [other.resolve() for other in read]:
-            raise UserError(f"{path}: would be written over, but is read here. Choose another --out or --cache.")
         if places.count(path.resolve()) > 1:
             raise UserError(f"{path}: two things would be written there. Choose another --out or --cache.")
 

@@ -118,15 +118,18 @@ def read_template(path: str) -> tuple[str, str]:
 def read_json_verdict(answer: str) -> float | None:
     """The preference for A: 1, 0, or 0.5 for a tie, from the last JSON object in the text that has a verdict; None without one.
 
-    The last, because models may think aloud first.
+    The last, because models may think aloud first; what lies inside an object with a verdict is none.
     """
-    decoder, found = json.JSONDecoder(), None
+    decoder, found, end = json.JSONDecoder(), None, 0
     for brace in re.finditer(r"\{", answer):
+        if brace.start() < end:
+            continue
         try:
-            value, _ = decoder.raw_decode(answer, brace.start())
+            value, after = decoder.raw_decode(answer, brace.start())
         except (ValueError, RecursionError):  # the latter where a model repeats its brackets without end
             continue
-        found = VERDICTS.get(str(value.get("verdict", "")).strip().lower(), found)
+        if "verdict" in value:
+            found, end = VERDICTS.get(str(value["verdict"]).strip().lower(), found), after
     return found
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from redline.console import track
 from redline.data.alignment import align, labels, word_spans
 from redline.data.check import Rejects
-from redline.data.files import write_jsonl
+from redline.data.files import check_apart, write_jsonl
 from redline.data.read import read
 from redline.data.records import Edit, Labels, as_text
 from redline.errors import UserError
@@ -30,8 +30,10 @@ def label_file(source: Source, out: Path | str, tokenizer: "str | PreTrainedToke
                trust_remote_code: bool = False, keep_unchanged: bool = False) -> int:
     """Label the edits of ``source`` into the file ``out``; what is left out goes to <out>.rejects.jsonl. Returns the number.
 
-    ``tokenizer`` is one, or a model's name or folder, or "whitespace". Raises UserError when no edit could be labelled.
+    ``tokenizer`` is one, or a model's name or folder, or "whitespace". Raises UserError when no edit could be labelled, or ``out``
+    is the file of the edits.
     """
+    check_apart([out], [source.path])
     if isinstance(tokenizer, str) and tokenizer != WHITESPACE:
         from redline.models import load_tokenizer
 

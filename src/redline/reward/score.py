@@ -6,7 +6,7 @@ from pathlib import Path
 
 from redline.console import track
 from redline.data.check import Rejects
-from redline.data.files import write_jsonl
+from redline.data.files import check_apart, write_jsonl
 from redline.data.read import read
 from redline.data.records import Edit, Response, Scores, Text
 from redline.data.rows import rows
@@ -29,8 +29,10 @@ def score_texts(model: RewardModel, texts: Iterable[tuple[dict[str, str], Text, 
 def score_file(path: Path, reward: str, out: Path) -> int:
     """Score a file of edits (both sides: two records of one id, with ``side``) or of responses; returns the number of records.
 
-    Raises UserError when the file is missing or holds neither, or when ``reward`` is no reward model.
+    Raises UserError when the file is missing or holds neither, when ``out`` is the same file, or when ``reward`` is no reward
+    model.
     """
+    check_apart([out], [path])
     model = load_reward_model(reward)
     with Rejects.beside(out) as rejects:
         count = write_jsonl(out, track(score_texts(model, _texts(path, rejects)), "score"))
