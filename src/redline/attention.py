@@ -80,7 +80,7 @@ def _sees(mask: Tensor) -> bool:
 
 
 def _block(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float) -> Tensor:
-    """Attention of some queries to some keys: ``[B, heads, T, D]`` and ``[B, kv heads, S, D]`` -> ``[B, T, heads, D of values]``."""
+    """Attention of some queries to some keys: ``[B, heads, T, D]`` and ``[B, kv heads, S, D]`` -> ``[B, T, heads, D of value]``."""
     batch, heads, size, width = query.shape
     shared, length = key.shape[1:3]
     grouped = query.reshape(batch * shared, heads // shared * size, width)
