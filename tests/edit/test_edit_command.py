@@ -270,7 +270,7 @@ def test_an_edit_is_not_paid_for_again_when_its_judge_fails(tmp_path: Path, stat
         server.reply, server.models = reply, {"judge": status}
         how["base_url"] = server.url
         for _ in range(2):
-            with pytest.raises(UserError, match=r"2 of 2 pairs got no answer .the first, p0: the judge judge: "):
+            with pytest.raises(UserError, match=r"2 of 2 pairs got no answer .the first, p[01]: the judge judge: "):
                 edit_pairs(to_edit(2), tmp_path / "e.jsonl", EditWith.model_validate(how))
         assert (asked, lines(tmp_path / "e.jsonl")) == (["m", "m"], [])
         server.models = {}
