@@ -50,8 +50,9 @@ class RewardModel(nn.Module):
         if not heads:
             raise UserError(f"{type(model).__name__} has no plain linear head: choose another backbone for the reward model.")
         self.head = heads[-1]
-        self.new = [child for child in model.children() if child is not model.base_model and any(True for _ in child.parameters())]
-        for child in self.new:  # trained in float32
+        self.on_top = [child for child in model.children()
+                       if child is not model.base_model and next(child.parameters(), None) is not None]
+        for child in self.on_top:  # the head, and what a few families have before it; trained in float32
             child.register_forward_pre_hook(lambda layer, inputs: (inputs[0].to(next(layer.parameters()).dtype), *inputs[1:]))
         if self.causal and not self._is_linear():
             raise UserError(f"{type(model).__name__} does more to its last states than a linear head: choose another backbone for "
@@ -152,7 +153,7 @@ def new_reward_model(recipe: Reward, backbone: Model) -> tuple[RewardModel, Any]
     trained = train_layers(recipe.adapt, depth)
     wrapped = adapt(model, recipe.adapt, depth)
     reward = RewardModel(model, tokenizer, recipe.kind, depth - trained, recipe.adapt.gradient_checkpointing)
-    for child in reward.new:
+    for child in reward.on_top:
         child.float().requires_grad_(True)
     nn.init.zeros_(reward.head.weight)
     if reward.head.bias is not None:
