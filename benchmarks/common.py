@@ -3,6 +3,7 @@
 import platform
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,11 @@ def about(script: str) -> dict[str, Any]:
 def table(head: list[str], rows: list[list[str]]) -> str:
     """A table in Markdown."""
     return "\n".join("| " + " | ".join(row) + " |" for row in [head, ["---"] * len(head), *rows]) + "\n"
+
+
+def filled(text: str) -> str:
+    """A paragraph as wide as a page's other lines."""
+    return textwrap.fill(text, 135, break_on_hyphens=False) + "\n"
 
 
 def into_page(script: str, name: str, text: str) -> None:

@@ -20,9 +20,10 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from common import about, into_page, table
+from common import about, filled, into_page, table
 from redline.experiment.arms import Cell, cells, load_experiment
 from redline.experiment.results import Point, Result, collect
+from redline.experiment.statistics import level_weights
 from redline.experiment.summary import summarise
 
 HERE = Path(__file__).parent
@@ -75,10 +76,10 @@ def remake(folder: Path) -> None:
     summary, results = kept(folder)
     (IMAGES / f"{folder.name}.svg").write_text(draw(summary, results), encoding="utf-8")
     again = _read([result.cell for result in results], folder / "again")
-    into_page("experiment.py", folder.name, tables(summary) + twice(results, again))
+    into_page("experiment.py", folder.name, tables(summary, results) + twice(results, again))
 
 
-def tables(summary: dict[str, Any]) -> str:
+def tables(summary: dict[str, Any], results: Sequence[Result]) -> str:
     """The arms at the end, and at equal KL."""
     base = summary["baseline"]
     names = [judge.rpartition(":")[2] for judge in summary["judges"]]
@@ -100,18 +101,33 @@ def tables(summary: dict[str, Any]) -> str:
     prices = [[arm["arm"], *(_price(row) for row in arm["price"])] for arm in summary["arms"]]
     golds = [f"{100 * row['gold']:.0f} %" for row in summary["arms"][0]["price"]] if summary["arms"] else []
     places = [*(f"end, {name}" for name in names), *(f"KL {kl:g}" for kl in levels)]
-    return "\n".join([
-        "At the end of training:\n", table(head, rows),
+    minus_says = filled(
         f"Minus `{base}`, in points of win rate, the same prompts and seeds, 95 % intervals over both; at the end by each judge, "
         f"then where the curves are at equal KL ({names[0]}). In brackets the number of seeds; in bold what leaves out 0 with "
-        "three or more:\n",
-        table(["arm", *places], minus),
-        "Other arms beside each other, likewise:\n", table(["arms", *places], parts),
+        "three or more:")
+    equal_says = filled(
         f"Win rate ({names[0]}, %) where a run's curve is at a KL; in brackets how many of the runs come there, and how many nats "
-        "lie on average between the two measurements that it is read between:\n",
-        table(["arm", *(f"KL {kl:g}" for kl in levels)], equal),
+        f"lie on average between the two measurements around it. {misfit(results)}")
+    return "\n".join([
+        "At the end of training:\n", table(head, rows),
+        minus_says, table(["arm", *places], minus),
+        "Other arms beside each other, likewise:\n", table(["arms", *places], parts),
+        equal_says, table(["arm", *(f"KL {kl:g}" for kl in levels)], equal),
         "Responses and seconds of learning until the win rate is there (median of the runs that come there, and their number):\n",
         table(["arm", *golds], prices)])
+
+
+def misfit(results: Sequence[Result]) -> str:
+    """How far measurements lie from the curves that are fitted to them, beside what chance does to so few prompts."""
+    square, free = 0.0, 0
+    for run in results:
+        kl, gold = [max(point.kl, 0.0) for point in run.curve], [point.gold for point in run.curve]
+        own = [(level_weights(kl, at), point) for at, point in zip(kl, run.curve, strict=True) if point.error]
+        square += sum(((float(weights @ gold) - point.gold) / point.error) ** 2 for weights, point in own)
+        free += max(0, len(own) - 2)
+    if not free:
+        return ""
+    return f"Measurements lie {(square / free) ** 0.5:.2f} standard errors from their curves ({free} degrees of freedom)."
 
 
 def twice(results: Sequence[Result], again: Sequence[Result]) -> str:
@@ -131,10 +147,11 @@ def twice(results: Sequence[Result], again: Sequence[Result]) -> str:
         rates = [run.figures["judges"][judges[0]]["win_rate"] for run in results if run.cell.arm == arm]
         other += [a - b for a, b in combinations(rates, 2)]
     apart = [100 * statistics.mean(map(abs, found)) for found in (same, other)]
-    return ("\nRuns done twice with one seed: first figure in float32 (in the tables above), second in bfloat16 (in none). "
-            f"By {judges[0]}, two runs with one seed lie {apart[0]:.1f} points apart on average, two runs of these arms with two "
-            f"seeds {apart[1]:.1f}:\n\n"
-            + table(["run", *(f"wins, % ({judge.rpartition(':')[2]})" for judge in judges), "KL"], rows))
+    says = filled(
+        "Runs done twice with one seed: first figure in float32 (in the tables above), second in bfloat16 (in none). "
+        f"By {judges[0]}, two runs with one seed lie {apart[0]:.1f} points apart on average, two runs of these arms with two seeds "
+        f"{apart[1]:.1f}:")
+    return "\n".join(["", says, table(["run", *(f"wins, % ({judge.rpartition(':')[2]})" for judge in judges), "KL"], rows)])
 
 
 def _rate(found: dict[str, Any]) -> str:

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from redline.experiment.statistics import _draws, first_reach, interval, level_gap, level_weights
@@ -41,23 +41,42 @@ def test_what_is_no_table_is_refused(values):
         interval(values)
 
 
-def test_a_curve_at_a_level():
-    kl, gold = [0, 2, 6, 4, 5], np.array([0.5, 0.7, 0.9, 0.8, 0.95])
-    assert level_weights(kl, 1) @ gold == pytest.approx(0.6)
-    assert level_weights(kl, 5) @ gold == pytest.approx((0.85 + 0.85 + 0.95) / 3)  # up, down, and up again
-    assert level_weights(kl, 6.1) is None
-    assert [level_gap(kl, level) for level in (1, 4.5, 6.1)] == [2, pytest.approx((4 + 2 + 1) / 3), None]
-    assert level_weights(kl, -0.1) is None
-    assert level_weights([2.0], 2) is None
+def gao(kl, a, b):
+    distance = np.sqrt(kl)
+    return 0.5 + distance * (a - b * np.log(distance))
 
 
-@given(st.lists(st.floats(0, 10), min_size=2, max_size=9), st.floats(0, 10))
-def test_weights_read_the_level_itself(x, level):
-    weights = level_weights(x, level)
-    if weights is not None:
-        assert weights.sum() == pytest.approx(1)
-        assert (weights >= 0).all()
-        assert weights @ np.array(x) == pytest.approx(level, abs=1e-6)
+@given(st.lists(st.floats(0.1, 20), min_size=2, max_size=9, unique=True), st.floats(-0.3, 0.3), st.floats(-0.1, 0.1),
+       st.floats(0.01, 0.99), st.floats(-1, 1))
+def test_a_curve_of_that_form_is_read_exactly(kl, a, b, place, first):
+    """Wherever its measurements are, in whatever order they came; a policy's curve begins where it is its reference."""
+    gold = gao(np.array(kl), a, b) + first
+    assume(max(kl) - min(kl) > 0.1)
+    level = place * max(kl)
+    weights = level_weights([0.0, *kl], level)
+    assert weights.sum() == pytest.approx(1)
+    assert weights @ [0.5 + first, *gold] == pytest.approx(gao(level, a, b) + first, abs=1e-6)
+
+
+def test_noise_is_averaged_over_all_measurements():
+    """The same fit as NumPy's least squares; a reading's error is smaller than that of a measurement."""
+    kl, gold = np.array([0.0, 0.8, 2.1, 3.9, 5.2, 5.8, 6.3]), np.array([0.5, 0.58, 0.6, 0.72, 0.7, 0.81, 0.75])
+    distance = np.sqrt(kl[1:])
+    (a, b), *_ = np.linalg.lstsq(np.stack([distance, -distance * np.log(distance)], 1), gold[1:] - 0.5)
+    weights = level_weights(kl, 3.0)
+    assert weights @ gold == pytest.approx(gao(3.0, a, b))
+    assert np.sqrt((weights[1:] ** 2).sum()) < 0.6
+
+
+def test_a_curve_has_no_more_to_say_than_its_points():
+    assert level_weights([0, 2, 6], 6.1) is None
+    assert level_weights([0, 2, 6], -0.1) is None
+    assert level_weights([], 1) is None
+    assert level_weights([2.0], 1) is None
+    assert level_weights([0, 4], 1) == pytest.approx([0.5, 0.5])  # half as far: half the gain
+    assert level_weights([0, -0.1, 4], 1) == pytest.approx([0.5, 0, 0.5])  # an estimate below 0 is of no use
+    assert level_weights([0, 2, 6], 0) == pytest.approx([1, 0, 0])
+    assert [level_gap([0, 2, 6, 4, 5], level) for level in (1, 4.5, 5, 6.1)] == [2, 1, 0, None]
 
 
 def test_first_reach():

@@ -38,13 +38,13 @@ def test_paired_differences_at_the_end_and_at_equal_kl(tmp_path):
     assert end["ci95"][1] > 0.15
     at_two = found["vader", 2.0]  # seed 1 of arm a never comes to KL 2
     assert at_two["seeds"] == [0]
-    assert at_two["difference"] == pytest.approx(0.7 - 0.6)
+    assert at_two["difference"] == pytest.approx((0.4 - 0.2) * (2 / 4) ** 0.5)  # gold grows as the root of KL
     assert ("vader", 9.0) not in found
 
     first, second = summary["arms"]
     assert [row["seeds"] for row in first["gold_at_kl"]] == [1, 0]
     assert [row["seeds"] for row in second["gold_at_kl"]] == [2, 0]
-    assert second["gold_at_kl"][0]["win_rate"] == pytest.approx((0.6 + 0.7) / 2)
+    assert second["gold_at_kl"][0]["win_rate"] == pytest.approx(0.5 + (0.2 * (2 / 4) ** 0.5 + 0.3 * (2 / 3) ** 0.5) / 2)
     assert first["win_rates"]["vader"]["win_rate"] == pytest.approx(0.75)
     assert first["price"] == [{"gold": 0.6, "seeds": 2, "samples": pytest.approx((8 + 32) / 2), "seconds": pytest.approx(6.25)}]
     assert first["seconds_total"] == 160
@@ -84,7 +84,7 @@ def test_what_an_arm_changes_is_shown_whole(tmp_path):
 
 def test_a_prompt_without_a_verdict_is_left_out_of_what_it_would_be_in():
     curve = [Point(0.0, 0.5, preferences={"x": 0.5, "y": 0.5}), Point(2.0, 1.0, preferences={"x": 1.0})]
-    assert at_level(curve, 1.0) == {"x": 0.75}
+    assert at_level(curve, 1.0) == {"x": pytest.approx(0.5 + 0.5 * 0.5**0.5)}
     assert at_level(curve, 0.0) == {"x": 0.5, "y": 0.5}
 
 

@@ -49,11 +49,12 @@ def summarise(experiment: Experiment, cells: Sequence[Cell], results: Sequence[R
 
 
 def at_level(curve: Sequence[Point], kl: float) -> Preferences | None:
-    """Every prompt's preference where the curve is at a KL, read between its points; None outside its range."""
+    """Every prompt's preference where the curve that fits all points is at a KL; None outside its range. Prompts that lack a
+    verdict at some point are left out."""
     weights = level_weights([point.kl for point in curve], kl)
     if weights is None:
         return None
-    parts = [(weight, point.preferences) for weight, point in zip(weights, curve, strict=True) if weight > 0]
+    parts = [(weight, point.preferences) for weight, point in zip(weights, curve, strict=True) if weight != 0]
     return {name: float(sum(weight * given[name] for weight, given in parts))
             for name in parts[0][1] if all(name in given for _, given in parts)}
 
@@ -79,7 +80,7 @@ def _arm(arm: str, results: Sequence[Result], asked: Sequence[int], ends: dict[s
 
 
 def _apart(results: Sequence[Result], kl: float) -> float:
-    """How many nats lie between the two measurements that a run's curve is read between, on average over the runs."""
+    """How many nats lie between a run's two measurements around a KL, on average over the runs."""
     found = [level_gap([point.kl for point in result.curve], kl) for result in results]
     return _mean([gap for gap in found if gap is not None])
 
