@@ -6,27 +6,26 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from redline.console import console
 from redline.data.check import Rejects, problem
-from redline.data.files import lock_file, read_json, read_jsonl, whole_file, write_json, write_jsonl
+from redline.data.files import read_json, read_jsonl, whole_file, write_json, write_jsonl
 from redline.data.read import read
 from redline.data.records import Edit, Labels, Pair, Prompt, Response, as_text
 from redline.errors import UserError
 from redline.processes import this_process, wait_for_everyone
 from redline.recipe import JudgedBy, Model, Recipe, Sampling, Source
 from redline.recipe_file import as_yaml, load_recipe, without_login, without_logins
+from redline.run_folder import SHARED, alone_in, finished_stages, link, made_with
 
 if TYPE_CHECKING:
     from redline.judge.judges import Judge
     from redline.policy.watch import Gold
 
 TRAINING = ("sft", "reward", "policy")
-SHARED = {"data": "data", "edit": "data", "label": "labels", "sft": "sft", "reward": "reward"}  # what runs may have in common
 NO_MATTER = {  # keys that change no result
     "edit": ("concurrency", "rate", "retries", "timeout", "price_in", "price_out"), "compare": ("concurrency",)}
 
@@ -66,7 +65,7 @@ class Run:
         if only is not None and only not in self.stages:
             raise UserError(f"{self.recipe.name}: this recipe has no stage `{only}` (it has {', '.join(self.stages)}). "
                             + ("Add an `sft:` section." if only == "sft" else ""))
-        with _alone_in(self.folder):
+        with alone_in(self.folder):
             self.take_over(others)
             self._go(only)
 
@@ -110,7 +109,7 @@ class Run:
         hash of its settings."""
         done = self._state()
         wanted = {(name, self._settings(name)) for name in self.stages if name in SHARED and name not in done}
-        return wanted - {(name, settings) for _, name, settings, _ in _finished(others)}
+        return wanted - {(name, settings) for _, name, settings, _ in finished_stages(others)}
 
     def take_over(self, others: Iterable[Path]) -> None:
         """Take over from the folders of other runs the stages that they did with the same settings, as hard links.
@@ -119,11 +118,11 @@ class Run:
         """
         state = self._state()
         self._check(state)
-        for other, name, settings, entry in _finished(others):
+        for other, name, settings, entry in finished_stages(others):
             if name in self.stages and name not in state and settings == self._settings(name):
                 if name == "data" and "edit" in self.stages:  # edits under way lie there too, and are appended to
                     continue
-                _link(other / SHARED[name], self.folder / SHARED[name])
+                link(other / SHARED[name], self.folder / SHARED[name])
                 state[name] = {"from": str(other), **entry}
                 write_json(self.folder / "state.json", {stage: state[stage] for stage in self.stages if stage in state} | state)
 
@@ -156,7 +155,7 @@ class Run:
                 fields = type(getattr(self.recipe, section)).model_fields
                 plain[section] |= {key: fields[key].default for key in keys}
         for term in plain.get("policy", {}).get("reward", []):
-            term["model"] = term["model"] and _made_with(term["model"])
+            term["model"] = term["model"] and made_with(term["model"])
         if "label" in names:
             plain["labelled_for"] = self._labelled_for.model_dump()
         return hashlib.sha256(without_logins(json.dumps(plain, sort_keys=True)).encode()).hexdigest()[:16]
@@ -401,50 +400,6 @@ def _free_memory() -> None:
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-
-
-@contextmanager
-def _alone_in(folder: Path) -> Iterator[None]:
-    """Keep other processes than those of this run out of its folder; a killed one lets go of it by itself."""
-    if not this_process().is_main_process:
-        yield
-        return
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / ".lock").open("a")
-    except OSError as error:
-        raise UserError(f"{folder}: cannot be written ({error.strerror or error}). Choose another --out.") from error
-    with lock:
-        lock_file(lock, f"{folder}: another process is working on this run. Wait for it, or choose another --out.")
-        yield
-
-
-def _made_with(model: str) -> str:
-    """The settings with which a run made a model; of one that is no run's, its name."""
-    state = Path(model).parent / "state.json"
-    made = read_json(state).get(Path(model).name, {}) if state.exists() else {}
-    return str(made.get("settings", model))
-
-
-def _finished(runs: Iterable[Path]) -> Iterator[tuple[Path, str, str, dict[str, Any]]]:
-    """The stages that some runs have done and that others may take over: the run's folder, the stage, its settings, its entry."""
-    for run in runs:
-        state = read_json(run / "state.json") if (run / "state.json").exists() else {}
-        yield from ((run, name, entry["settings"], entry) for name, entry in state.items() if name in SHARED)
-
-
-def _link(source: Path, to: Path) -> None:
-    """Hard links (on another disk, copies) of a finished stage's files in another folder, in place of what is there."""
-    for file in source.rglob("*"):
-        inside = file.relative_to(source)
-        if file.is_file() and inside.parts[0] != "checkpoints":  # those are on their way out
-            here = to / inside
-            here.parent.mkdir(parents=True, exist_ok=True)
-            here.unlink(missing_ok=True)
-            if here.parent.stat().st_dev == file.stat().st_dev:
-                here.hardlink_to(file)
-            else:
-                shutil.copy2(file, here)
 
 
 def _usable(edits: Iterator[Edit], rejects: Rejects, name: str) -> Iterator[Edit]:

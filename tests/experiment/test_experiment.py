@@ -20,7 +20,8 @@ from redline.experiment.arms import Cell, cells, load_experiment
 from redline.experiment.results import collect
 from redline.experiment.run import _must_wait, _processes, run_cell, run_cells
 from redline.judge.judges import judge_of
-from redline.run import Run, _alone_in
+from redline.run import Run
+from redline.run_folder import alone_in
 
 BASE = {
     "data": {"edits": {"path": "edits.jsonl"}, "validation_share": 0.3},
@@ -301,7 +302,7 @@ def test_stopped_all_its_processes_end(recipe, tmp_path):
     assert "The same command continues" in process.stderr.read()
     assert len(workers) >= 2
     wait_for(lambda: not any(Path(f"/proc/{worker}").exists() for worker in workers))
-    with _alone_in(cell.folder):  # the folder is free again
+    with alone_in(cell.folder):  # the folder is free again
         pass
 
 
