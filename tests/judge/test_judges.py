@@ -37,9 +37,9 @@ def test_vader_prefers_the_warmer_text():
     assert not judge.both_orders
 
 
-def test_vader_names_its_extra_when_it_is_missing(monkeypatch):
+def test_vader_names_its_package_when_it_is_missing(monkeypatch):
     monkeypatch.setitem(sys.modules, "vaderSentiment.vaderSentiment", None)
-    with pytest.raises(UserError, match=r"redline\[demo\]"):
+    with pytest.raises(UserError, match=r"pip install vaderSentiment$"):
         load_judge("vader")
 
 

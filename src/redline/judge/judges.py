@@ -168,7 +168,7 @@ def _vader() -> Judge:
 
         from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
     except ImportError as error:
-        raise UserError("judge vader: vaderSentiment is not installed. Run: pip install 'redline[demo]'") from error
+        raise UserError("judge vader: vaderSentiment is not installed. Run: pip install vaderSentiment") from error
     analyzer = SentimentIntensityAnalyzer()
 
     def compound(prompts: Sequence[Text], responses: Sequence[Text]) -> list[float]:

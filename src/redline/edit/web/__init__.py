@@ -9,6 +9,7 @@ from importlib.util import find_spec
 
 from redline.errors import UserError
 
-NEEDED = ("starlette", "uvicorn", "jinja2", "sqlalchemy", "markdown_it", "krippendorff")
-if missing := [name for name in NEEDED if not find_spec(name)]:
-    raise UserError(f"annotate and export need {', '.join(missing)}. Run: pip install 'redline[web]'")
+NEEDED = {"starlette": "starlette", "uvicorn": "uvicorn", "sqlalchemy": "sqlalchemy", "markdown_it": "markdown-it-py",
+          "krippendorff": "krippendorff"}  # the extra [web]: modules, and the packages they come in
+if missing := [package for module, package in NEEDED.items() if not find_spec(module)]:
+    raise UserError(f"annotate and export need packages that are not installed. Run: pip install {' '.join(missing)}")
