@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from redline.trunk import Split, Tap
+from redline.trunk import Split, Tap, past
 from tiny_models import CONFIGS, NO_PLAIN_STACK, random_model
 
 
@@ -23,6 +23,23 @@ def test_upper_of_lower_equals_the_whole_model(family, cut):
     assert split.fits
     assert split.cut == cut
     torch.testing.assert_close(logits, whole, rtol=1e-5, atol=1e-5)
+
+
+class Renamed(torch.nn.Module):
+    def forward(self, input_ids, cache=None):
+        return cache
+
+
+class Older(torch.nn.Module):
+    def forward(self, input_ids, past_key_values=None):
+        return past_key_values
+
+
+@pytest.mark.parametrize("model", [Renamed(), Older()])
+def test_the_past_comes_by_the_name_that_a_model_has_for_it(model):
+    """Transformers 5.24 renamed it; what is installed here has one of the two names, users have both."""
+    cache = object()
+    assert model(None, **past(model, cache)) is cache
 
 
 @pytest.mark.parametrize("family", CONFIGS)

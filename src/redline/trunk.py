@@ -5,6 +5,7 @@ forward (masks, rotary embeddings, sliding windows, final norm), so nothing of a
 """
 
 import copy
+import inspect
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from redline.console import console
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import Cache, PreTrainedModel
 
 TRIED = 1024  # tokens of a branch in a trial, at most: more than the windows of models whose configuration does not name them
 
@@ -120,6 +121,12 @@ class Tap:
     @property
     def states(self) -> dict[int, Tensor]:
         return {cut: tap.kept for cut, tap in self._taps.items()}
+
+
+def past(base: nn.Module, cache: "Cache") -> dict[str, "Cache"]:
+    """A cache under the name that a backbone's ``forward`` has for it: ``cache`` since Transformers 5.24, ``past_key_values``
+    before, and in models that bring code of their own."""
+    return {"cache" if "cache" in inspect.signature(base.forward).parameters else "past_key_values": cache}
 
 
 def layers_of(base: nn.Module) -> tuple[str, nn.ModuleList]:

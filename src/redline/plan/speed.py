@@ -18,7 +18,7 @@ from redline.packed import packed
 from redline.plan.memory import Machine, policy_task, reward_cut, reward_task, sft_task, term_task
 from redline.plan.trace import Task, build, materialise, shallow
 from redline.recipe import Recipe
-from redline.trunk import layers_of
+from redline.trunk import layers_of, past
 
 GPUS = (  # up to so much memory (GB): the GPU it is taken for, dense bfloat16 TFLOPS, bandwidth in GB/s (vendors' data sheets)
     (24, "L4", 121, 300), (40, "A100 40GB", 312, 1555), (48, "L40S", 362, 864), (80, "A100 80GB", 312, 2039),
@@ -64,13 +64,14 @@ def this_cpu(task: Task, rows: int) -> tuple[float, float, float]:
         base(inputs_embeds=states, use_cache=False).last_hidden_state.float().sum().backward()
 
     cache, token = DynamicCache(config=model.config), torch.full((rows, 1, config.hidden_size), 0.01, dtype=task.dtype)
+    cached = past(base, cache)
 
     def step() -> None:
-        base(inputs_embeds=token, past_key_values=cache, use_cache=True)
+        base(inputs_embeds=token, use_cache=True, **cached)
 
     flops = work.forward(MEASURED, count * length, length) * (1 + work.backward) / _best(training)
     with torch.no_grad(), packed(model, rows):
-        base(inputs_embeds=token.expand(rows, begun, -1), past_key_values=cache, use_cache=True)
+        base(inputs_embeds=token.expand(rows, begun, -1), use_cache=True, **cached)
         stepping = work.forward(MEASURED, rows, begun) / _best(step)
     one, large = torch.ones(1, 4096, dtype=task.dtype), torch.ones(8192, 4096, dtype=task.dtype)
     return flops, stepping, large.nbytes / _best(lambda: torch.nn.functional.linear(one, large))

@@ -14,7 +14,7 @@ from redline.models import eos_ids, load_causal_lm, load_tokenizer
 from redline.packed import packed
 from redline.recipe import Model, Sampling
 from redline.rollout import Rollout
-from redline.trunk import Tap
+from redline.trunk import Tap, past
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -89,6 +89,7 @@ def _sample_at_once(lm: "PreTrainedModel", prompts: Sequence[Sequence[int]], sam
     warpers: Any = _warpers(sampling)
 
     tap, cache = Tap(lm, cuts), DynamicCache(config=lm.config)
+    cached = past(lm.base_model, cache)
     live = torch.arange(len(prompts), device=device)  # the rows still running
     lengths = mask.sum(1)
     tokens = torch.zeros(len(prompts), sampling.max_new_tokens, dtype=torch.long, device=device)
@@ -102,7 +103,7 @@ def _sample_at_once(lm: "PreTrainedModel", prompts: Sequence[Sequence[int]], sam
     with torch.inference_mode(device.type == "cpu"), packed(lm, len(prompts)):
         for step in range(sampling.max_new_tokens):
             hidden = tap.run(input_ids=step_ids, attention_mask=mask[live, :width + step], position_ids=positions,
-                             past_key_values=cache, use_cache=True).last_hidden_state[:, -1]
+                             use_cache=True, **cached).last_hidden_state[:, -1]
             for cut, state in tap.states.items():
                 kept[cut].append((live, state))
             logits = logits_of(lm, hidden).float()
@@ -132,7 +133,7 @@ def _sample_at_once(lm: "PreTrainedModel", prompts: Sequence[Sequence[int]], sam
                 cache.reorder_cache(cast(Any, keep))  # linear attention's states too
             step_ids, positions = drawn[:, None], (lengths[live] + step)[:, None]
         if kept and len(live):  # the last token of the responses that were cut off
-            tap.run(input_ids=step_ids, attention_mask=mask[live], position_ids=positions, past_key_values=cache, use_cache=True)
+            tap.run(input_ids=step_ids, attention_mask=mask[live], position_ids=positions, use_cache=True, **cached)
             for cut, state in tap.states.items():
                 kept[cut].append((live, state))
     sizes = counts.tolist()
