@@ -118,11 +118,11 @@ def tables(summary: dict[str, Any], results: Sequence[Result]) -> str:
 
 
 def misfit(results: Sequence[Result]) -> str:
-    """How far measurements lie from the curves that are fitted to them, beside what chance does to so few prompts."""
+    """How far measurements lie from the curves that are fitted to them: about one standard error where the curves' form holds."""
     square, free = 0.0, 0
     for run in results:
         kl, gold = [max(point.kl, 0.0) for point in run.curve], [point.gold for point in run.curve]
-        own = [(level_weights(kl, at), point) for at, point in zip(kl, run.curve, strict=True) if point.error]
+        own = [(level_weights(kl, at), point) for at, point in zip(kl[1:], run.curve[1:], strict=True) if point.error]
         square += sum(((float(weights @ gold) - point.gold) / point.error) ** 2 for weights, point in own)
         free += max(0, len(own) - 2)
     if not free:

@@ -25,7 +25,7 @@ from redline.policy.ppo import Ppo
 from redline.recipe import Adapt, Direct, Model
 from redline.recipe_file import check_recipe
 from redline.reward.model import new_reward_model, save_reward_model
-from redline.trunk import Split, past
+from redline.trunk import Split, cache_argument
 from tiny_models import CONFIGS, NO_PLAIN_STACK, model_folder, random_model
 
 CPU = Machine(0, 25e9, 1e11, 1e10)
@@ -156,7 +156,7 @@ def test_tied_embeddings_are_held_once():
 @pytest.mark.parametrize("family", ["llama", "gemma3", "gpt2"])
 def test_kv_cache_is_that_of_a_real_pass(family):
     model, cache = random_model(CONFIGS[family]), DynamicCache(config=CONFIGS[family])
-    model(input_ids=torch.ones(3, 10, dtype=torch.long), use_cache=True, **past(model, cache))
+    model(input_ids=torch.ones(3, 10, dtype=torch.long), use_cache=True, **cache_argument(model, cache))
     real = sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
     planned = kv_bytes(CONFIGS[family], torch.float32, 3, 10)
     if family == "gemma3":  # a window of 4 keeps 3 tokens and adds the new one

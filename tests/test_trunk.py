@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from redline.trunk import Split, Tap, past
+from redline.trunk import Split, Tap, cache_argument
 from tiny_models import CONFIGS, NO_PLAIN_STACK, random_model
 
 
@@ -36,10 +36,10 @@ class Older(torch.nn.Module):
 
 
 @pytest.mark.parametrize("model", [Renamed(), Older()])
-def test_the_past_comes_by_the_name_that_a_model_has_for_it(model):
+def test_the_cache_comes_by_the_name_that_a_model_has_for_it(model):
     """Transformers 5.24 renamed it; what is installed here has one of the two names, users have both."""
     cache = object()
-    assert model(None, **past(model, cache)) is cache
+    assert model(None, **cache_argument(model, cache)) is cache
 
 
 @pytest.mark.parametrize("family", CONFIGS)

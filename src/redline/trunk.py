@@ -123,7 +123,7 @@ class Tap:
         return {cut: tap.kept for cut, tap in self._taps.items()}
 
 
-def past(base: nn.Module, cache: "Cache") -> dict[str, "Cache"]:
+def cache_argument(base: nn.Module, cache: "Cache") -> dict[str, "Cache"]:
     """A cache under the name that a backbone's ``forward`` has for it: ``cache`` since Transformers 5.24, ``past_key_values``
     before, and in models that bring code of their own."""
     return {"cache" if "cache" in inspect.signature(base.forward).parameters else "past_key_values": cache}

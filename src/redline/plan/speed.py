@@ -18,7 +18,7 @@ from redline.packed import packed
 from redline.plan.memory import Machine, policy_task, reward_cut, reward_task, sft_task, term_task
 from redline.plan.trace import Task, build, materialise, shallow
 from redline.recipe import Recipe
-from redline.trunk import layers_of, past
+from redline.trunk import cache_argument, layers_of
 
 GPUS = (  # up to so much memory (GB): the GPU it is taken for, dense bfloat16 TFLOPS, bandwidth in GB/s (vendors' data sheets)
     (24, "L4", 121, 300), (40, "A100 40GB", 312, 1555), (48, "L40S", 362, 864), (80, "A100 80GB", 312, 2039),
@@ -64,7 +64,7 @@ def this_cpu(task: Task, rows: int) -> tuple[float, float, float]:
         base(inputs_embeds=states, use_cache=False).last_hidden_state.float().sum().backward()
 
     cache, token = DynamicCache(config=model.config), torch.full((rows, 1, config.hidden_size), 0.01, dtype=task.dtype)
-    cached = past(base, cache)
+    cached = cache_argument(base, cache)
 
     def step() -> None:
         base(inputs_embeds=token, use_cache=True, **cached)

@@ -23,7 +23,7 @@ from redline.attention import use_short_attention
 from redline.models import adapt
 from redline.policy.loss import CHUNK, token_logprobs
 from redline.recipe import Adapt
-from redline.trunk import Recomputed, layers_of, past, view_of
+from redline.trunk import Recomputed, cache_argument, layers_of, view_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -166,7 +166,7 @@ def _upper(task: Task, model: Any, cut: int, batch: Batch, masked: bool = False)
         inputs = {"inputs_embeds": torch.empty(batch.rows, batch.length, size, dtype=task.dtype)}
     if masked:
         inputs["attention_mask"] = torch.ones(batch.rows, batch.length, dtype=torch.long)
-    hidden: Tensor = view(**inputs, use_cache=False, **past(base, _NoCache())).last_hidden_state
+    hidden: Tensor = view(**inputs, use_cache=False, **cache_argument(base, _NoCache())).last_hidden_state
     return hidden
 
 

@@ -14,7 +14,7 @@ from redline.models import eos_ids, load_causal_lm, load_tokenizer
 from redline.packed import packed
 from redline.recipe import Model, Sampling
 from redline.rollout import Rollout
-from redline.trunk import Tap, past
+from redline.trunk import Tap, cache_argument
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -89,7 +89,7 @@ def _sample_at_once(lm: "PreTrainedModel", prompts: Sequence[Sequence[int]], sam
     warpers: Any = _warpers(sampling)
 
     tap, cache = Tap(lm, cuts), DynamicCache(config=lm.config)
-    cached = past(lm.base_model, cache)
+    cached = cache_argument(lm.base_model, cache)
     live = torch.arange(len(prompts), device=device)  # the rows still running
     lengths = mask.sum(1)
     tokens = torch.zeros(len(prompts), sampling.max_new_tokens, dtype=torch.long, device=device)
