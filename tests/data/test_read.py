@@ -319,7 +319,7 @@ def test_responses_may_be_empty(tmp_path):
     ("x.json", '"text"', "x.json: holds no list of objects"),
     ("x.parquet", "no", "x.parquet: not a readable Parquet file"),
     ("x.jsonl.gz", "no", "x.jsonl.gz: cannot be read"),
-    ("x.jsonl.gz", gzip.compress(b"{}" * 99)[:10] + b"\xff" * 40, "x.jsonl.gz: cannot be read"),
+    ("x.jsonl.gz", gzip.compress(b"{}" * 99, mtime=0)[:10] + b"\xff" * 40, "x.jsonl.gz: cannot be read"),
     ("x.json", '[{"prompt": "é"}]'.encode("latin-1"), "x.json: not valid JSON after element 0"),
     ("x.json", "[" * 200_000, "x.json: not valid JSON after element 0"),
     ("x.csv", '"prompt,rejected,edited\na,b,c\n', "x.csv, head line: a quotation mark that is not closed"),
