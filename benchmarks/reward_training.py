@@ -14,9 +14,10 @@ summaries           96 edits of DeFacto train whose article (the prompt) and sum
                     reads article and summary as one text, once for each side
 
 What differs: the peer draws rows, Redline edits with both their sides; the peer's loss weighs all tokens alike. For summaries,
-where the two sides of an edit share a row, a second row reads them apart, to show what that saves; a third trains the upper ten
-layers alone, as some recipes do: its edits a second count the frozen layers' one pass over every edit, shared by four epochs. The
-last row is no training: the products of the tokens that Redline computes with the frozen weights, forward and backward, and nothing
+where the two sides of an edit share a row, a second row reads them apart, to show what that saves; others train the upper ten
+layers alone, or cut the model to its lower 20 layers and train all or the upper six of these, as the recipes do: edits a second
+count the frozen layers' one pass over every edit, shared by four epochs; once_s is that pass for one edit. The last row is no
+training: the products of the tokens that Redline computes with the frozen weights, forward and backward, and nothing
 else. Nobody who trains adapters on all layers can do without them.
 """
 
@@ -49,6 +50,8 @@ SOURCES: dict[str, dict[str, Any]] = {
 APART = "Redline, LoRA on all 30 layers, sides apart"
 OURS = {"Redline, LoRA on all 30 layers": [], APART: ["--apart"],
         "Redline, LoRA on the upper 10 of 30 layers": ["--layers", "10"],
+        "Redline, cut to 20 layers, LoRA on all of them": ["--depth", "20"],
+        "Redline, cut to 20 layers, LoRA on the upper 6": ["--depth", "20", "--layers", "6"],
         "products with the frozen weights alone": ["--products"]}
 THEIRS = "transformers.Trainer, LoRA on all 30 layers"
 PEER_PACKAGES = ["torch==2.13.0", "transformers", "peft", "accelerate", "rapidfuzz", "gguf"]
@@ -66,7 +69,8 @@ def ours(arguments: argparse.Namespace) -> None:
     from redline.reward.train import _Trainer
 
     task = TASKS[arguments.task]
-    recipe = Reward(loss="hard", adapt=Adapt(lora_rank=16, train_layers=arguments.layers), batch_size=task["batch"])
+    recipe = Reward(loss="hard", depth=arguments.depth, adapt=Adapt(lora_rank=16, train_layers=arguments.layers),
+                    batch_size=task["batch"])
     reward, _ = new_reward_model(recipe, Model(dtype="float32" if arguments.fp32 else "bfloat16"))
     edits = examples(label_edits(read_edits(arguments, reward.tokenizer), reward.tokenizer, max_response_tokens=task["length"]),
                      reward.tokenizer, recipe, task["length"])
@@ -88,7 +92,7 @@ def ours(arguments: argparse.Namespace) -> None:
             seconds.append(time.perf_counter() - start)
     step = statistics.median(seconds[1:] or seconds)
     print(json.dumps({
-        "median_step_s": step, "edits_per_s": 1 / (step / task["batch"] + once / EPOCHS),
+        "median_step_s": step, "edits_per_s": 1 / (step / task["batch"] + once / EPOCHS), "once_s": once,
         "tokens_an_edit": tokens_an_edit, "peak_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6}))
 
 
@@ -152,6 +156,7 @@ def main() -> None:
     cli.add_argument("--task", choices=TASKS, help="one kind of edits")
     cli.add_argument("--ours", action="store_true", help="(the driver's own) run one configuration in this process")
     cli.add_argument("--layers", type=int)
+    cli.add_argument("--depth", type=int)
     cli.add_argument("--apart", action="store_true")
     cli.add_argument("--products", action="store_true")
     cli.add_argument("--fp32", action="store_true", help="both sides in float32")
