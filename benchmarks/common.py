@@ -1,6 +1,7 @@
 """What every result file says about where it comes from, tables in docs/results.md, and the environments of peers."""
 
 import platform
+import shlex
 import subprocess
 import sys
 import textwrap
@@ -23,8 +24,8 @@ def about(script: str) -> dict[str, Any]:
     return {
         "machine": f"{cpu}, {torch.get_num_threads()} threads, {dtype}, {platform.platform()}",
         "versions": {"python": platform.python_version(), "torch": torch.__version__, "transformers": transformers.__version__},
-        "command": " ".join([f"python benchmarks/{script}", *(Path(word).name if Path(word).is_absolute() else word
-                                                             for word in sys.argv[1:])]),
+        "command": shlex.join(["python", f"benchmarks/{script}", *(Path(word).name if Path(word).is_absolute() else word
+                                                                  for word in sys.argv[1:])]),
     }
 
 

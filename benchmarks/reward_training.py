@@ -167,10 +167,10 @@ def main() -> None:
     from redline.models import embedded_model_folder
 
     model, python = str(embedded_model_folder()), environment(arguments.environment, *PEER_PACKAGES)
-    runs: dict[str, dict[str, list[dict[str, float]]]] = {task: {name: [] for name in [THEIRS, *OURS]} for task in TASKS}
-    for task in ("reviews, cropped", "reviews, whole"):
-        del runs[task][APART]  # their sides have little in common, and are read apart anyway
     tasks = [arguments.task] if arguments.task else list(TASKS)
+    runs: dict[str, dict[str, list[dict[str, float]]]] = {
+        task: {name: [] for name in [THEIRS, *OURS] if name != APART or task == "summaries"}  # reviews are read apart anyway
+        for task in tasks}
     for repeat in range(arguments.repeats):
         for task in tasks:
             arguments.task = task
@@ -194,7 +194,7 @@ def write(runs: dict[str, dict[str, list[dict[str, float]]]], repeats: int, fp32
     result = {
         "what": f"training of a token reward model: LoRA rank 16, {'float32' if fp32 else 'bf16'}, SmolLM2-135M, a step's seconds "
                 "and edits a second",
-        "tasks": TASKS, "repeats": repeats, "medians": rows,
+        "tasks": {task: TASKS[task] for task in runs}, "repeats": repeats, "medians": rows,
         "times_the_edits_per_second": {task: {name: of[name]["edits_per_s"] / of[THEIRS]["edits_per_s"] for name in OURS
                                               if name in of} for task, of in rows.items()},
         "runs": runs, **about("reward_training.py"),
