@@ -192,7 +192,7 @@ def main(folder: Path, model: str, *kinds: str) -> None:
 def full_disk(killer: Killer, out: Path) -> None:
     """Kill a run once it has a checkpoint, let its files grow no more, and then finish it."""
     pid = killer.start(out)
-    while not (found := [path for path in checkpoints(out) if path.name[0] != "." and (path / "manifest.json").exists()]):
+    while not (found := [path for path in checkpoints(out) if path.name[0] != "." and sealed(path)]):
         time.sleep(0.002)
     os.kill(pid, signal.SIGKILL)
     os.waitpid(pid, 0)
@@ -207,6 +207,12 @@ def full_disk(killer: Killer, out: Path) -> None:
         adapter = (out / "adapter/adapter_model.safetensors").stat().st_size
         status, line = killer.wait(killer.start(out, disk=adapter - 1), out)
         print(json.dumps({"kind": "saving", "status": status, "line": line}), flush=True)
+
+
+def sealed(checkpoint: Path) -> bool:
+    """Whether its manifest is there, and whole: Trainer's checkpoints get theirs in place, so it is empty for a moment."""
+    manifest = checkpoint / "manifest.json"
+    return manifest.exists() and manifest.read_text().endswith("}")
 
 
 def checkpoints(out: Path) -> list[Path]:
