@@ -60,6 +60,18 @@ def launch(configuration: str, *command: object, **environment: str) -> subproce
                           timeout=240)
 
 
+def write_recipe(path: Path, data: Path, sections: dict[str, Any], own_reward: bool = False) -> Path:
+    """A recipe of 24 edits to train on and 6 to hold out, a checkpoint at each of four updates, and a reward that can kill."""
+    adapt = {"lora_rank": 4, "train_layers": 2}
+    path.write_text(yaml.safe_dump({
+        "model": {"name": str(data / "model"), "dtype": "float32"}, "compare": {"judge": "length"},
+        "data": {"edits": {"path": str(data / "edits.jsonl")}, "validation_share": 0.22},
+        "policy": {"adapt": adapt, "updates": 4, "batch_size": 8, "minibatch_size": 4, "sampling": {"max_new_tokens": 8},
+                   "checkpoint_every": 1, "sample_every": 2,
+                   "reward": [{"function": f"{distributed_driver.__file__}:vowels"}, *[{}] * own_reward]}} | sections))
+    return path
+
+
 @pytest.fixture(scope="module")
 def single(data) -> Path:
     """Everything in one process."""
@@ -167,13 +179,7 @@ def test_saved_models_are_plain_whichever_way_they_were_trained(several):
 
 def test_a_killed_process_ends_the_run_and_another_number_continues(redline, data, tmp_path):
     """The real command: of two processes one is killed in its third update; one alone goes on and ends as if nothing had been."""
-    path = tmp_path / "recipe.yaml"
-    path.write_text(yaml.safe_dump({
-        "model": {"name": str(data / "model"), "dtype": "float32"}, "compare": {"judge": "length"}, "watch": {"every": 0},
-        "data": {"edits": {"path": str(data / "edits.jsonl")}, "validation_share": 0.3},
-        "policy": {"adapt": {"lora_rank": 4, "train_layers": 2}, "updates": 4, "batch_size": 8, "minibatch_size": 4,
-                   "sampling": {"max_new_tokens": 8}, "checkpoint_every": 1,
-                   "reward": [{"function": f"{distributed_driver.__file__}:vowels"}]}}))
+    path = write_recipe(tmp_path / "recipe.yaml", data, {"watch": {"every": 0}})
     began = time.monotonic()
     killed = launch("2-cpu-processes.yaml", "-m", "redline.cli", "train", "policy", path, "--out", tmp_path / "run", KILL="1 7")
     assert killed.returncode != 0
@@ -190,6 +196,99 @@ def test_a_killed_process_ends_the_run_and_another_number_continues(redline, dat
     for key, tensor in one.items():
         torch.testing.assert_close(other[key], tensor, rtol=0, atol=1e-5)
     assert [row["update"] for row in lines(tmp_path / "run/policy/log.jsonl")] == [1, 2, 3, 4]
+
+
+@pytest.fixture(scope="module")
+def whole(data) -> tuple[Path, subprocess.CompletedProcess, list[int]]:
+    """A whole run of the real command: by two processes, the main one killed in its third update, as it then lies (killed/); by
+    two again (two/); by one that is never stopped (one/). And what the first launch said, and the processes that it left."""
+    import psutil
+
+    from redline.run import run_recipe
+
+    folder = data / "whole"
+    folder.mkdir()
+    adapt = {"lora_rank": 4, "train_layers": 2}
+    path = write_recipe(folder / "recipe.yaml", data, {
+        "sft": {"epochs": 1, "batch_size": 8, "lora_rank": 4}, "watch": {"every": 2},
+        "reward": {"adapt": adapt, "epochs": 1, "batch_size": 8, "depth": 3}}, own_reward=True)
+    command = ("2-cpu-processes.yaml", "-m", "redline.cli", "run", path, "--out", folder / "two")
+    killed = launch(*command, KILL="0 9")  # calls 1 to 4 measure the scale, 5 and 8 are the watch's
+    left = [process.pid for process in psutil.process_iter(["cmdline"]) if str(path) in (process.info["cmdline"] or [])]
+    shutil.copytree(folder / "two", folder / "killed")
+    done = launch(*command)
+    assert done.returncode == 0, done.stderr[-3000:]
+    run_recipe(path, [], folder / "one")
+    return folder, killed, left
+
+
+def test_the_main_process_killed_ends_the_others_too(whole):
+    folder, killed, left = whole
+    assert killed.returncode != 0
+    assert "(SIGKILL)" in killed.stderr
+    said = [line for line in killed.stderr.splitlines() if line.startswith("redline: ")]
+    assert len(said) == 1  # the other process's
+    assert said[0].startswith(("redline: another process of this run has ended", "redline: stopped."))
+    assert "Traceback" not in killed.stderr.split("redline: ")[0]
+    assert left == []
+    assert list(json.loads((folder / "killed/state.json").read_text())) == ["data", "label", "sft", "reward"]
+    assert [path.name for path in sorted((folder / "killed/policy/checkpoints").glob("[0-9]*"))] == ["000001", "000002"]
+
+
+@pytest.mark.parametrize("name", ["sft/model", "reward/model", "policy/adapter/adapter_model", "policy/model"])
+def test_two_processes_continue_what_two_began_and_end_as_one(whole, name):
+    one, two = (load_file(whole[0] / where / f"{name}.safetensors") for where in ("one", "two"))
+    assert one.keys() == two.keys()
+    for key, tensor in one.items():
+        torch.testing.assert_close(two[key], tensor, rtol=0, atol=1e-5)
+    if name == "policy/model":  # and they have moved
+        start = load_file(whole[0] / "two/sft/model.safetensors")
+        assert max(float((two[key] - start[key]).abs().max()) for key in two) > 1e-3
+
+
+def test_two_processes_repeat_nothing_that_two_had_done(whole):
+    killed, two = whole[0] / "killed", whole[0] / "two"
+    for stage in ("data", "labels", "sft", "reward"):
+        for path in (killed / stage).rglob("*"):
+            assert (two / path.relative_to(killed)).stat().st_mtime_ns == path.stat().st_mtime_ns
+    before, after = (lines(folder / "policy/log.jsonl") for folder in (killed, two))
+    assert len(before) == 2
+    assert after[:2] == before  # with the seconds that they took
+
+
+def test_only_the_main_process_writes_and_what_one_would_have_written(whole):
+    folder = whole[0]
+    one, two = ({str(path.relative_to(folder / where)) for path in (folder / where).rglob("*")} for where in ("one", "two"))
+    assert one == two
+    for name in ("recipe.yaml", "data/edits.jsonl", "labels/train.jsonl", "labels/validation.jsonl"):
+        assert (folder / "one" / name).read_bytes() == (folder / "two" / name).read_bytes()
+    for name, *keys in (("policy/log.jsonl", "update"), ("reward/log.jsonl", "step"), ("reward/scores.jsonl", "id", "side"),
+                        ("policy/watch/000004.jsonl", "id", "response"), ("compare/policy.jsonl", "id", "response")):
+        one, two = ([tuple(row[key] for key in keys) for row in lines(folder / where / name)] for where in ("one", "two"))
+        assert one == two
+        assert len(set(two)) == len(two) > 1
+    one, two = (lines(folder / where / "policy/samples.jsonl") for where in ("one", "two"))
+    assert [row["id"] for row in one] == [f"{update}-{index}" for update in (1, 2, 4) for index in range(8)]
+    assert [row["id"] for row in two] == [f"{update}-{index}" for update in (1, 2, 4) for index in range(4)]
+    for ours, theirs in zip(one[::2], two, strict=True):  # of a batch's rows the main process has every other one
+        assert [theirs[key] for key in ("update", "prompt", "text")] == [ours[key] for key in ("update", "prompt", "text")]
+        assert theirs["rewards"] == pytest.approx(ours["rewards"], abs=1e-3)
+
+
+@pytest.mark.parametrize("stage", ["reward", "policy"])
+def test_reward_models_and_ppo_refuse_deepspeed_in_one_line(redline, data, tmp_path, monkeypatch, stage):
+    from accelerate import Accelerator, DistributedType
+
+    path = write_recipe(tmp_path / "recipe.yaml", data, {})
+    monkeypatch.setattr(Accelerator, "distributed_type", DistributedType.DEEPSPEED)  # as the launcher says it
+    status, _, err = redline("train", stage, path, "--out", tmp_path / "run", *["policy.reward=[{}]"] * (stage == "reward"))
+    assert status == 2, err
+    [said] = [line for line in err.splitlines() if line.startswith("redline: ")]
+    assert err.endswith(f"{said}\n")
+    assert "Traceback" not in err
+    assert "do not run under DeepSpeed. Use FSDP2 (recipes/accelerate/8-gpus-fsdp2.yaml)" in said
+    assert (CONFIGURATIONS / "8-gpus-fsdp2.yaml").exists()
+    assert not list((tmp_path / "run" / stage).rglob("*.safetensors"))
 
 
 def test_processes_draw_what_one_would_have_drawn():

@@ -14,6 +14,8 @@ import subprocess
 import sys
 import time
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -21,8 +23,8 @@ import pytest
 from redline.errors import UserError
 from redline.recipe import Adapt, Kl, Model, Optimizer, Policy, Reward, RewardTerm, Sampling, Sft
 
-MOMENTS = {"policy": 16, "reward": 5, "sft": 5}  # kills at random moments, uniform over the time of a whole run
-IN_A_WRITE = {"policy": 4, "reward": 0, "sft": 0}  # more of them, while a checkpoint is half written
+MOMENTS, IN_A_WRITE = 16, 4  # kills at random moments, uniform over the time of a whole run; more, while a checkpoint is written
+STEPS = {"policy": 3, "reward": 12, "sft": 4}  # of a whole run, a checkpoint after each
 REWARDS = '''
 from pathlib import Path
 
@@ -119,6 +121,7 @@ class Killer:
             try:
                 if disk is not None:
                     resource.setrlimit(resource.RLIMIT_FSIZE, (disk, disk))
+                note_phases(self.folder / f"{out.name}.phase")
                 train(self.kind, out, self.model, self.folder / "rewards.py")
                 status = 0
             except UserError as error:
@@ -150,10 +153,25 @@ class Killer:
         if step is None:
             time.sleep(after)
         else:
-            while not (out / f"checkpoints/.{step:06d}.part").exists() and time.monotonic() < begun + 60:
+            while not self.half_written(out, step) and time.monotonic() < begun + 60:
                 time.sleep(0.0005)
         os.kill(pid, signal.SIGKILL)
         return os.waitpid(pid, 0)[1] == signal.SIGKILL
+
+    def half_written(self, out: Path, step: int) -> bool:
+        """Whether its checkpoint of a step has been begun and is not whole."""
+        if self.kind == "sft":
+            found = out.with_name(out.name + ".work") / f"checkpoint-{step}"
+            return found.exists() and not sealed(found)
+        return (out / f"checkpoints/.{step:06d}.part").exists()
+
+
+def note_phases(path: Path) -> None:
+    """Write the name of each phase of an update to a file as it begins."""
+    from redline.policy.ppo import Ppo
+
+    timed = Ppo._timed
+    Ppo._timed = lambda self, phase: path.write_text(phase) and timed(self, phase)
 
 
 def main(folder: Path, model: str, *kinds: str) -> None:
@@ -175,17 +193,18 @@ def main(folder: Path, model: str, *kinds: str) -> None:
         killer.finish(folder / f"{kind}-whole")
         took = killer.finish(folder / f"{kind}-again")  # timed with warm caches
         shutil.rmtree(folder / f"{kind}-again")
-        plan = [draw.uniform(0, took) for _ in range(MOMENTS[kind])] + [0.0] * IN_A_WRITE[kind]
-        for number, after in enumerate(plan):
-            out = folder / f"{kind}-{number}"
-            step = None if number < MOMENTS[kind] else draw.randint(1, 3)
+        for number in range(MOMENTS + IN_A_WRITE):
+            out, after = folder / f"{kind}-{number}", draw.uniform(0, took)
+            step = None if number < MOMENTS else draw.randint(1, STEPS[kind])
             while not killer.kill(out, after, step):  # it was quicker this time
-                shutil.rmtree(out)
+                for left in folder.glob(f"{out.name}*"):
+                    shutil.rmtree(left) if left.is_dir() else left.unlink()
                 after *= 0.8
-            half = bool(list(out.glob("checkpoints/.*.part")))
-            reached = len(lines(out / "log.jsonl"))
+            half = any(killer.half_written(out, step) for step in range(1, STEPS[kind] + 1))
+            phase = folder / f"{out.name}.phase"
+            print(json.dumps({"kind": kind, "out": str(out), "after": after, "half": half, "reached": len(checkpoints(out)),
+                              "phase": phase.read_text() if phase.exists() else None}), flush=True)
             killer.finish(out)
-            print(json.dumps({"kind": kind, "out": str(out), "after": after, "half": half, "reached": reached}), flush=True)
         full_disk(killer, folder / f"{kind}-full")
 
 
@@ -213,6 +232,21 @@ def sealed(checkpoint: Path) -> bool:
     """Whether its manifest is there, and whole: Trainer's checkpoints get theirs in place, so it is empty for a moment."""
     manifest = checkpoint / "manifest.json"
     return manifest.exists() and manifest.read_text().endswith("}")
+
+
+@contextmanager
+def stopped_behind(stop: int | None, monkeypatch) -> Iterator[pytest.MonkeyPatch]:
+    """A training is interrupted right behind its checkpoint of a step."""
+    from redline.checkpoint import Checkpoints
+
+    def save(self, step: int, extra: dict, plain=Checkpoints.save) -> None:
+        plain(self, step, extra)
+        if step == stop:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Checkpoints, "save", save)
+        yield patched
 
 
 def checkpoints(out: Path) -> list[Path]:
@@ -257,13 +291,14 @@ def killed(tmp_path_factory, model) -> tuple[Path, dict[str, list[dict]]]:
 @pytest.mark.parametrize("kind", ["policy", "sft", "reward"])
 def test_killed_at_any_moment_and_resumed_equals_never_stopped_bit_for_bit(killed, kind):
     folder, found = killed
-    assert len(found[kind]) == MOMENTS[kind] + IN_A_WRITE[kind]
+    assert len(found[kind]) == MOMENTS + IN_A_WRITE
     for attempt in found[kind]:
         assert_same(Path(attempt["out"]), folder / f"{kind}-whole")
         assert not list(Path(attempt["out"]).glob("checkpoints/.*.part"))
+    assert sum(attempt["half"] for attempt in found[kind]) > 1  # checkpoints were half written
+    assert len({attempt["reached"] for attempt in found[kind]}) > 2  # none, one or two were there
     if kind == "policy":
-        assert any(attempt["half"] for attempt in found[kind])  # a checkpoint was half written
-        assert len({attempt["reached"] for attempt in found[kind]}) > 2  # and updates of every number had been done
+        assert {"sample", "optimise"} <= {attempt["phase"] for attempt in found[kind]}
 
 
 @pytest.mark.parametrize("kind", ["policy", "sft", "reward"])
@@ -293,16 +328,8 @@ def test_a_reward_trainings_lost_best_weights_are_one_line(tmp_path, model, rewa
 @pytest.mark.parametrize("layers", [None, 1])
 def test_a_reward_training_resumes_bit_for_bit_with_and_without_kept_states(tmp_path, model, monkeypatch, layers):
     """Stopped right behind its second checkpoint: what the memory kept until then is gone."""
-    from redline.checkpoint import Checkpoints
-
     def once(out: Path, stop: int | None) -> None:
-        def save(self, step: int, extra: dict, plain=Checkpoints.save) -> None:
-            plain(self, step, extra)
-            if step == stop:
-                raise KeyboardInterrupt
-
-        with monkeypatch.context() as patched:
-            patched.setattr(Checkpoints, "save", save)
+        with stopped_behind(stop, monkeypatch) as patched:
             patched.setattr(sys.modules[__name__], "Reward", lambda plain=Reward, **given: plain(**given | {
                 "adapt": Adapt(lora_rank=4, train_layers=layers), "epochs": 3, "eval_every": 0.25}))
             train("reward", out, model, tmp_path)
@@ -357,14 +384,18 @@ def test_a_damaged_checkpoint_is_passed_over_with_a_warning(tmp_path, model, rew
     assert_same(out, policy)
 
 
-def test_when_every_checkpoint_is_damaged_the_training_starts_over(tmp_path, model, rewards, policy):
+def test_when_every_checkpoint_is_damaged_the_training_starts_over(tmp_path, model, rewards, policy, monkeypatch):
     assert [path.name for path in checkpoints(policy)] == ["000002", "000003"]  # of three updates the newest two are kept
     out = tmp_path / "out"
     shutil.copytree(policy, out)
     for checkpoint in (out / "checkpoints").iterdir():
         shutil.rmtree(checkpoint)
         checkpoint.mkdir()
-    train("policy", out, model, rewards)
+    with pytest.raises(KeyboardInterrupt), stopped_behind(1, monkeypatch):
+        train("policy", out, model, rewards)
+    assert sealed(out / "checkpoints/000001")  # not thrown away for the damaged ones of higher numbers
+    with stopped_behind(1, monkeypatch):  # goes on behind it
+        train("policy", out, model, rewards)
     assert_same(out, policy)
 
 
@@ -444,8 +475,9 @@ def test_a_loss_that_is_not_finite_stops_with_the_batch_and_the_last_checkpoint(
     train_policy(how, model, prompts, tmp_path / "whole")
     (folder / "calls").unlink()
     (folder / "explode").touch()
-    with pytest.raises(UserError, match=r"update 3 is not finite.*Lower policy.optimizer.lr"):
+    with pytest.raises(UserError, match=r"update 3 is not finite.*Lower policy.optimizer.lr") as stopped:
         train_policy(how, model, prompts, tmp_path / "out")
+    assert "last good checkpoint is " + str(tmp_path / "out/checkpoints/000002") in str(stopped.value)
     bad = [json.loads(line) for line in (tmp_path / "out/bad_batch.jsonl").read_text().splitlines()]
     assert [record["update"] for record in bad] == [3] * how.batch_size
     assert [path.name for path in checkpoints(tmp_path / "out")] == ["000001", "000002"]
@@ -467,7 +499,26 @@ def test_a_policy_far_from_its_reference_stops_with_the_batch_and_the_last_check
     assert all(line["kl"] <= 0.5 for line in log[:done])  # the checkpoint is from before
     bad = [json.loads(line) for line in (tmp_path / "bad_batch.jsonl").read_text().splitlines()]
     assert [record["update"] for record in bad] == [done + 1] * how.batch_size
+    good = tmp_path / f"checkpoints/{done - 1:06d}"  # the newest one has the state that went too far
+    assert f"last good checkpoint is {good if done > 1 else 'none'}" in str(stopped.value)
     assert "policy." in str(stopped.value)  # which keys to try
+
+
+@pytest.mark.parametrize("kind", ["sft", "reward"])
+def test_a_gradient_that_is_not_finite_stops_sft_and_reward_training_likewise(tmp_path, model, rewards, kind, monkeypatch):
+    here, out = sys.modules[__name__], tmp_path / "out"
+    monkeypatch.setattr(here, "Sft", lambda plain=Sft, **given: plain(**given | {"lr": 1e36}))
+    monkeypatch.setattr(here, "Optimizer", lambda plain=Optimizer, **given: plain(**given | {"lr": 1e36, "warmup": 0.5}))
+    with pytest.raises(UserError, match=rf"gradient of step \d+ is not finite.*Lower {kind}\.") as stopped:
+        train(kind, out, model, rewards)
+    last = checkpoints(out)[-1]
+    assert f"last good checkpoint is {last}. " in str(stopped.value)
+    folder = last.parent if kind == "sft" else out
+    bad = [json.loads(line) for line in (folder / "bad_batch.jsonl").read_text().splitlines()]
+    assert f"step {bad[0]['step']} is" in str(stopped.value)
+    assert len(bad) == {"sft": 12, "reward": 4}[kind]
+    assert all(any(text in record["text" if kind == "sft" else "worse"] for text in TEXTS) for record in bad)
+    assert not (out / "model.safetensors").exists()
 
 
 if __name__ == "__main__":

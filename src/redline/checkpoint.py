@@ -5,9 +5,10 @@ the backbone's, and never change. Sharded tensors are written in one piece, so a
 """
 
 import json
+import math
 import shutil
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 from safetensors import SafetensorError
 
 from redline.console import console
+from redline.data.files import write_jsonl
 from redline.errors import UserError
-from redline.processes import wait_for_everyone
+from redline.processes import this_process, wait_for_everyone
 from redline.sharding import load_optimizer, load_trained, optimizer_state, trained_weights
 
 if TYPE_CHECKING:
@@ -55,7 +57,7 @@ class Checkpoints:
                     seal(aside, {"step": step, "settings": self.settings, "extra": extra})
                     shutil.rmtree(final, ignore_errors=True)
                     aside.rename(final)
-                    for old in self._folders()[self.keep:]:
+                    for old in self._folders(step)[self.keep:]:
                         shutil.rmtree(old)
         finally:
             if main:
@@ -65,8 +67,7 @@ class Checkpoints:
     def load(self) -> tuple[int, dict[str, Any]]:
         """Restore the newest intact checkpoint; returns its step and extra data, or (0, {}) when there is none."""
         for folder in self._folders():
-            manifest = intact(folder)
-            if manifest is None:
+            if (manifest := intact(folder)) is None:
                 continue
             same_settings(folder, manifest["settings"], self.settings)
             self._read(folder)
@@ -74,8 +75,8 @@ class Checkpoints:
         return 0, {}
 
     def newest(self, step: int) -> Path | None:
-        """The newest checkpoint of at most ``step`` steps, if there is one."""
-        return next((folder for folder in self._folders() if int(folder.name) <= step), None)
+        """The newest intact checkpoint of at most ``step`` steps, if there is one."""
+        return next((folder for folder in self._folders(step) if intact(folder)), None)
 
     def _write(self, folder: Path) -> None:
         import torch
@@ -96,8 +97,9 @@ class Checkpoints:
         load_optimizer(self.optimizer, torch.load(folder / "optimizer.bin", weights_only=True))
         load_accelerator_state(str(folder), [], [], [self.schedule], [], self.accelerator.process_index, self.accelerator.scaler)
 
-    def _folders(self) -> list[Path]:
-        return sorted((path for path in self.folder.glob("[0-9]*") if path.is_dir()), reverse=True)
+    def _folders(self, most: float = math.inf) -> list[Path]:
+        """The checkpoints of at most so many steps, newest first. Of more than were done now, there are only damaged ones."""
+        return sorted((path for path in self.folder.glob("[0-9]*") if path.is_dir() and int(path.name) <= most), reverse=True)
 
 
 @contextmanager
@@ -133,28 +135,63 @@ def intact(folder: Path) -> dict[str, Any] | None:
     return None
 
 
-def sealing(settings: dict[str, Any]) -> Any:
-    """A callback of Transformers' Trainer that seals each of its checkpoints once it is written. Trainer writes them in place: a
-    kill leaves half of one."""
+def keep_batch(folder: Path, records: Iterable[dict[str, Any]]) -> Path:
+    """Write this process's share of the batch that ended a training, for inspection; returns where."""
+    process = this_process()
+    path = folder / ("bad_batch.jsonl" if process.num_processes == 1 else f"bad_batch.{process.process_index}.jsonl")
+    with writing(path):
+        write_jsonl(path, records)
+    return path
+
+
+def guarding(settings: dict[str, Any], stage: str) -> Any:
+    """A callback of Transformers' Trainer, for what Trainer leaves to others.
+
+    Its checkpoints are written in place, and a kill leaves half of one: each is sealed once it is whole. And a gradient that is
+    not finite raises UserError before a step is taken; of the token ids ``[B, T]`` that the trainer of ``stage`` puts into the
+    callback's ``batch``, that step's are kept for inspection.
+    """
     from transformers import TrainerCallback
 
-    class Sealing(TrainerCallback):
+    class Guard(TrainerCallback):
+        def __init__(self) -> None:
+            self.batch: list[torch.Tensor] = []
+
+        def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            self.batch.clear()
+
+        def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, model: Any = None, processing_class: Any = None,
+                                  **_: Any) -> None:
+            if all(bool(weight.grad.isfinite().all()) for weight in model.parameters() if weight.grad is not None):
+                return
+            work, step = Path(args.output_dir), state.global_step + 1
+            rows = [{"step": step, "text": processing_class.decode(row)} for ids in self.batch for row in ids]
+            kept = f"; its batch is in {keep_batch(work, rows)}" if rows else ""
+            last = next((folder for folder in trainer_checkpoints(work) if intact(folder)), "none: too early")
+            raise UserError(f"{stage}: the gradient of step {step} is not finite{kept}, the last good checkpoint is {last}. Lower "
+                            f"{stage}.lr, or use dtype float32.")
+
         def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             wait_for_everyone()  # each process has written its random states
             if state.is_world_process_zero:
                 seal(Path(args.output_dir) / f"checkpoint-{state.global_step}", {"settings": settings})
 
-    return Sealing()
+    return Guard()
 
 
 def newest_sealed(work: Path, settings: dict[str, Any]) -> str | None:
     """The newest of Trainer's checkpoints in a folder that is whole; None where there is none. Raises UserError for one of other
     settings."""
-    for folder in sorted(work.glob("checkpoint-*"), key=lambda path: -int(path.name.rpartition("-")[2])):
+    for folder in trainer_checkpoints(work):
         if (manifest := intact(folder)) is not None:
             same_settings(folder, manifest["settings"], settings)
             return str(folder)
     return None
+
+
+def trainer_checkpoints(work: Path) -> list[Path]:
+    """Trainer's checkpoints in a folder, whole or not, newest first."""
+    return sorted(work.glob("checkpoint-*"), key=lambda path: -int(path.name.rpartition("-")[2]))
 
 
 def same_settings(folder: Path, before: dict[str, Any], now: dict[str, Any]) -> None:

@@ -1,27 +1,31 @@
 """What an update meets at its edges: empty and one-token responses, ends everywhere or nowhere, rewards that say nothing."""
 
 import json
+from pathlib import Path
 
 import engine_rig
 import pytest
 import torch
 from engine_rig import ADAPTS, Rig, Twin, assert_equal
 from reference_loop import Sampled
-from safetensors.torch import load_file
-from transformers import GPT2Config
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForTokenClassification, GPT2Config
 
 from redline.data.records import Prompt
 from redline.errors import UserError
+from redline.label.tokenize import encode_prompt
 from redline.policy.log import RunLog
 from redline.policy.ppo import train_policy
 from redline.policy.sample import sample
-from redline.recipe import Adapt, Kl, Model, Optimizer, Reward, RewardTerm, Sampling
+from redline.recipe import Adapt, Data, Kl, Model, Optimizer, Recipe, Reward, RewardTerm, Sampling, Source
 from redline.reward.model import new_reward_model, save_reward_model
 from redline.reward.rewards import build_reward
+from redline.run import Run
 from tiny_models import CONFIGS, model_folder, random_model
 from tiny_tokenizers import byte_bpe
 
 EOS = 1
+SHORT = GPT2Config(n_embd=32, n_layer=2, n_head=4, vocab_size=501, n_positions=16, bos_token_id=0, eos_token_id=1)
 
 
 def row(*response: int, ended: bool | None = None, prompt: tuple[int, ...] = (5, 6, 7), reward: float = 0.7) -> Sampled:
@@ -55,17 +59,22 @@ def rig(request, model, tmp_path_factory) -> Rig:
     return Rig(tmp_path_factory.mktemp("rig"), model, engine_rig.recipe(ADAPTS[request.param]))
 
 
-@pytest.mark.parametrize("case", BATCHES)
-def test_an_update_at_the_edge_equals_the_plain_loop(rig, monkeypatch, case):
-    batch = BATCHES[case]
-    metrics, columns = rig.update(monkeypatch, batch)
+def assert_an_update_equals_the_plain_loop(rig: Rig, monkeypatch, batch: list[Sampled], **changes) -> dict:
+    """Its metrics and gradients, and values for every token; returns the update's columns."""
+    metrics, columns = rig.update(monkeypatch, batch, **changes)
     rig.restart()
     twin = Twin(rig, engine_rig.settings(rig.recipe))
     seen = twin.update(batch, [list(range(len(batch)))] * 2)
-    if case == "one valid token":  # nothing to explain: one return has no variance
+    if sum(len(one.response) for one in batch) == 1:  # nothing to explain: one return has no variance
         seen.means["explained_variance"] = float("nan")
     assert_equal(rig, metrics, twin, seen)
     assert [len(values) for values in columns["values"]] == [len(one.response) for one in batch]
+    return columns
+
+
+@pytest.mark.parametrize("case", BATCHES)
+def test_an_update_at_the_edge_equals_the_plain_loop(rig, monkeypatch, case):
+    assert_an_update_equals_the_plain_loop(rig, monkeypatch, BATCHES[case])
 
 
 @pytest.mark.parametrize("per_batch", [None, 0.01])
@@ -99,20 +108,44 @@ def trained(out, model: Model, tmp_path, **changes) -> dict:
     return load_file(out / "adapter/adapter_model.safetensors")
 
 
+def padded_with(folder: Path, pad: str | None, ends: float = 1) -> Model:
+    """A model whose padding is ``pad``, in its tokenizer and its configuration. The logit of its end of text is ``ends`` times what
+    it would be."""
+    name, tokenizer = model_folder(folder), byte_bpe()
+    tokenizer.pad_token = pad
+    tokenizer.save_pretrained(folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"pad_token_id": tokenizer.pad_token_id}))
+    weights = load_file(folder / "model.safetensors")
+    weights["lm_head.weight"][EOS] *= ends
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    return Model(name=name, dtype="float32")
+
+
 def test_which_token_pads_changes_nothing(tmp_path):
-    """Padding may be the end of text, as it is in most causal models, or any other token, or none."""
+    """Padding may be the end of text, as it is in most causal models, or any other token, or none. Prompts and responses end with
+    that token here, and a response's end earns its reward."""
     found = []
     for pad in ("<|endoftext|>", "<s>", None):
         folder = tmp_path / str(pad).strip("<|>")
-        name = model_folder(folder)
-        tokenizer = byte_bpe()
-        tokenizer.pad_token = pad
-        tokenizer.save_pretrained(folder)
-        config = json.loads((folder / "config.json").read_text())
-        (folder / "config.json").write_text(json.dumps(config | {"pad_token_id": tokenizer.pad_token_id}))
-        found.append(trained(folder / "out", Model(name=name, dtype="float32"), tmp_path))
-    for other in found[1:]:
-        assert all(torch.equal(tensor, other[name]) for name, tensor in found[0].items())
+        weights = trained(folder / "out", padded_with(folder, pad, ends=5), tmp_path, batch_size=8, eos_reward=2.0)
+        samples = [json.loads(line) for line in (folder / "out/samples.jsonl").read_text().splitlines()]
+        assert {line["ended"] for line in samples} == {True, False}
+        assert all(line["rewards"][-1] >= 2 for line in samples if line["ended"])
+        found.append((weights, samples))
+    for weights, samples in found[1:]:
+        assert samples == found[0][1]
+        assert all(torch.equal(tensor, weights[name]) for name, tensor in found[0][0].items())
+
+
+@pytest.mark.parametrize("case", ["all with an end", "ends inside the prompt", "nothing but ends"])
+def test_the_end_is_rewarded_and_trained_on_where_it_is_the_padding_too(tmp_path, monkeypatch, case):
+    rig = Rig(tmp_path / "rig", padded_with(tmp_path / "model", "<|endoftext|>"), engine_rig.recipe(ADAPTS["LoRA"]))
+    assert rig.ppo.tokenizer.pad_token_id == rig.ppo.actor.lm.config.pad_token_id == EOS
+    batch = BATCHES[case]
+    columns = assert_an_update_equals_the_plain_loop(rig, monkeypatch, batch)
+    for found, one in zip(columns["rewards"], batch, strict=True):
+        assert found.tolist() == pytest.approx((0.5 * one.reward).tolist())
 
 
 def test_a_reward_of_zeros_is_said_and_trained_on(tmp_path, model, capsys):
@@ -128,18 +161,65 @@ def test_a_reward_of_zeros_is_said_and_trained_on(tmp_path, model, capsys):
 
 def test_a_prompt_at_the_models_limit():
     """GPT-2 has a position for so many tokens and no more."""
-    config = GPT2Config(n_embd=32, n_layer=2, n_head=4, vocab_size=501, n_positions=16, bos_token_id=0, eos_token_id=1)
-    lm = random_model(config)
-    rollout = sample(lm, [list(range(5, 16)), [7]], Sampling(max_new_tokens=5), [500], seed=1, cuts={1})
+    rollout = sample(random_model(SHORT), [list(range(5, 16)), [7]], Sampling(max_new_tokens=5), [500], seed=1, cuts={1})
     assert [len(ids) for ids in rollout.sequences] == [16, 6]
     assert [len(states) for states in rollout.states[1]] == [16, 6]
 
 
-def test_a_prompt_beyond_the_models_limit_is_named(tmp_path):
-    config = GPT2Config(n_embd=32, n_layer=2, n_head=4, vocab_size=501, n_positions=16, bos_token_id=0, eos_token_id=1)
-    name = model_folder(tmp_path / "gpt2", config)
-    with pytest.raises(UserError, match="16"):
-        trained(tmp_path / "out", Model(name=name, dtype="float32"), tmp_path, sampling=Sampling(max_new_tokens=16))
+@pytest.mark.parametrize("adapt", ["full", "full, upper layers"])
+def test_an_update_up_to_the_models_last_position_equals_the_plain_loop(tmp_path, monkeypatch, adapt):
+    """Rows in passes of their own, so that all are re-scored."""
+    name = model_folder(tmp_path / "gpt2", SHORT)
+    rig = Rig(tmp_path / "rig", Model(name=name, dtype="float32"), engine_rig.recipe(ADAPTS[adapt]))
+    batch = [row(8, 9, 10, 11, EOS, prompt=tuple(range(5, 16))), row(12, prompt=tuple(range(5, 20))), row(8, 9)]
+    assert [len(one.prompt) + len(one.response) for one in batch] == [16, 16, 5]
+    assert_an_update_equals_the_plain_loop(rig, monkeypatch, batch, microbatch_tokens=16)
+
+
+@pytest.mark.parametrize("share_cut", [0, 1])
+def test_the_models_last_position_is_scored(tmp_path, share_cut):
+    """From the tokens or from the states that sampling kept, as plain Transformers do it."""
+    lm = random_model(SHORT)
+    name = model_folder(tmp_path / "gpt2", SHORT)
+    made, wrapped = new_reward_model(Reward(loss="pairwise", adapt=Adapt(lora_rank=2, train_layers=1)),
+                                     Model(name=name, dtype="float32"))
+    torch.nn.init.normal_(made.head.weight)
+    save_reward_model(made, wrapped, tmp_path / "reward", name)
+    reward, cuts = build_reward([RewardTerm(model=str(tmp_path / "reward"))], None, byte_bpe(), lm, share_cut)
+    assert len(cuts) == share_cut
+    rollout = sample(lm, [list(range(5, 16)), [7]], Sampling(max_new_tokens=5), [500], seed=1, cuts=cuts)
+    assert [len(ids) for ids in rollout.sequences] == [16, 6]
+    plain = AutoModelForTokenClassification.from_pretrained(tmp_path / "reward", dtype=torch.float32).eval()
+    for found, prompt, ids in zip(reward(rollout), rollout.prompt_ids, rollout.sequences, strict=True):
+        with torch.no_grad():
+            torch.testing.assert_close(found, plain(input_ids=ids[None]).logits[0, len(prompt):, 0], rtol=1e-4, atol=1e-4)
+
+
+def test_what_just_fits_the_model_is_trained_on_and_a_token_more_is_refused(tmp_path):
+    model = Model(name=model_folder(tmp_path / "gpt2", SHORT), dtype="float32")
+    room = 16 - len(encode_prompt(byte_bpe(), "the film was<|endoftext|>"))
+    trained(tmp_path / "fits", model, tmp_path, sampling=Sampling(max_new_tokens=room, min_new_tokens=room))
+    lines = [json.loads(line) for line in (tmp_path / "fits/log.jsonl").read_text().splitlines()]
+    assert [line["length"] for line in lines] == [room, room]
+    assert all(line["first_ratio_error"] < 1e-4 and line["sampler_drift"] < 1e-4 for line in lines)
+    with pytest.raises(UserError, match=r"make 17 tokens; .* has 16 positions\. Lower sampling\.max_new_tokens"):
+        trained(tmp_path / "out", model, tmp_path, sampling=Sampling(max_new_tokens=room + 1))
+
+
+def test_a_prompt_of_just_the_datas_limit_is_kept_and_one_of_a_token_more_left_out(tmp_path, model):
+    """Among the prompts, and among the edits'."""
+    texts = {"fits": "the film was", "long": "the film was was"}
+    size, more = (len(encode_prompt(byte_bpe(), text)) for text in texts.values())
+    assert more == size + 1
+    path = tmp_path / "edits.jsonl"
+    path.write_text("".join(json.dumps({"id": name, "prompt": text, "rejected": " bad", "edited": " good"}) + "\n"
+                            for name, text in texts.items()))
+    source = Source(path=str(path))
+    data = Data(edits=source, validation=source, prompts=source, max_prompt_tokens=size)
+    Run(Recipe(model=model, data=data), tmp_path / "run").go("label")
+    for kept in ("data/prompts", "labels/train", "labels/validation"):
+        assert [json.loads(line)["id"] for line in (tmp_path / f"run/{kept}.jsonl").read_text().splitlines()] == ["fits"]
+        assert f"prompt longer than {size} tokens" in (tmp_path / f"run/{kept}.rejects.jsonl").read_text()
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])

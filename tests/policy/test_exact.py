@@ -212,8 +212,10 @@ def test_a_sequence_reward_is_ordinary_ppo(model, tmp_path, adapt):
     steps, rising = 3 * 2 * 2, round(0.3 * 12)
     twin = Twin(rig, engine_rig.settings(how), torch.float32,
                 lambda step: step / rising if step < rising else (steps - step) / (steps - rising))
+    norms = []
     for step in range(3):
         metrics, columns = rig.ppo.update(step)
+        norms.append(metrics["grad_norm"])
         rollout = columns["rollout"]
         scores = [float(rig.ppo.tokenizer.decode(ids, skip_special_tokens=True).count("a")) for ids in rollout.response_ids]
         batch = [Sampled(prompt, ids, score_at_the_end(len(ids), score), ended) for prompt, ids, score, ended
@@ -221,6 +223,7 @@ def test_a_sequence_reward_is_ordinary_ppo(model, tmp_path, adapt):
         seen = twin.update(batch, [rows for epoch in range(2) for rows in minibatches(8, 4, 7919 * step, epoch)])
         for name, value in seen.means.items():
             assert metrics[name] == pytest.approx(value, rel=1e-3, abs=1e-5), name
+    assert min(norms) > 0.5, "an update without clipping"
     moved = max((parameter - rig.start[name]).abs().max().item() for name, parameter in rig.trained.items())
     assert moved > 0.005
     for name, parameter in twin.named.items():

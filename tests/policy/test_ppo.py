@@ -187,12 +187,20 @@ def test_a_family_without_plain_layers_trains_by_whole_passes(tmp_path, rewards)
     assert log(tmp_path / "out")[0]["first_ratio_error"] < 1e-4
 
 
-def test_rewards_at_the_end_of_text(tmp_path, model, rewards):
+def test_rewards_at_the_end_of_text(tmp_path, model, rewards, monkeypatch):
+    """On the last token: one for a response that ended, another for one that was cut off."""
     how = recipe(rewards, updates=1, eos_reward=2.0, no_eos_penalty=3.0, reward_scale=0.0)
-    train_policy(how, model, PROMPTS, tmp_path)
+    trainer = Ppo(how, model, PROMPTS, tmp_path, Accelerator(), None, 0)
+    trainer.eos = list(range(100, 160))  # so that some end
+    seen, scored = [], trainer.reward
+    monkeypatch.setattr(trainer, "reward", lambda rollout: seen.append(rollout) or scored(rollout))
+    trainer.run()
+    ended = [ids[-1].item() in trainer.eos for ids in seen[0].response_ids]
+    assert set(ended) == {True, False}
     lines = [json.loads(line) for line in (tmp_path / "samples.jsonl").read_text().splitlines()]
-    assert {line["rewards"][-1] for line in lines} <= {2.0, -3.0}
-    assert all((line["rewards"][-1] == 2.0) == line["ended"] for line in lines)
+    assert [line["ended"] for line in lines] == ended
+    assert [line["rewards"][-1] for line in lines] == [2.0 if end else -3.0 for end in ended]
+    assert not any(any(line["rewards"][:-1]) for line in lines)
 
 
 def test_a_critic_of_its_own_leaves_the_policy_to_the_policy_loss(tmp_path, model, rewards):

@@ -54,6 +54,19 @@ def test_a_row_does_not_depend_on_its_neighbours():
     assert together.response_ids[0].tolist() == first.response_ids[0].tolist()
 
 
+@pytest.mark.parametrize("cuts", [set(), {2}])
+def test_finished_rows_cost_nothing(cuts):
+    """The model is given the rows that still run and no others, at every step."""
+    model, given = random_model(CONFIGS["llama"]), []
+    model.base_model.register_forward_pre_hook(lambda _, __, inputs: given.append(len(inputs["input_ids"])), with_kwargs=True)
+    rollout = sample(model, PROMPTS * 4, Sampling(max_new_tokens=12), EOS, seed=3, cuts=cuts)
+    live = [sum(size > step for size in rollout.sizes) for step in range(12)]
+    assert len(set(live)) > 4
+    assert live[-1] > 0
+    last = [rollout.ended.count(False)] if cuts else []  # the states of the last tokens of what was cut off
+    assert given == live + last
+
+
 def test_no_end_before_the_minimum_and_none_beyond_the_maximum():
     model = random_model(CONFIGS["llama"])
     rollout = sample(model, PROMPTS * 8, Sampling(max_new_tokens=8, min_new_tokens=5), EOS, seed=2)

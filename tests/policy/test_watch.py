@@ -17,6 +17,7 @@ from redline.data.records import Prompt, Response
 from redline.errors import UserError
 from redline.policy.monitors import advantage_monitors, phase_gb, reward_monitors
 from redline.policy.ppo import train_policy
+from redline.policy.sample import sample
 from redline.policy.watch import Gold, Point, parted
 from redline.recipe import Adapt, Kl, Model, Optimizer, Policy, RewardTerm, Sampling
 
@@ -195,9 +196,6 @@ def test_a_reward_worth_gaming_is_noticed(tmp_path, model, reward, capsys):
     assert last["gold"] == pytest.approx(np.mean(wins), abs=1e-6)
     assert last["gold_error"] == pytest.approx(np.std(wins, ddof=1) / len(wins) ** 0.5, abs=1e-6)
     assert last["gold_kl"] == pytest.approx(np.mean([row["kl"] for row in responses]), abs=1e-6)
-    vowels = [sum(letter in "ae" for letter in row["response"]) for row in reference]
-    terms = {round(row["reward"] - 0.5 * count, 6) for row, count in zip(reference, vowels, strict=True)}
-    assert terms <= {0.0, 0.25}  # the scale and the end-of-text term of training
     assert {row["kl"] for row in reference} == {0.0}
 
     keys = {"reward", "raw_reward", "raw_reward_changed", "changed_share", "kl", "entropy", "length", "ended", "clip_fraction",
@@ -209,6 +207,19 @@ def test_a_reward_worth_gaming_is_noticed(tmp_path, model, reward, capsys):
     samples = lines(tmp_path / "samples.jsonl")
     assert {row["update"] for row in samples} == {1, 5, 10, 15}
     assert all(len(row[name]) == len(row["offsets"]) for row in samples for name in ("rewards", "values", "kl", "advantages"))
+
+
+def test_watched_rewards_have_trainings_scale_and_its_terms_for_the_end(tmp_path, model, reward, monkeypatch):
+    ends, rollouts = list(range(100, 160)), []  # so that some responses end and some are cut off
+    monkeypatch.setattr("redline.policy.watch.eos_ids", lambda *_: ends)
+    monkeypatch.setattr("redline.policy.watch.sample", lambda *how, **more: rollouts.append(sample(*how, **more)) or rollouts[-1])
+    how = recipe(reward, updates=1, no_eos_penalty=0.75)
+    train_policy(how, model, PROMPTS, tmp_path, gold=Gold("fewer vowels", fewer_vowels, HELD_OUT, every=1))
+    for name, rollout in zip(("reference", "000001"), rollouts, strict=True):
+        rows = lines(tmp_path / f"watch/{name}.jsonl")
+        terms = [row["reward"] - 0.5 * sum(letter in "ae" for letter in row["response"]) for row in rows]
+        assert terms == pytest.approx([0.25 if ids[-1].item() in ends else -0.75 for ids in rollout.response_ids])
+        assert len(set(rollout.ended)) == 2
 
 
 @pytest.mark.parametrize("rank", [4, 0])

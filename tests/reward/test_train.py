@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import BloomConfig
 
-from redline.recipe import Adapt, Model, Reward
+from redline.recipe import Adapt, Model, Optimizer, Reward
 from redline.reward.examples import Example, Side
 from redline.reward.model import new_reward_model
 from redline.reward.train import _Trainer
@@ -113,6 +113,23 @@ def test_steps_in_micro_batches_add_up_either_way(tmp_path, tiny_model):
     for other in ended[1:]:
         for name, parameter in ended[0].items():
             torch.testing.assert_close(other[name], parameter, rtol=1e-4, atol=1e-5, msg=name)
+
+
+@pytest.mark.parametrize("share", [0.1, 10])
+def test_a_step_follows_the_gradient_clipped_to_the_limit(tmp_path, tiny_model, share):
+    """A limit of a tenth of the gradient's norm makes the step a tenth; one above it changes nothing."""
+    trained, batch = trainer(tiny_model, tmp_path, 2), edits()
+    trained.lay_out(batch)
+    weight, (_, summed) = trained._weight(batch), loss_and_gradients(trained, batch)
+    norm = float(torch.stack([gradient.norm() for gradient in summed.values()]).norm()) / weight
+    trained.recipe = trained.recipe.model_copy(update={"optimizer": Optimizer(max_grad_norm=share * norm)})
+    trained.optimizer = torch.optim.SGD(trained.model.parameters(), lr=1.0)
+    trained.optimizer.zero_grad()
+    before = {name: parameter.detach().clone() for name, parameter in trained.model.named_parameters()}
+    trained._step(batch)
+    for name, parameter in trained.model.named_parameters():
+        wanted = min(share, 1) * summed[name] / weight if name in summed else torch.zeros_like(parameter)
+        torch.testing.assert_close(before[name] - parameter.detach(), wanted, rtol=1e-3, atol=1e-4 * norm, msg=name)
 
 
 @pytest.mark.parametrize(("config", "longest", "can"), [

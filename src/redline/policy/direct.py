@@ -18,7 +18,7 @@ from torch import Tensor
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from redline.batches import pad
-from redline.checkpoint import newest_sealed, sealing, writing
+from redline.checkpoint import guarding, newest_sealed, writing
 from redline.console import console
 from redline.data.records import Labels
 from redline.errors import UserError
@@ -89,7 +89,7 @@ def train_direct(recipe: Direct, policy: Policy, model: Model, labels: Sequence[
         trainer.add_callback(_Watching(gold, watched))
     same = {"direct": recipe.model_dump(), "adapt": policy.adapt.model_dump(), "model": model.name, "seed": seed,
             "edits": len(rows), "checksum_of_edits": zlib.crc32(json.dumps(rows).encode())}
-    trainer.add_callback(sealing(same))
+    trainer.add_callback(guarding(same, "direct"))
     with writing(out):
         trainer.train(resume_from_checkpoint=newest_sealed(out / "checkpoints", same))
     assemble(trainer.accelerator, actor)

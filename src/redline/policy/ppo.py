@@ -21,9 +21,8 @@ import torch
 from torch import Tensor
 
 from redline.batches import draw_rows, minibatches, pack, pad
-from redline.checkpoint import Checkpoints
+from redline.checkpoint import Checkpoints, keep_batch
 from redline.console import console, progress_bar
-from redline.data.files import write_jsonl
 from redline.data.records import Prompt
 from redline.errors import UserError
 from redline.functions import load_function
@@ -370,9 +369,7 @@ class Ppo:
 
     def _keep(self, rollout: Rollout, step: int) -> Path:
         """Write the batch of an update to a file, for inspection."""
-        name = "bad_batch.jsonl" if self.accelerator.num_processes == 1 else f"bad_batch.{self.accelerator.process_index}.jsonl"
-        write_jsonl(self.out / name, sample_records(rollout, self.tokenizer, max(step + 1, 0)))
-        return self.out / name
+        return keep_batch(self.out, sample_records(rollout, self.tokenizer, max(step + 1, 0)))
 
     def _total(self, part: Tensor) -> Tensor:
         """A tensor's sum over all processes."""

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from redline.checkpoint import newest_sealed, sealing, writing
+from redline.checkpoint import guarding, newest_sealed, writing
 from redline.data.records import Edit, Text
 from redline.errors import UserError
 from redline.models import for_training, load_causal_lm, load_tokenizer, quietly, save
@@ -29,6 +29,11 @@ def train_sft(recipe: Sft, model: Model, edits: Sequence[Edit], out: Path, *, ma
     from datasets import Dataset
     from peft import LoraConfig
     from trl import SFTConfig, SFTTrainer
+
+    class Watched(SFTTrainer):
+        def training_step(self, model: Any, inputs: dict[str, Any], *rest: Any) -> Any:
+            guard.batch.append(inputs["input_ids"])
+            return super().training_step(model, inputs, *rest)
 
     rows = []
     for edit in edits:
@@ -54,12 +59,13 @@ def train_sft(recipe: Sft, model: Model, edits: Sequence[Edit], out: Path, *, ma
             accelerator_config={"use_configured_state": True})  # else Trainer asks anew, and CPU processes stand alone
         adapters = LoraConfig(r=recipe.lora_rank, lora_alpha=2 * recipe.lora_rank, target_modules="all-linear",
                               task_type="CAUSAL_LM") if recipe.lora_rank else None
-        trainer = SFTTrainer(
+        trainer = Watched(
             model=lm if recipe.lora_rank else lm.requires_grad_(True), processing_class=tokenizer, args=on_one_device(how),
             train_dataset=Dataset.from_list(rows), peft_config=adapters)
     settings = {"sft": recipe.model_dump(), "model": model.name, "edits": len(rows), "max_tokens": max_tokens, "seed": seed,
                 "checksum_of_edits": zlib.crc32(json.dumps(rows).encode())}
-    trainer.add_callback(sealing(settings))
+    guard = guarding(settings, "sft")
+    trainer.add_callback(guard)
     with writing(work):
         trainer.train(resume_from_checkpoint=newest_sealed(work, settings))
     assemble(trainer.accelerator, trainer.accelerator.unwrap_model(trainer.model))

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from redline.batches import draw_rows, pack, pad
-from redline.checkpoint import Checkpoints, writing
+from redline.checkpoint import Checkpoints, keep_batch, writing
 from redline.console import console, progress_bar
 from redline.data.files import write_json, write_jsonl
 from redline.data.records import Labels
@@ -128,7 +128,13 @@ class _Trainer:
         self._keep_states([*train, *validation])
         with progress_bar("reward model", steps, start, accelerator.is_main_process) as bar:
             for step in range(start, steps):
-                loss = self._step([train[row] for row in draw_rows(len(train), batch, step, self.seed)])
+                edits = [train[row] for row in draw_rows(len(train), batch, step, self.seed)]
+                loss = self._step(edits)
+                if not math.isfinite(loss):
+                    kept, last = keep_batch(self.out, self._records(edits, step)), checkpoints.newest(step)
+                    raise UserError(f"reward training: the gradient of step {step + 1} is not finite; its batch is in {kept}, the "
+                                    f"last good checkpoint is {last or 'none: too early'}. Lower reward.optimizer.lr, or use dtype "
+                                    "float32, with another --out.")
                 schedule.step()
                 bar.advance()
                 bar.note(f"loss {loss:.3f}" + (f" best {state['best']:.3f} at {state['best_step']}" if state["history"] else ""))
@@ -147,8 +153,16 @@ class _Trainer:
         return {"validation": self.evaluate(validation), "best_step": state["best_step"], "steps": steps,
                 "seconds": round(state["seconds"], 1)}
 
+    def _records(self, batch: list[Example], step: int) -> list[dict[str, Any]]:
+        """The edits of a batch for inspection: prompts and responses as text."""
+        return [{"step": step + 1, "id": example.id,
+                 **{name: self.reward.tokenizer.decode(side.ids) for name, side in (("better", example.better),
+                                                                                  ("worse", example.worse))}}
+                for example in batch]
+
     def _step(self, batch: list[Example]) -> float:
-        """One optimizer step on a batch of edits, in micro-batches whose gradients add up to the batch's exactly."""
+        """One optimizer step on a batch of edits, in micro-batches whose gradients add up to the batch's exactly. Returns the loss:
+        NaN, and no step is taken, where the gradient is not finite."""
         mine = batch[self.accelerator.process_index::self.accelerator.num_processes]
         groups = pack([example.cost for example in mine], self.budget)
         passes = int(self.accelerator.gather(torch.tensor([len(groups)], device=self.accelerator.device)).max())
@@ -163,7 +177,7 @@ class _Trainer:
             loss_sum += loss.detach()
         norm = clip_gradients(self.accelerator, self.model, self.recipe.optimizer.max_grad_norm)
         if not math.isfinite(norm):
-            raise UserError("reward training: the gradient is not finite. Lower reward.optimizer.lr, or use dtype float32.")
+            return math.nan
         self.optimizer.step()
         self.optimizer.zero_grad()
         return self.accelerator.reduce(loss_sum).item()
