@@ -169,7 +169,7 @@ def guarding(settings: dict[str, Any], stage: str) -> Any:
             kept = f"; its batch is in {keep_batch(work, rows)}" if rows else ""
             last = next((folder for folder in trainer_checkpoints(work) if intact(folder)), "none: too early")
             raise UserError(f"{stage}: the gradient of step {step} is not finite{kept}, the last good checkpoint is {last}. Lower "
-                            f"{stage}.lr, or use dtype float32.")
+                            f"{stage}.lr, or use dtype float32, with another --out.")
 
         def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             wait_for_everyone()  # each process has written its random states

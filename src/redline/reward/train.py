@@ -131,7 +131,8 @@ class _Trainer:
                 edits = [train[row] for row in draw_rows(len(train), batch, step, self.seed)]
                 loss = self._step(edits)
                 if not math.isfinite(loss):
-                    kept, last = keep_batch(self.out, self._records(edits, step)), checkpoints.newest(step)
+                    mine = edits[accelerator.process_index::accelerator.num_processes]
+                    kept, last = keep_batch(self.out, self._records(mine, step)), checkpoints.newest(step)
                     raise UserError(f"reward training: the gradient of step {step + 1} is not finite; its batch is in {kept}, the "
                                     f"last good checkpoint is {last or 'none: too early'}. Lower reward.optimizer.lr, or use dtype "
                                     "float32, with another --out.")
@@ -155,9 +156,8 @@ class _Trainer:
 
     def _records(self, batch: list[Example], step: int) -> list[dict[str, Any]]:
         """The edits of a batch for inspection: prompts and responses as text."""
-        return [{"step": step + 1, "id": example.id,
-                 **{name: self.reward.tokenizer.decode(side.ids) for name, side in (("better", example.better),
-                                                                                  ("worse", example.worse))}}
+        decode = self.reward.tokenizer.decode
+        return [{"step": step + 1, "id": example.id, "better": decode(example.better.ids), "worse": decode(example.worse.ids)}
                 for example in batch]
 
     def _step(self, batch: list[Example]) -> float:
