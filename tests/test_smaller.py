@@ -8,6 +8,7 @@ import torch
 from torch.autograd.graph import saved_tensors_hooks
 from transformers import TrainingArguments
 
+import tiny_trainings
 from redline.data.records import Edit, Prompt
 from redline.errors import UserError
 from redline.models import load_causal_lm
@@ -15,6 +16,7 @@ from redline.policy.actor import ActorCritic
 from redline.processes import on_one_device
 from redline.recipe import Adapt, Model, Policy, RewardTerm, Sampling, Sft
 from tiny_models import CONFIGS, model_folder
+from tiny_trainings import REWARDS, backbone, train, weights
 
 
 def gradients(model: Model, how: Adapt) -> tuple[dict[str, torch.Tensor], int]:
@@ -52,6 +54,32 @@ def test_checkpointed_gradients_are_the_same(tmp_path, family, how):
         torch.testing.assert_close(again[name], gradient)
     assert any(bool(gradient.abs().max() > 1e-3) for gradient in plain.values())
     assert less < kept / 2
+
+
+@pytest.mark.parametrize("kind", ["policy", "reward", "sft"])
+def test_a_whole_training_with_gradient_checkpointing_keeps_less_and_ends_the_same(tmp_path, monkeypatch, kind):
+    model, rewards, part = backbone(tmp_path), tmp_path / "rewards.py", "Sft" if kind == "sft" else "Adapt"
+    plain = getattr(tiny_trainings, part)
+    rewards.write_text(REWARDS)
+    ended, sizes = [], []
+    for less in (False, True):
+        kept: list[int] = []
+
+        def keep(tensor: torch.Tensor, kept: list[int] = kept) -> torch.Tensor:
+            kept.append(tensor.nbytes)
+            return tensor
+
+        def changed(less=less, **given):
+            return plain(**given | ({} if part == "Sft" else {"train_layers": None}) | {"gradient_checkpointing": less})
+
+        with monkeypatch.context() as patched, saved_tensors_hooks(keep, lambda tensor: tensor):
+            patched.setattr(tiny_trainings, part, changed)
+            train(kind, tmp_path / f"{less}", model, rewards)
+        ended.append(weights(tmp_path / f"{less}"))
+        sizes.append(sum(kept))
+    assert sizes[1] < 0.8 * sizes[0]
+    for name, tensor in ended[0].items():
+        torch.testing.assert_close(ended[1][name], tensor, rtol=0, atol=1e-5)
 
 
 def test_four_bits_need_adapters_and_the_package(tmp_path, monkeypatch):

@@ -19,7 +19,7 @@ from redline.console import console
 from redline.data.files import write_jsonl
 from redline.errors import UserError
 from redline.processes import this_process, wait_for_everyone
-from redline.sharding import load_optimizer, load_trained, optimizer_state, trained_weights
+from redline.sharding import load_optimizer, load_trained, optimizer_state, trained_weights, whole
 
 if TYPE_CHECKING:
     import torch
@@ -151,6 +151,7 @@ def guarding(settings: dict[str, Any], stage: str) -> Any:
     not finite raises UserError before a step is taken; of the token ids ``[B, T]`` that the trainer of ``stage`` puts into the
     callback's ``batch``, that step's are kept for inspection.
     """
+    import torch
     from transformers import TrainerCallback
 
     class Guard(TrainerCallback):
@@ -162,7 +163,8 @@ def guarding(settings: dict[str, Any], stage: str) -> Any:
 
         def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, model: Any = None, processing_class: Any = None,
                                   **_: Any) -> None:
-            if all(bool(weight.grad.isfinite().all()) for weight in model.parameters() if weight.grad is not None):
+            norm = torch.nn.utils.get_total_norm([weight.grad for weight in model.parameters() if weight.grad is not None])
+            if math.isfinite(float(whole(norm))):
                 return
             work, step = Path(args.output_dir), state.global_step + 1
             rows = [{"step": step, "text": processing_class.decode(row)} for ids in self.batch for row in ids]

@@ -6,6 +6,8 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from redline.errors import UserError
+
 if TYPE_CHECKING:
     from accelerate import Accelerator, PartialState
     from transformers import TrainingArguments
@@ -32,12 +34,23 @@ def sharded_launch() -> bool:
     return any(os.environ.get(f"ACCELERATE_USE_{way}", "").lower() == "true" for way in ("FSDP", "DEEPSPEED"))
 
 
+def installed(trackers: Sequence[str]) -> list[str]:
+    """The trackers, if all are there. Raises UserError for one that is not installed: Accelerate would leave it out in silence."""
+    from accelerate.tracking import get_available_trackers
+
+    there = {str(tracker) for tracker in get_available_trackers()}
+    for tracker in trackers:
+        if tracker not in there:
+            raise UserError(f"trackers: {tracker} is not installed. Run `pip install {tracker}`, or take it out of the recipe.")
+    return list(trackers)
+
+
 def new_accelerator(trackers: Sequence[str], folder: Path) -> "Accelerator":
     """What a training runs with; its metrics also go to ``trackers``, in ``folder``."""
     from accelerate import Accelerator
 
     this_process()
-    return Accelerator(log_with=list(trackers) or None, project_dir=str(folder))
+    return Accelerator(log_with=installed(trackers) or None, project_dir=str(folder))
 
 
 def on_one_device(settings: "TrainingArguments") -> "TrainingArguments":

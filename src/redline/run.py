@@ -16,7 +16,7 @@ from redline.data.files import read_json, read_jsonl, whole_file, write_json, wr
 from redline.data.read import read
 from redline.data.records import Edit, Labels, Pair, Prompt, Response, as_text
 from redline.errors import UserError
-from redline.processes import this_process, wait_for_everyone
+from redline.processes import installed, this_process, wait_for_everyone
 from redline.recipe import JudgedBy, Model, Recipe, Sampling, Source
 from redline.recipe_file import as_yaml, load_recipe, without_login, without_logins
 from redline.run_folder import SHARED, alone_in, finished_stages, link, made_with
@@ -70,6 +70,7 @@ class Run:
             self._go(only)
 
     def _go(self, only: str | None) -> None:
+        installed(self.recipe.trackers)
         state = self._state()
         self._check(state)
         wait_for_everyone()  # the main process writes the state as it goes: all have to begin with the same one

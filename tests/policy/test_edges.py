@@ -201,7 +201,7 @@ def test_what_just_fits_the_model_is_trained_on_and_a_token_more_is_refused(tmp_
     trained(tmp_path / "fits", model, tmp_path, sampling=Sampling(max_new_tokens=room, min_new_tokens=room))
     lines = [json.loads(line) for line in (tmp_path / "fits/log.jsonl").read_text().splitlines()]
     assert [line["length"] for line in lines] == [room, room]
-    assert all(line["first_ratio_error"] < 1e-4 and line["sampler_drift"] < 1e-4 for line in lines)
+    assert all(line["first_ratio_error"] < 1e-4 and line["sampler_drift_max"] < 1e-4 for line in lines)
     with pytest.raises(UserError, match=r"make 17 tokens; .* has 16 positions\. Lower sampling\.max_new_tokens"):
         trained(tmp_path / "out", model, tmp_path, sampling=Sampling(max_new_tokens=room + 1))
 

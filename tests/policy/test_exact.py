@@ -194,7 +194,7 @@ def test_the_first_epochs_ratio_is_one_with_temperature_top_p_and_top_k(tmp_path
     train_policy(how, model, [Prompt(id=text, prompt=text) for text in ("the film was", "I", "very much a")], tmp_path / "out")
     lines = [json.loads(line) for line in (tmp_path / "out/log.jsonl").read_text().splitlines()]
     assert len(lines) == 3
-    assert all(line["first_ratio_error"] < 1e-4 and line["sampler_drift"] < 1e-4 for line in lines)
+    assert all(line["first_ratio_error"] < 1e-4 and line["sampler_drift_max"] < 1e-4 for line in lines)
     assert lines[-1]["kl"] > 1e-3
     assert len(drift) == 3 * 8
     assert max(drift) < 1e-4

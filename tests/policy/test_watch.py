@@ -325,7 +325,6 @@ def test_what_costs_is_not_watched_unless_it_is_named(redline, run_recipe, tmp_p
 
 
 def test_metrics_and_the_warning_reach_the_tracker(tmp_path, model, reward):
-    pytest.importorskip("tensorboard", reason="tensorboard is not installed")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     train_policy(recipe(reward, updates=2), model, PROMPTS, tmp_path, trackers=["tensorboard"],
@@ -334,3 +333,32 @@ def test_metrics_and_the_warning_reach_the_tracker(tmp_path, model, reward):
     tags = events.Tags()
     assert {"reward", "kl", "gold_proxy", "advantage_std"} <= set(tags["scalars"])
     assert any("warning" in tag for tag in tags["tensors"])
+
+
+def test_metrics_reach_weights_and_biases_and_trackio(tmp_path, model, reward, monkeypatch):
+    """The real ones, on this machine alone."""
+    import sqlite3
+
+    import trackio.sqlite_storage
+
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_DIR", str(tmp_path))
+    monkeypatch.setattr(trackio.sqlite_storage, "TRACKIO_DIR", tmp_path / "trackio")
+    train_policy(recipe(reward, updates=2), model, PROMPTS, tmp_path / "out", trackers=["wandb", "trackio"])
+    wanted = [json.loads(line)["reward"] for line in (tmp_path / "out/log.jsonl").read_text().splitlines()]
+
+    (kept,) = tmp_path.glob("wandb/offline-run-*/*.wandb")
+    assert all(f"{value}".encode() in kept.read_bytes() for value in wanted)
+    with sqlite3.connect(tmp_path / "trackio/policy.db") as database:
+        rows = database.execute("select metrics from metrics order by step").fetchall()
+    assert [json.loads(metrics)["reward"] for metrics, in rows] == pytest.approx(wanted)
+
+
+def test_a_tracker_that_is_not_installed_is_one_line_before_any_work(tmp_path, redline, run_recipe, monkeypatch):
+    import accelerate.tracking
+
+    monkeypatch.setattr(accelerate.tracking, "get_available_trackers", lambda: [])
+    status, _, err = redline("run", run_recipe, "--out", tmp_path / "run", "trackers=[wandb]")
+    assert status == 2
+    assert "trackers: wandb is not installed. Run `pip install wandb`" in " ".join(err.split())
+    assert not (tmp_path / "run/state.json").exists()

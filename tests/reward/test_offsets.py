@@ -1,5 +1,6 @@
 """Rewards move by character offsets: totals stay, and a word's reward lands on the word."""
 
+import itertools
 import json
 import re
 from functools import cache
@@ -101,6 +102,24 @@ def test_offsets_of_sampled_tokens_tile_the_text(text):
     reward = carry(torch.tensor([1.0]), [(text.index(text.split()[1]), len(text.rstrip()))], offsets)
     assert reward[: len(tokenizer(text.split()[0], add_special_tokens=False)["input_ids"])].abs().sum() == 0
     assert reward.sum() == pytest.approx(1)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@settings(max_examples=40, deadline=None)
+@given(data=st.data())
+def test_offsets_of_long_responses_are_those_of_all_prefixes_whole(kind, data):
+    """Any ids, as a policy may sample them: halves of characters, special tokens, spaces anywhere."""
+    tokenizer = tokenizer_of(kind)
+    some = st.one_of(st.integers(0, len(tokenizer) - 1).map(lambda one: [one]), st.sampled_from(KNOWN).map(
+        lambda word: tokenizer(word, add_special_tokens=False)["input_ids"]))
+    ids = list(itertools.chain.from_iterable(data.draw(st.lists(some, min_size=40, max_size=150))))
+    prefixes = [tokenizer.decode(ids[:size], skip_special_tokens=True, clean_up_tokenization_spaces=False)
+                for size in range(len(ids) + 1)]
+    ends = [0]
+    for prefix in prefixes[1:-1]:
+        ends.append(max(ends[-1], len(prefix.rstrip("\ufffd"))))
+    ends.append(max(ends[-1], len(prefixes[-1])))
+    assert token_offsets(tokenizer, ids) == (prefixes[-1], list(itertools.pairwise(ends)))
 
 
 @pytest.mark.parametrize(("policy", "reward"), PAIRS)

@@ -27,7 +27,7 @@ from redline.models import load_tokenizer, quietly, save
 from redline.policy.actor import ActorCritic
 from redline.policy.log import RunLog
 from redline.policy.watch import Gold, Watch, Watched
-from redline.processes import on_one_device, sharded_launch, this_process, wait_for_everyone
+from redline.processes import installed, on_one_device, sharded_launch, this_process, wait_for_everyone
 from redline.recipe import Direct, Model, Policy
 from redline.reward.train import CACHE_BYTES
 from redline.sharding import assemble, load_trained, trained_weights
@@ -77,7 +77,7 @@ def train_direct(recipe: Direct, policy: Policy, model: Model, labels: Sequence[
         "output_dir": str(out / "checkpoints"), "num_train_epochs": recipe.epochs, "learning_rate": recipe.lr,
         "per_device_train_batch_size": at_once, "gradient_accumulation_steps": share // at_once, "seed": seed,
         "lr_scheduler_type": "cosine", "warmup_steps": 0.05, "save_steps": 1 / POINTS, "save_total_limit": 2,
-        "report_to": list(trackers) or "none", "logging_steps": 5, "bf16": False, "remove_unused_columns": False,
+        "report_to": installed(trackers) or "none", "logging_steps": 5, "bf16": False, "remove_unused_columns": False,
         "dataloader_pin_memory": torch.accelerator.is_available(),
         "accelerator_config": {"use_configured_state": True},  # else Trainer asks anew, and CPU processes stand alone
     }

@@ -340,16 +340,17 @@ class Ppo:
                  values: list[Tensor], returns: Tensor, mask: Tensor, logprobs: list[Tensor]) -> dict[str, float]:
         """Means over the whole batch (all processes) of what describes it."""
         sampled = rollout.logprobs or logprobs  # an engine outside gives none
-        drift = sum(float((new - old).abs().sum()) for new, old in zip(logprobs, sampled, strict=True))
+        drift = torch.cat([torch.zeros(1), *((new - old).abs() for new, old in zip(logprobs, sampled, strict=True))])
         sums = torch.tensor([
             len(rollout), sum(rollout.sizes), sum(float(row.sum()) for row in rewards), sum(float(row.sum()) for row in shaped),
-            sum(float(row.sum()) for row in kl), sum(float(row.sum()) for row in entropies), sum(rollout.ended), drift,
+            sum(float(row.sum()) for row in kl), sum(float(row.sum()) for row in entropies), sum(rollout.ended), float(drift.sum()),
         ], dtype=torch.float64, device=self.accelerator.device)
-        count, tokens, raw, scaled, divergence, entropy, ended, drift = self._total(sums).tolist()
+        count, tokens, raw, scaled, divergence, entropy, ended, drifted = self._total(sums).tolist()
         at_least = max(tokens, 1)
         return {
             "reward": scaled / count, "raw_reward": raw / count, "kl": divergence / count, "kl_coefficient": self.kl.coefficient,
-            "entropy": entropy / at_least, "length": tokens / count, "ended": ended / count, "sampler_drift": drift / at_least,
+            "entropy": entropy / at_least, "length": tokens / count, "ended": ended / count, "sampler_drift": drifted / at_least,
+            "sampler_drift_max": self.accelerator.gather(drift.max().to(self.accelerator.device)).max().item(),
             "explained_variance": explained_variance(torch.cat(values), returns[mask], self._total),
         }
 

@@ -13,7 +13,7 @@ from redline.checkpoint import guarding, newest_sealed, writing
 from redline.data.records import Edit, Text
 from redline.errors import UserError
 from redline.models import for_training, load_causal_lm, load_tokenizer, quietly, save
-from redline.processes import on_one_device, this_process, wait_for_everyone
+from redline.processes import installed, on_one_device, this_process, wait_for_everyone
 from redline.recipe import Model, Sft
 from redline.sharding import assemble
 
@@ -53,7 +53,7 @@ def train_sft(recipe: Sft, model: Model, edits: Sequence[Edit], out: Path, *, ma
             output_dir=str(work), num_train_epochs=recipe.epochs, learning_rate=recipe.lr, max_length=max_tokens,
             per_device_train_batch_size=at_once, gradient_accumulation_steps=share // at_once, completion_only_loss=True, seed=seed,
             lr_scheduler_type="cosine", warmup_steps=0.03, save_steps=0.1, save_total_limit=2, save_strategy="steps",
-            report_to=list(trackers) or "none", logging_steps=5, bf16=False,
+            report_to=installed(trackers) or "none", logging_steps=5, bf16=False,
             dataloader_pin_memory=torch.accelerator.is_available(),
             gradient_checkpointing=recipe.gradient_checkpointing, gradient_checkpointing_kwargs={"use_reentrant": False},
             accelerator_config={"use_configured_state": True})  # else Trainer asks anew, and CPU processes stand alone

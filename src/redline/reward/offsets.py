@@ -10,21 +10,30 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 Span = tuple[int, int]
+CONTEXT = 16  # tokens that a decoder needs before one to give it the text that it has behind all of them
 
 
 def token_offsets(tokenizer: "PreTrainedTokenizerBase", ids: Sequence[int]) -> tuple[str, list[Span]]:
     """The text of sampled token ids and the characters ``[start, end)`` of each token.
 
     Sampled ids need not be how the tokenizer would split their text, so the text is never tokenized again: offsets come from
-    decoding ever longer prefixes. Special tokens have empty spans. Of the tokens that together make one character (emoji, Korean),
-    the last one has it.
+    decoding ever longer prefixes, of which only the last tokens are decoded again. Special tokens have empty spans. Of the tokens
+    that together make one character (emoji, Korean), the last one has it.
     """
-    text, offsets, end = "", [], 0
+    def decode(part: Sequence[int]) -> str:
+        return str(tokenizer.decode(list(part), skip_special_tokens=True, clean_up_tokenization_spaces=False))
+
+    text, offsets, end = decode(ids), [], 0
+    first, before = 0, 0  # where the tokens that are decoded again begin, and how many characters of the text precede theirs
     for size in range(1, len(ids) + 1):
-        text = str(tokenizer.decode(list(ids[:size]), skip_special_tokens=True, clean_up_tokenization_spaces=False))
-        whole = len(text.rstrip("\ufffd")) if size < len(ids) else len(text)
+        part = decode(ids[first:size])
+        whole = before + len(part.rstrip("\ufffd")) if size < len(ids) else len(text)
         start, end = end, max(end, whole)
         offsets.append((start, end))
+        if size - first > 3 * CONTEXT:
+            context = decode(ids[size - CONTEXT:size])
+            if context and context[-1] != "\ufffd":  # not in the middle of a character, nor where the text begins
+                first, before = size - CONTEXT, before + len(part) - len(context)
     return text, offsets
 
 
