@@ -1,20 +1,22 @@
 """What every result file says about where it comes from, tables in docs/results.md, and the environments of peers."""
 
+import json
 import platform
 import shlex
 import subprocess
 import sys
 import textwrap
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+LIBRARIES = ("torch", "transformers", "accelerate", "peft", "trl", "tokenizers", "rapidfuzz")
 PAGE = Path(__file__).parent.parent / "docs" / "results.md"
 
 
 def about(script: str) -> dict[str, Any]:
     """Machine (and what models are computed in there by default), versions and command, for a result file."""
     import torch
-    import transformers
 
     from redline.models import dtype_of
     from redline.recipe import Model
@@ -23,10 +25,17 @@ def about(script: str) -> dict[str, Any]:
     cpu = next((line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line), "")
     return {
         "machine": f"{cpu}, {torch.get_num_threads()} threads, {dtype}, {platform.platform()}",
-        "versions": {"python": platform.python_version(), "torch": torch.__version__, "transformers": transformers.__version__},
+        "versions": {"python": platform.python_version(), "redline": _commit()} | {name: version(name) for name in LIBRARIES},
         "command": shlex.join(["python", f"benchmarks/{script}", *(Path(word).name if Path(word).is_absolute() else word
                                                                   for word in sys.argv[1:])]),
     }
+
+
+def _commit() -> str:
+    """Of the sources that were measured; "+" where they had changed since."""
+    described = subprocess.run(["git", "describe", "--always", "--dirty=+", "--exclude=*"], capture_output=True, text=True,
+                               cwd=PAGE.parent)
+    return described.stdout.strip() or version("redline")
 
 
 def table(head: list[str], rows: list[list[str]]) -> str:
@@ -49,10 +58,12 @@ def into_page(script: str, name: str, text: str) -> None:
     PAGE.write_text(before + start + text + end + rest.partition(end)[2], encoding="utf-8")
 
 
-def environment(folder: Path, *packages: str) -> Path:
-    """A peer's own environment with some packages, made on first use; returns its Python."""
+def environment(folder: Path, *packages: str) -> tuple[Path, dict[str, str]]:
+    """A peer's own environment with some packages, made on first use; returns its Python and the versions in it."""
     python = folder / "bin" / "python"
     if not python.exists():
         subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
     subprocess.run([str(python), "-m", "pip", "install", "--quiet", *packages], check=True)
-    return python.absolute()
+    listed = subprocess.run([str(python), "-m", "pip", "list", "--format=json"], capture_output=True, text=True, check=True)
+    found = {each["name"]: each["version"] for each in json.loads(listed.stdout)}
+    return python.absolute(), {name: found[name] for name in LIBRARIES if name in found}

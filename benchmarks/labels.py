@@ -1,28 +1,27 @@
 """Labels of 20,000 edits of 512 tokens, against the least any labeller must do: tokenization and bare RapidFuzz opcodes.
 
-    REDLINE_DATA=../shared/data python benchmarks/labels.py      # writes benchmarks/results/labels.json
+    REDLINE_DATA=../shared/data python benchmarks/labels.py [--passes 3]      # writes benchmarks/results/labels.json
 
 The edits are counterfactually augmented reviews (real human edits), joined until they hold 512 SmolLM2 tokens. All ways get the
 same texts on one thread, taking turns after every 640 edits, so that whatever else the machine does falls on all alike; time is
-processor time.
+processor time. Ratios are medians of the passes over all edits.
 """
 
 import argparse
 import json
 import os
-import platform
 import resource
 import statistics
 import sys
 import time
 from collections.abc import Iterator
-from importlib.metadata import version
 from pathlib import Path
 
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 from rapidfuzz.distance import Levenshtein
 
+from common import about
 from redline.data.alignment import align, labels, words
 from redline.data.check import Rejects
 from redline.data.files import write_json
@@ -68,21 +67,25 @@ def seconds(work: Iterator[object], expected: int) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "labels.json")
+    parser.add_argument("--passes", type=int, default=3)
     options = parser.parse_args()
     tokenizer = load_tokenizer("smollm2-135m")
     distinct = distinct_edits(Path(os.environ.get("REDLINE_DATA", "../shared/data")), tokenizer)
     pairs = [distinct[place % len(distinct)] for place in range(PAIRS)]
 
     edits = [Edit(id=str(k), prompt="", rejected=one, edited=other) for k, (one, other) in enumerate(pairs)]
-    times = {"bare": 0.0, "token": 0.0, "word": 0.0}
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    for place in range(0, PAIRS, TURN):
-        turn = slice(place, place + TURN)
-        size = len(pairs[turn])
-        times["bare"] += seconds(bare(pairs[turn], tokenizer), size)
-        times["token"] += seconds(label_edits(edits[turn], tokenizer, "token"), size)
-        times["word"] += seconds(label_edits(edits[turn], tokenizer, "word"), size)
-        print(f"{place + size}: {times}", file=sys.stderr)
+    before, passes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, []
+    for _ in range(options.passes):
+        times = {"bare": 0.0, "token": 0.0, "word": 0.0}
+        passes.append(times)
+        for place in range(0, PAIRS, TURN):
+            turn = slice(place, place + TURN)
+            size = len(pairs[turn])
+            times["bare"] += seconds(bare(pairs[turn], tokenizer), size)
+            times["token"] += seconds(label_edits(edits[turn], tokenizer, "token"), size)
+            times["word"] += seconds(label_edits(edits[turn], tokenizer, "word"), size)
+            print(f"{place + size}: {times}", file=sys.stderr)
+    ratios = {unit: [times[unit] / times["bare"] for times in passes] for unit in ("token", "word")}
     grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
     ids = [[tokenizer(text, add_special_tokens=False)["input_ids"] for text in pair] for pair in distinct]
     aligned = [labels(align(one, other)) for one, other in ids]
@@ -90,13 +93,9 @@ def main() -> None:
         "pairs": PAIRS, "distinct": len(distinct), "tokens_a_side": statistics.mean(len(side) for pair in ids for side in pair),
         "changed_tokens": statistics.mean(label == 1 for _, edited in aligned for label in edited),
         "words_a_side": statistics.mean(len(words(text)) for pair in distinct for text in pair),
-        "seconds": times, "ratio_token": times["token"] / times["bare"], "ratio_word": times["word"] / times["bare"],
-        "pairs_a_second": {name: PAIRS / second for name, second in times.items()}, "memory_grown_mib": grown,
-        "machine": {"processor": platform.processor() or platform.machine(), "cores": os.cpu_count(),
-                    "system": platform.system()},
-        "versions": {name: version(name) for name in ("redline", "rapidfuzz", "tokenizers", "transformers", "numpy")}
-        | {"python": platform.python_version()},
-        "command": "python benchmarks/labels.py"})
+        "passes": passes, "ratios": ratios, "medians": {f"ratio_{unit}": statistics.median(found) for unit, found in ratios.items()}
+        | {f"{unit}_pairs_a_second": statistics.median(PAIRS / times[unit] for times in passes) for unit in passes[0]},
+        "memory_grown_mib": grown, **about("labels.py")})
     print(json.dumps(json.loads(options.out.read_text()), indent=1))
 
 

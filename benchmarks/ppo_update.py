@@ -1,10 +1,12 @@
 """Seconds and peak memory of one PPO update, beside the PPO trainer of TRL 1.12.0 on the same work.
 
-    python benchmarks/ppo_update.py --peers ../shared/peers --environment peer [--repeats 3]
+    python benchmarks/ppo_update.py --peers ../shared/peers --environment peer [--repeats 3] [--fp32] [--only full]
 
 The driver makes the peer's environment (a virtual environment with the versions that its docstring names), then runs both sides
-in turn, each in a process of its own, and writes medians to benchmarks/results/ppo_update.json. The work: 16 prompts, 48 sampled
-tokens each, 4 epochs in minibatches of 16, LoRA rank 16 or full fine-tuning, a sequence reward model with all 30 layers.
+in turn, each in a process of its own, and writes medians, and the ratios run by run, to benchmarks/results/ppo_update.json. With
+--fp32 all rows compute in float32 (for processors without bf16 kernels), and the file is ppo_update_float32.json. The work: 16
+prompts, 48 sampled tokens each, 4 epochs in minibatches of 16, LoRA rank 16 or full fine-tuning, a sequence reward model with all
+30 layers.
 
 Of TRL's updates one a run counts, of Redline's as many as begin within a minute, since shared machines have slow moments.
 
@@ -33,7 +35,6 @@ from typing import Any
 from common import about, environment
 
 HERE = Path(__file__).parent
-RESULT = HERE / "results" / "ppo_update.json"
 EPOCHS = 4
 TIMED, LIMIT = 60.0, 20  # seconds of Redline's updates that count in a run, about as long as one of TRL's, and updates at most
 QUESTIONS = [
@@ -41,13 +42,17 @@ QUESTIONS = [
     "Explain gravity to a child.", "Give me three tips to sleep better.", "Why is the sky blue?",
     "Tell me about dogs.", "Plan a day in Rome.",
 ]
-OURS = {
-    "Redline, LoRA on the upper 10 of 30 layers, bf16": ["--lora-rank", "16", "--layers", "10", "--dtype", "bfloat16"],
-    "Redline, LoRA on all layers, bf16": ["--lora-rank", "16", "--dtype", "bfloat16"],
-    "Redline, LoRA on all layers, own critic, whole reward model, bf16": ["--lora-rank", "16", "--dtype", "bfloat16", "--whole"],
-    "Redline, full fine-tuning, fp32": ["--lora-rank", "0", "--dtype", "float32"],
-}
-THEIRS = {"TRL 1.12.0, LoRA, bf16": ["--lora", "--bf16"], "TRL 1.12.0, default (full, fp32)": []}
+LORA = {"Redline, LoRA on the upper 10 of 30 layers": ["--lora-rank", "16", "--layers", "10"],
+        "Redline, LoRA on all layers": ["--lora-rank", "16"],
+        "Redline, LoRA on all layers, own critic, whole reward model": ["--lora-rank", "16", "--whole"]}
+
+
+def configurations(fp32: bool) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
+    """The rows of both sides, each with its flags; full fine-tuning is always in float32."""
+    name, dtype = ("fp32", "float32") if fp32 else ("bf16", "bfloat16")
+    ours = {f"{row}, {name}": [*flags, "--dtype", dtype] for row, flags in LORA.items()}
+    ours["Redline, full fine-tuning, fp32"] = ["--lora-rank", "0", "--dtype", "float32"]
+    return ours, {f"TRL 1.12.0, LoRA, {name}": ["--lora", *["--bf16"] * (not fp32)], "TRL 1.12.0, default (full, fp32)": []}
 
 
 def ours(arguments: argparse.Namespace) -> None:
@@ -133,6 +138,7 @@ def main() -> None:
     cli.add_argument("--updates", type=int, default=2, help="the first of each run is not counted")
     cli.add_argument("--only", default="", help="only rows with this in their name")
     cli.add_argument("--go-on", action="store_true", help="add what is missing to the result file")
+    cli.add_argument("--fp32", action="store_true", help="all rows in float32")
     cli.add_argument("--ours", action="store_true", help="(the driver's own) run one configuration in this process")
     cli.add_argument("--lora-rank", type=int)
     cli.add_argument("--layers", type=int)
@@ -144,36 +150,41 @@ def main() -> None:
         return
     from redline.models import embedded_model_folder
 
-    model, python = str(embedded_model_folder()), environment(arguments.environment, "torch==2.13.0", "trl==1.12.0", "peft", "gguf")
-    names = [*list(OURS)[:1], *list(THEIRS)[:1], *list(OURS)[1:], *list(THEIRS)[1:]]  # both sides in turn
-    done = json.loads(RESULT.read_text(encoding="utf-8"))["runs"] if arguments.go_on else {}
+    model, (left, right) = str(embedded_model_folder()), configurations(arguments.fp32)
+    python, versions = environment(arguments.environment, "torch==2.13.0", "trl==1.12.0", "peft", "gguf")
+    names = [*list(left)[:1], *list(right)[:1], *list(left)[1:], *list(right)[1:]]  # both sides in turn
+    result = HERE / "results" / f"ppo_update{'_float32' * arguments.fp32}.json"
+    done = json.loads(result.read_text(encoding="utf-8"))["runs"] if arguments.go_on else {}
     runs: dict[str, list[dict[str, float]]] = {name: done.get(name, []) for name in names}
     for repeat in range(arguments.repeats):
         for name in runs:
             if len(runs[name]) > repeat or arguments.only not in name:
                 continue
-            if name in OURS:
-                command = [sys.executable, __file__, "--ours", "--updates", str(arguments.updates), *OURS[name]]
+            if name in left:
+                command = [sys.executable, __file__, "--ours", "--updates", str(arguments.updates), *left[name]]
                 found = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[-1])
             else:
-                found = theirs(python, arguments.peers.absolute(), model, THEIRS[name], arguments.updates)
+                found = theirs(python, arguments.peers.absolute(), model, right[name], arguments.updates)
             runs[name].append(found)
             print(repeat, name, found, flush=True)
-            write(runs, arguments)
+            write(result, runs, [*left], [*right], arguments, versions)
 
 
-def write(runs: dict[str, list[dict[str, float]]], arguments: argparse.Namespace) -> None:
-    """The medians so far, the runs behind them, and the ratios to TRL."""
+def write(path: Path, runs: dict[str, list[dict[str, float]]], left: list[str], right: list[str], arguments: argparse.Namespace,
+          versions: dict[str, str]) -> None:
+    """The medians so far, the runs behind them, and the ratios to TRL: of the medians, and run by run."""
     rows = {name: {key: statistics.median(run[key] for run in found) for key in found[0]} for name, found in runs.items() if found}
     ratios = {name: {other: {"times_faster": rows[other]["median_update_s"] / rows[name]["median_update_s"],
+                             "times_faster_by_run": [round(theirs["median_update_s"] / ours["median_update_s"], 2)
+                                                     for ours, theirs in zip(runs[name], runs[other], strict=False)],
                              "share_of_memory": rows[name]["peak_gb"] / rows[other]["peak_gb"]}
-                     for other in THEIRS if other in rows} for name in OURS if name in rows}
+                     for other in right if other in rows} for name in left if name in rows}
     result = {
         "what": "one PPO update: 16 prompts x 48 tokens, 4 epochs, SmolLM2-135M", "repeats": arguments.repeats,
-        "updates_a_run": arguments.updates, "medians": rows, "ratios": ratios, "runs": runs,
+        "updates_a_run": arguments.updates, "medians": rows, "ratios": ratios, "runs": runs, "peer_versions": versions,
         **about("ppo_update.py"),
     }
-    RESULT.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    path.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

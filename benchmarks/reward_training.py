@@ -166,7 +166,7 @@ def main() -> None:
         return
     from redline.models import embedded_model_folder
 
-    model, python = str(embedded_model_folder()), environment(arguments.environment, *PEER_PACKAGES)
+    model, (python, versions) = str(embedded_model_folder()), environment(arguments.environment, *PEER_PACKAGES)
     tasks = [arguments.task] if arguments.task else list(TASKS)
     runs: dict[str, dict[str, list[dict[str, float]]]] = {
         task: {name: [] for name in [THEIRS, *OURS] if name != APART or task == "summaries"}  # reviews are read apart anyway
@@ -184,10 +184,10 @@ def main() -> None:
                     found = json.loads(printed.splitlines()[-1])
                 runs[task][name].append(found)
                 print(repeat, task, name, found, flush=True)
-                write(runs, arguments.repeats, arguments.fp32)
+                write(runs, arguments.repeats, arguments.fp32, versions)
 
 
-def write(runs: dict[str, dict[str, list[dict[str, float]]]], repeats: int, fp32: bool) -> None:
+def write(runs: dict[str, dict[str, list[dict[str, float]]]], repeats: int, fp32: bool, versions: dict[str, str]) -> None:
     """The medians so far, the runs behind them, and the ratios to the peer."""
     rows = {task: {name: {key: statistics.median(run[key] for run in found) for key in found[0]}
                    for name, found in of.items() if found} for task, of in runs.items()}
@@ -197,7 +197,7 @@ def write(runs: dict[str, dict[str, list[dict[str, float]]]], repeats: int, fp32
         "tasks": {task: TASKS[task] for task in runs}, "repeats": repeats, "medians": rows,
         "times_the_edits_per_second": {task: {name: of[name]["edits_per_s"] / of[THEIRS]["edits_per_s"] for name in OURS
                                               if name in of} for task, of in rows.items()},
-        "runs": runs, **about("reward_training.py"),
+        "runs": runs, "peer_versions": versions, **about("reward_training.py"),
     }
     (HERE / "results").mkdir(exist_ok=True)
     file = "reward_training_float32.json" if fp32 else "reward_training.json"
