@@ -34,15 +34,17 @@ COLOURS = ["#4e79a7", "#e15759", "#59a14f", "#f28e2b", "#b07aa1", "#76b7b2", "#9
 
 
 def keep(folder: Path) -> None:
-    """One file for each finished run of an experiment."""
+    """One file for each finished run of an experiment; one that has the same figures stays as it is, with its machine and versions."""
     to = RESULTS / folder.name
     to.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(folder / "experiment.yaml", to / "experiment.yaml")
     experiment = load_experiment(to / "experiment.yaml")
     for result in collect(experiment, cells(experiment, folder), folder):
-        plain = {"arm": result.cell.arm, "seed": result.cell.seed, "figures": result.figures, "preferences": result.preferences,
-                 "curve": [asdict(point) for point in result.curve], **about("experiment.py")}
-        (to / f"{result.cell.arm}-{result.cell.seed}.json").write_text(json.dumps(_rounded(plain)) + "\n", encoding="utf-8")
+        path = to / f"{result.cell.arm}-{result.cell.seed}.json"
+        found = _rounded({"arm": result.cell.arm, "seed": result.cell.seed, "figures": result.figures,
+                          "preferences": result.preferences, "curve": [asdict(point) for point in result.curve]})
+        if not path.exists() or not found.items() <= json.loads(path.read_text(encoding="utf-8")).items():
+            path.write_text(json.dumps(found | about("experiment.py")) + "\n", encoding="utf-8")
 
 
 def _rounded(value: Any) -> Any:
