@@ -36,12 +36,13 @@ def sharded_launch() -> bool:
 
 def installed(trackers: Sequence[str]) -> list[str]:
     """The trackers, if all are there. Raises UserError for one that is not installed: Accelerate would leave it out in silence."""
-    from accelerate.tracking import get_available_trackers
+    if trackers:
+        from accelerate.tracking import get_available_trackers
 
-    there = {str(tracker) for tracker in get_available_trackers()}
-    for tracker in trackers:
-        if tracker not in there:
-            raise UserError(f"trackers: {tracker} is not installed. Run `pip install {tracker}`, or take it out of the recipe.")
+        there = {str(tracker) for tracker in get_available_trackers()}
+        for tracker in trackers:
+            if tracker not in there:
+                raise UserError(f"trackers: {tracker} is not installed. Run `pip install {tracker}`, or take it out of the recipe.")
     return list(trackers)
 
 
