@@ -34,7 +34,7 @@ COLOURS = ["#4e79a7", "#e15759", "#59a14f", "#f28e2b", "#b07aa1", "#76b7b2", "#9
 
 
 def keep(folder: Path) -> None:
-    """One file for each finished run of an experiment; one that has the same figures stays as it is, with its machine and versions."""
+    """One file for each finished run of an experiment; one with the same figures stays as it is, with its machine and versions."""
     to = RESULTS / folder.name
     to.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(folder / "experiment.yaml", to / "experiment.yaml")
