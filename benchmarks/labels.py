@@ -16,6 +16,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
@@ -34,7 +35,7 @@ from redline.recipe import Source
 TOKENS, PAIRS, TURN = 512, 20_000, 640
 
 
-def distinct_edits(folder: Path, tokenizer: object) -> list[tuple[str, str]]:
+def distinct_edits(folder: Path, tokenizer: Any) -> list[tuple[str, str]]:
     """Reviews joined until both sides hold 512 tokens, cropped there."""
     source = Source(path=str(folder / "cad" / "train_paired.tsv"), replace={"<br />": " "},
                     columns={"id": "batch_id", "side": "Sentiment", "text": "Text"},
@@ -43,18 +44,18 @@ def distinct_edits(folder: Path, tokenizer: object) -> list[tuple[str, str]]:
     joined: tuple[list[int], list[int]] = ([], [])
     for edit in read(source, Edit, Rejects()):
         for ids, side in zip(joined, (edit.rejected, edit.edited), strict=True):
-            ids += tokenizer(as_text(side) + " ", add_special_tokens=False)["input_ids"]  # type: ignore[operator]
+            ids += tokenizer(as_text(side) + " ", add_special_tokens=False)["input_ids"]
         if min(map(len, joined)) >= TOKENS:
-            found.append(tuple(tokenizer.decode(ids[:TOKENS]) for ids in joined))  # type: ignore[attr-defined, arg-type]
+            found.append(tuple(tokenizer.decode(ids[:TOKENS]) for ids in joined))
             joined = ([], [])
     return found
 
 
-def bare(pairs: list[tuple[str, str]], tokenizer: object) -> Iterator[object]:
+def bare(pairs: list[tuple[str, str]], tokenizer: Any) -> Iterator[object]:
     """The least that must be done: token ids, and a shortest script of RapidFuzz's choice."""
     for place in range(0, len(pairs), BATCH):
         texts = [text for pair in pairs[place:place + BATCH] for text in pair]
-        ids = tokenizer(texts, add_special_tokens=False, return_attention_mask=False)["input_ids"]  # type: ignore[operator]
+        ids = tokenizer(texts, add_special_tokens=False, return_attention_mask=False)["input_ids"]
         yield from (Levenshtein.opcodes(one, other).as_list() for one, other in zip(ids[::2], ids[1::2], strict=True))
 
 

@@ -70,7 +70,7 @@ class Run:
             self._go(only)
 
     def _go(self, only: str | None) -> None:
-        installed(self.recipe.trackers)
+        installed(self.recipe.trackers)  # what is missing is said before any work
         state = self._state()
         self._check(state)
         wait_for_everyone()  # the main process writes the state as it goes: all have to begin with the same one
