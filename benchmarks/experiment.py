@@ -85,16 +85,18 @@ def tables(summary: dict[str, Any], results: Sequence[Result]) -> str:
     """The arms at the end, and at equal KL."""
     base = summary["baseline"]
     names = [judge.rpartition(":")[2] for judge in summary["judges"]]
-    head = ["arm", "seeds", *(f"wins, % ({name})" for name in names), "KL (range)", "perplexity", "distinct bigrams", "words",
-            "minutes", "GB"]
+    head = ["arm", "seeds", *(f"wins, % ({name})" for name in names), f"length-controlled, % ({' · '.join(names)})", "KL (range)",
+            "perplexity", "distinct bigrams", "words", "minutes", "GB"]
     rows = [[arm["arm"], str(len(arm["seeds"])), *(_rate(arm["win_rates"][judge]) for judge in summary["judges"]),
+             " · ".join(f"{100 * arm['length_controlled'][judge]:.1f}" for judge in summary["judges"]),
              f"{arm['kl']:.1f} ({arm['kl_range'][0]:.1f} to {arm['kl_range'][1]:.1f})", f"{arm['perplexity']:.1f}",
              f"{arm['distinct_bigrams']:.3f}", f"{arm['mean_words']:.1f}", f"{arm['seconds_total'] / 60:.1f}",
              f"{arm['peak_gb']:.1f}" if arm["peak_gb"] else "–"] for arm in summary["arms"]]
     if summary["arms"]:
         first = summary["arms"][0]
-        rows.append(["*the reference*", "", *("50" for _ in names), "0", f"{first['perplexity_reference']:.1f}",
-                     f"{first['distinct_bigrams_reference']:.3f}", f"{first['mean_words_reference']:.1f}", "", ""])
+        rows.append(["*the reference*", "", *("50" for _ in names), " · ".join("50" for _ in names), "0",
+                     f"{first['perplexity_reference']:.1f}", f"{first['distinct_bigrams_reference']:.3f}",
+                     f"{first['mean_words_reference']:.1f}", "", ""])
     levels = [row["kl"] for row in summary["arms"][0]["gold_at_kl"]] if summary["arms"] else []
     equal = [[arm["arm"], *(_level(row) for row in arm["gold_at_kl"])] for arm in summary["arms"]]
     there = [arm["arm"] for arm in summary["arms"]]
