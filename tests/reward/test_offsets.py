@@ -113,13 +113,28 @@ def test_offsets_of_long_responses_are_those_of_all_prefixes_whole(kind, data):
     some = st.one_of(st.integers(0, len(tokenizer) - 1).map(lambda one: [one]), st.sampled_from(KNOWN).map(
         lambda word: tokenizer(word, add_special_tokens=False)["input_ids"]))
     ids = list(itertools.chain.from_iterable(data.draw(st.lists(some, min_size=40, max_size=150))))
+    assert token_offsets(tokenizer, ids) == from_whole_prefixes(tokenizer, ids)
+
+
+def test_a_stray_byte_far_behind_makes_its_run_unreadable():
+    tokenizer = tokenizer_of("Unigram with bytes")
+    word, run, stray, the = (tokenizer(text, add_special_tokens=False)["input_ids"]
+                             for text in ("bad", "ж" * 20, "\x80", "the the"))
+    for size in range(40):  # wherever the bytes lie in the tokens that are decoded again
+        ids = [*(word * 40)[:size], *run, stray[-1], *the]
+        assert tokenizer.decode(ids).endswith("\ufffd the the")
+        assert token_offsets(tokenizer, ids) == from_whole_prefixes(tokenizer, ids)
+
+
+def from_whole_prefixes(tokenizer, ids) -> tuple[str, list[tuple[int, int]]]:
+    """What token_offsets is to give, by decoding every prefix from its beginning."""
     prefixes = [tokenizer.decode(ids[:size], skip_special_tokens=True, clean_up_tokenization_spaces=False)
                 for size in range(len(ids) + 1)]
     ends = [0]
     for prefix in prefixes[1:-1]:
         ends.append(max(ends[-1], len(prefix.rstrip("\ufffd"))))
     ends.append(max(ends[-1], len(prefixes[-1])))
-    assert token_offsets(tokenizer, ids) == (prefixes[-1], list(itertools.pairwise(ends)))
+    return prefixes[-1], list(itertools.pairwise(ends))
 
 
 @pytest.mark.parametrize(("policy", "reward"), PAIRS)

@@ -1,5 +1,6 @@
 """Rewards move between tokenizers, and from a user's spans to tokens, by character offsets. Pure functions."""
 
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ if TYPE_CHECKING:
 
 Span = tuple[int, int]
 CONTEXT = 16  # tokens that a decoder needs before one to give it the text that it has behind all of them
+BYTE = re.compile(r"<0x[0-9A-F]{2}>")  # SentencePiece's name for a byte: one that is wrong makes all of a run of them unreadable
 
 
 def token_offsets(tokenizer: "PreTrainedTokenizerBase", ids: Sequence[int]) -> tuple[str, list[Span]]:
@@ -23,6 +25,9 @@ def token_offsets(tokenizer: "PreTrainedTokenizerBase", ids: Sequence[int]) -> t
     def decode(part: Sequence[int]) -> str:
         return str(tokenizer.decode(list(part), skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
+    def ends_bytes(token: int) -> bool:  # a run goes on behind tokens without text
+        return not BYTE.fullmatch(str(tokenizer.convert_ids_to_tokens(token))) and decode([token]) != ""
+
     text, offsets, end = decode(ids), [], 0
     first, before = 0, 0  # where the tokens that are decoded again begin, and how many characters of the text precede theirs
     for size in range(1, len(ids) + 1):
@@ -31,8 +36,10 @@ def token_offsets(tokenizer: "PreTrainedTokenizerBase", ids: Sequence[int]) -> t
         start, end = end, max(end, whole)
         offsets.append((start, end))
         if size - first > 3 * CONTEXT:
-            context = decode(ids[size - CONTEXT:size])
-            if context and context[-1] != "\ufffd":  # not in the middle of a character, nor where the text begins
+            last = ids[size - CONTEXT:size]
+            context = decode(last)
+            # not in the middle of a character, nor where the text begins, nor in a run of bytes that the next may make unreadable
+            if context and context[-1] != "\ufffd" and any(ends_bytes(token) for token in last):
                 first, before = size - CONTEXT, before + len(part) - len(context)
     return text, offsets
 
