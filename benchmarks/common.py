@@ -8,20 +8,23 @@ import sys
 import textwrap
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from redline.recipe import Model
 
 LIBRARIES = ("torch", "transformers", "accelerate", "peft", "trl", "tokenizers", "rapidfuzz")
 PAGE = Path(__file__).parent.parent / "docs" / "results.md"
 
 
-def about(script: str) -> dict[str, Any]:
-    """Machine (and what models are computed in there by default), versions and command, for a result file."""
+def about(script: str, model: "Model | None" = None) -> dict[str, Any]:
+    """Machine (and what a model is computed in there, by its settings), versions and command, for a result file."""
     import torch
 
     from redline.models import dtype_of
     from redline.recipe import Model
 
-    dtype = str(dtype_of(Model())).removeprefix("torch.")
+    dtype = str(dtype_of(model or Model())).removeprefix("torch.")
     cpu = next((line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line), "")
     return {
         "machine": f"{cpu}, {torch.get_num_threads()} threads, {dtype}, {platform.platform()}",

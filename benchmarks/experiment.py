@@ -44,7 +44,7 @@ def keep(folder: Path) -> None:
         found = _rounded({"arm": result.cell.arm, "seed": result.cell.seed, "figures": result.figures,
                           "preferences": result.preferences, "curve": [asdict(point) for point in result.curve]})
         if not path.exists() or not found.items() <= json.loads(path.read_text(encoding="utf-8")).items():
-            path.write_text(json.dumps(found | about("experiment.py")) + "\n", encoding="utf-8")
+            path.write_text(json.dumps(found | about("experiment.py", result.cell.recipe.model)) + "\n", encoding="utf-8")
 
 
 def _rounded(value: Any) -> Any:
