@@ -1,4 +1,5 @@
-"""What every result file says about where it comes from, tables in docs/results.md, and the environments of peers."""
+"""What every result file says about where it comes from, tables in docs/results.md, and the environments of
+peers."""
 
 import json
 import platform
@@ -11,33 +12,51 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from redline.recipe import Model
+    from redline.engine.settings import Model
 
 LIBRARIES = ("torch", "transformers", "accelerate", "peft", "trl", "tokenizers", "rapidfuzz")
 PAGE = Path(__file__).parent.parent / "docs" / "results.md"
 
 
 def about(script: str, model: "Model | None" = None) -> dict[str, Any]:
-    """Machine (and what a model is computed in there, by its settings), versions and command, for a result file."""
+    """Machine (and what a model is computed in there, by its settings), versions and command, for a result
+    file."""
     import torch
 
-    from redline.models import dtype_of
-    from redline.recipe import Model
+    from redline.engine.models import dtype_of
+    from redline.engine.settings import Model
 
     dtype = str(dtype_of(model or Model())).removeprefix("torch.")
-    cpu = next((line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line), "")
+    cpu = next(
+        (
+            line.split(":")[1].strip()
+            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            if "model name" in line
+        ),
+        "",
+    )
     return {
         "machine": f"{cpu}, {torch.get_num_threads()} threads, {dtype}, {platform.platform()}",
-        "versions": {"python": platform.python_version(), "redline": _commit()} | {name: version(name) for name in LIBRARIES},
-        "command": shlex.join(["python", f"benchmarks/{script}", *(Path(word).name if Path(word).is_absolute() else word
-                                                                  for word in sys.argv[1:])]),
+        "versions": {"python": platform.python_version(), "redline": _commit()}
+        | {name: version(name) for name in LIBRARIES},
+        "command": shlex.join(
+            [
+                "python",
+                f"benchmarks/{script}",
+                *(Path(word).name if Path(word).is_absolute() else word for word in sys.argv[1:]),
+            ]
+        ),
     }
 
 
 def _commit() -> str:
     """Of the sources that were measured; "+" where they had changed since."""
-    described = subprocess.run(["git", "describe", "--always", "--dirty=+", "--exclude=*"], capture_output=True, text=True,
-                               cwd=PAGE.parent)
+    described = subprocess.run(
+        ["git", "describe", "--always", "--dirty=+", "--exclude=*"],
+        capture_output=True,
+        text=True,
+        cwd=PAGE.parent,
+    )
     return described.stdout.strip() or version("redline")
 
 
@@ -56,17 +75,22 @@ def into_page(script: str, name: str, text: str) -> None:
     start, end = f"<!-- {name}: written by benchmarks/{script} -->\n", f"<!-- end of {name} -->\n"
     page = PAGE.read_text(encoding="utf-8")
     if start not in page or end not in page:
-        raise SystemExit(f"{PAGE}: has no lines {start.strip()!r} and {end.strip()!r}, between which the tables go.")
+        raise SystemExit(
+            f"{PAGE}: has no lines {start.strip()!r} and {end.strip()!r}, between which the tables go."
+        )
     before, _, rest = page.partition(start)
     PAGE.write_text(before + start + text + end + rest.partition(end)[2], encoding="utf-8")
 
 
 def environment(folder: Path, *packages: str) -> tuple[Path, dict[str, str]]:
-    """A peer's own environment with some packages, made on first use; returns its Python and the versions in it."""
+    """A peer's own environment with some packages, made on first use; returns its Python and the versions in
+    it."""
     python = folder / "bin" / "python"
     if not python.exists():
         subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
     subprocess.run([str(python), "-m", "pip", "install", "--quiet", *packages], check=True)
-    listed = subprocess.run([str(python), "-m", "pip", "list", "--format=json"], capture_output=True, text=True, check=True)
+    listed = subprocess.run(
+        [str(python), "-m", "pip", "list", "--format=json"], capture_output=True, text=True, check=True
+    )
     found = {each["name"]: each["version"] for each in json.loads(listed.stdout)}
     return python.absolute(), {name: found[name] for name in LIBRARIES if name in found}

@@ -1,13 +1,15 @@
-"""What is kept of an experiment: one small file a finished run, and from these the tables and the picture of docs/results.md.
+"""What is kept of an experiment: one small file a finished run, and from these the tables and the picture of
+docs/results.md.
 
     redline experiment recipes/experiment-cad.yaml --parallel 2    hours; stopped, it goes on where it was
     python benchmarks/experiment.py runs/experiment-cad            keep what is finished, then remake
     python benchmarks/experiment.py                                remake from what was kept, without the runs
 
-benchmarks/results/EXPERIMENT/ARM-SEED.json holds a run's figures, its learning curve, and every judge's preference for every
-prompt, at the end and on the way: all that the paired differences and their intervals are made of, by the functions that
-`redline experiment` uses. In its folder `again` lie runs that were done a second time, with the same seed on another kind of
-processor; they are in no table but the one that puts both beside each other.
+benchmarks/results/EXPERIMENT/ARM-SEED.json holds a run's figures, its learning curve, and every judge's
+preference for every prompt, at the end and on the way: all that the paired differences and their intervals
+are made of, by the functions that `redline experiment` uses. In its folder `again` lie runs that were done a
+second time, with the same seed on another kind of processor; they are in no table but the one that puts both
+beside each other.
 """
 
 import argparse
@@ -28,23 +30,41 @@ from redline.experiment.summary import summarise
 
 HERE = Path(__file__).parent
 RESULTS, IMAGES = HERE / "results", HERE.parent / "docs" / "images"
-PAIRS = [("token", "sequence-edited"), ("last", "sequence-edited"), ("uniform", "sequence-edited"), ("token", "last"),
-         ("token", "uniform"), ("token", "shuffled"), ("token", "discrete"), ("token", "pairwise")]  # a table of differences
+PAIRS = [
+    ("token", "sequence-edited"),
+    ("last", "sequence-edited"),
+    ("uniform", "sequence-edited"),
+    ("token", "last"),
+    ("token", "uniform"),
+    ("token", "shuffled"),
+    ("token", "discrete"),
+    ("token", "pairwise"),
+]  # a table of differences
 COLOURS = ["#4e79a7", "#e15759", "#59a14f", "#f28e2b", "#b07aa1", "#76b7b2", "#9c755f"]
 
 
 def keep(folder: Path) -> None:
-    """One file for each finished run of an experiment; one with the same figures stays as it is, with its machine and versions."""
+    """One file for each finished run of an experiment; one with the same figures stays as it is, with its
+    machine and versions."""
     to = RESULTS / folder.name
     to.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(folder / "experiment.yaml", to / "experiment.yaml")
     experiment = load_experiment(to / "experiment.yaml")
     for result in collect(experiment, cells(experiment, folder), folder):
         path = to / f"{result.cell.arm}-{result.cell.seed}.json"
-        found = _rounded({"arm": result.cell.arm, "seed": result.cell.seed, "figures": result.figures,
-                          "preferences": result.preferences, "curve": [asdict(point) for point in result.curve]})
+        found = _rounded(
+            {
+                "arm": result.cell.arm,
+                "seed": result.cell.seed,
+                "figures": result.figures,
+                "preferences": result.preferences,
+                "curve": [asdict(point) for point in result.curve],
+            }
+        )
         if not path.exists() or not found.items() <= json.loads(path.read_text(encoding="utf-8")).items():
-            path.write_text(json.dumps(found | about("experiment.py", result.cell.recipe.model)) + "\n", encoding="utf-8")
+            path.write_text(
+                json.dumps(found | about("experiment.py", result.cell.recipe.model)) + "\n", encoding="utf-8"
+            )
 
 
 def _rounded(value: Any) -> Any:
@@ -69,7 +89,11 @@ def _read(asked: Sequence[Cell], folder: Path) -> list[Result]:
         file = folder / f"{cell.arm}-{cell.seed}.json"
         if file.exists():
             plain = json.loads(file.read_text(encoding="utf-8"))
-            results.append(Result(cell, plain["figures"], plain["preferences"], [Point(**point) for point in plain["curve"]]))
+            results.append(
+                Result(
+                    cell, plain["figures"], plain["preferences"], [Point(**point) for point in plain["curve"]]
+                )
+            )
     return results
 
 
@@ -85,57 +109,109 @@ def tables(summary: dict[str, Any], results: Sequence[Result]) -> str:
     """The arms at the end, and at equal KL."""
     base = summary["baseline"]
     names = [judge.rpartition(":")[2] for judge in summary["judges"]]
-    head = ["arm", "seeds", *(f"wins, % ({name})" for name in names), f"length-controlled, % ({' · '.join(names)})", "KL (range)",
-            "perplexity", "distinct bigrams", "words", "minutes", "GB"]
-    rows = [[arm["arm"], str(len(arm["seeds"])), *(_rate(arm["win_rates"][judge]) for judge in summary["judges"]),
-             " · ".join(f"{100 * arm['length_controlled'][judge]:.1f}" for judge in summary["judges"]),
-             f"{arm['kl']:.1f} ({arm['kl_range'][0]:.1f} to {arm['kl_range'][1]:.1f})", f"{arm['perplexity']:.1f}",
-             f"{arm['distinct_bigrams']:.3f}", f"{arm['mean_words']:.1f}", f"{arm['seconds_total'] / 60:.1f}",
-             f"{arm['peak_gb']:.1f}" if arm["peak_gb"] else "–"] for arm in summary["arms"]]
+    head = [
+        "arm",
+        "seeds",
+        *(f"wins, % ({name})" for name in names),
+        f"length-controlled, % ({' · '.join(names)})",
+        "KL (range)",
+        "perplexity",
+        "distinct bigrams",
+        "words",
+        "minutes",
+        "GB",
+    ]
+    rows = [
+        [
+            arm["arm"],
+            str(len(arm["seeds"])),
+            *(_rate(arm["win_rates"][judge]) for judge in summary["judges"]),
+            " · ".join(f"{100 * arm['length_controlled'][judge]:.1f}" for judge in summary["judges"]),
+            f"{arm['kl']:.1f} ({arm['kl_range'][0]:.1f} to {arm['kl_range'][1]:.1f})",
+            f"{arm['perplexity']:.1f}",
+            f"{arm['distinct_bigrams']:.3f}",
+            f"{arm['mean_words']:.1f}",
+            f"{arm['seconds_total'] / 60:.1f}",
+            f"{arm['peak_gb']:.1f}" if arm["peak_gb"] else "–",
+        ]
+        for arm in summary["arms"]
+    ]
     if summary["arms"]:
         first = summary["arms"][0]
-        rows.append(["*the reference*", "", *("50" for _ in names), " · ".join("50" for _ in names), "0",
-                     f"{first['perplexity_reference']:.1f}", f"{first['distinct_bigrams_reference']:.3f}",
-                     f"{first['mean_words_reference']:.1f}", "", ""])
+        rows.append(
+            [
+                "*the reference*",
+                "",
+                *("50" for _ in names),
+                " · ".join("50" for _ in names),
+                "0",
+                f"{first['perplexity_reference']:.1f}",
+                f"{first['distinct_bigrams_reference']:.3f}",
+                f"{first['mean_words_reference']:.1f}",
+                "",
+                "",
+            ]
+        )
     levels = [row["kl"] for row in summary["arms"][0]["gold_at_kl"]] if summary["arms"] else []
     equal = [[arm["arm"], *(_level(row) for row in arm["gold_at_kl"])] for arm in summary["arms"]]
     there = [arm["arm"] for arm in summary["arms"]]
     minus = [[arm, *_minus(summary, arm, base, levels)] for arm in there if arm != base]
-    parts = [[f"{a} - {b}", *_minus(summary, a, b, levels)] for a, b in PAIRS if base != b and {a, b} <= set(there)]
+    parts = [
+        [f"{a} - {b}", *_minus(summary, a, b, levels)] for a, b in PAIRS if base != b and {a, b} <= set(there)
+    ]
     prices = [[arm["arm"], *(_price(row) for row in arm["price"])] for arm in summary["arms"]]
     golds = [f"{100 * row['gold']:.0f} %" for row in summary["arms"][0]["price"]] if summary["arms"] else []
     places = [*(f"end, {name}" for name in names), *(f"KL {kl:g}" for kl in levels)]
     minus_says = filled(
-        f"Minus `{base}`, in points of win rate, the same prompts and seeds, 95 % intervals over both; at the end by each judge, "
-        f"then where the curves are at equal KL ({names[0]}). In brackets the number of seeds; in bold what leaves out 0 with "
-        "three or more:")
+        f"Minus `{base}`, in points of win rate, the same prompts and seeds, 95 % intervals over both; at "
+        f"the end by each judge, then where the curves are at equal KL ({names[0]}). In brackets the number "
+        "of seeds; in bold what leaves out 0 with three or more:"
+    )
     equal_says = filled(
-        f"Win rate ({names[0]}, %) where a run's curve is at a KL; in brackets how many of the runs come there, and how many nats "
-        f"lie on average between the two measurements around it. {misfit(results)}")
-    return "\n".join([
-        "At the end of training:\n", table(head, rows),
-        minus_says, table(["arm", *places], minus),
-        "Other arms beside each other, likewise:\n", table(["arms", *places], parts),
-        equal_says, table(["arm", *(f"KL {kl:g}" for kl in levels)], equal),
-        "Responses and seconds of learning until the win rate is there (median of the runs that come there, and their number):\n",
-        table(["arm", *golds], prices)])
+        f"Win rate ({names[0]}, %) where a run's curve is at a KL; in brackets how many of the runs come "
+        f"there, and how many nats lie on average between the two measurements around it. {misfit(results)}"
+    )
+    return "\n".join(
+        [
+            "At the end of training:\n",
+            table(head, rows),
+            minus_says,
+            table(["arm", *places], minus),
+            "Other arms beside each other, likewise:\n",
+            table(["arms", *places], parts),
+            equal_says,
+            table(["arm", *(f"KL {kl:g}" for kl in levels)], equal),
+            "Responses and seconds of learning until the win rate is there (median of the runs that come "
+            "there, and their number):\n",
+            table(["arm", *golds], prices),
+        ]
+    )
 
 
 def misfit(results: Sequence[Result]) -> str:
-    """How far measurements lie from the curves that are fitted to them: about one standard error where the curves' form holds."""
+    """How far measurements lie from the curves that are fitted to them: about one standard error where the
+    curves' form holds."""
     square, free = 0.0, 0
     for run in results:
         kl, gold = [max(point.kl, 0.0) for point in run.curve], [point.gold for point in run.curve]
-        own = [(level_weights(kl, at), point) for at, point in zip(kl[1:], run.curve[1:], strict=True) if point.error]
+        own = [
+            (level_weights(kl, at), point)
+            for at, point in zip(kl[1:], run.curve[1:], strict=True)
+            if point.error
+        ]
         square += sum(((float(weights @ gold) - point.gold) / point.error) ** 2 for weights, point in own)
         free += max(0, len(own) - 2)
     if not free:
         return ""
-    return f"Measurements lie {(square / free) ** 0.5:.2f} standard errors from their curves ({free} degrees of freedom)."
+    return (
+        f"Measurements lie {(square / free) ** 0.5:.2f} standard errors from their curves ({free} "
+        "degrees of freedom)."
+    )
 
 
 def twice(results: Sequence[Result], again: Sequence[Result]) -> str:
-    """Runs that were done twice with one seed, and how far two runs of an arm lie from each other with one seed and with two."""
+    """Runs that were done twice with one seed, and how far two runs of an arm lie from each other with one
+    seed and with two."""
     if not again:
         return ""
     first = {(run.cell.arm, run.cell.seed): run for run in results}
@@ -145,31 +221,49 @@ def twice(results: Sequence[Result], again: Sequence[Result]) -> str:
         pair = first[run.cell.arm, run.cell.seed], run
         ends = [[one.figures["judges"][judge]["win_rate"] for judge in judges] for one in pair]
         same.append(ends[0][0] - ends[1][0])
-        rows.append([run.cell.name, *(f"{100 * here:.1f} · {100 * there:.1f}" for here, there in zip(*ends, strict=True)),
-                     " · ".join(f"{one.figures['kl']:.1f}" for one in pair)])
+        rows.append(
+            [
+                run.cell.name,
+                *(f"{100 * here:.1f} · {100 * there:.1f}" for here, there in zip(*ends, strict=True)),
+                " · ".join(f"{one.figures['kl']:.1f}" for one in pair),
+            ]
+        )
     for arm in dict.fromkeys(run.cell.arm for run in again):
         rates = [run.figures["judges"][judges[0]]["win_rate"] for run in results if run.cell.arm == arm]
         other += [a - b for a, b in combinations(rates, 2)]
     apart = [100 * statistics.mean(map(abs, found)) for found in (same, other)]
     says = filled(
-        "Runs done twice with one seed: first figure in float32 (in the tables above), second in bfloat16 (in none). "
-        f"By {judges[0]}, two runs with one seed lie {apart[0]:.1f} points apart on average, two runs of these arms with two seeds "
-        f"{apart[1]:.1f}:")
-    return "\n".join(["", says, table(["run", *(f"wins, % ({judge.rpartition(':')[2]})" for judge in judges), "KL"], rows)])
+        "Runs done twice with one seed: first figure in float32 (in the tables above), second in bfloat16 "
+        f"(in none). By {judges[0]}, two runs with one seed lie {apart[0]:.1f} points apart on average, two "
+        f"runs of these arms with two seeds {apart[1]:.1f}:"
+    )
+    return "\n".join(
+        ["", says, table(["run", *(f"wins, % ({judge.rpartition(':')[2]})" for judge in judges), "KL"], rows)]
+    )
 
 
 def _rate(found: dict[str, Any]) -> str:
-    return f"{100 * found['win_rate']:.1f} ({100 * found['ci95'][0]:.1f} to {100 * found['ci95'][1]:.1f})" if found else "–"
+    return (
+        f"{100 * found['win_rate']:.1f} ({100 * found['ci95'][0]:.1f} to {100 * found['ci95'][1]:.1f})"
+        if found
+        else "–"
+    )
 
 
 def _level(row: dict[str, Any]) -> str:
-    return f"{100 * row['win_rate']:.1f} [{row['seeds']}; {row['apart']:.1f}]" if row.get("win_rate") is not None else "–"
+    return (
+        f"{100 * row['win_rate']:.1f} [{row['seeds']}; {row['apart']:.1f}]"
+        if row.get("win_rate") is not None
+        else "–"
+    )
 
 
 def _minus(summary: dict[str, Any], a: str, b: str, levels: list[float]) -> list[str]:
-    """How much better ``a`` did than ``b``: at the end by each judge, then at each KL level by the first one."""
+    """How much better ``a`` did than ``b``: at the end by each judge, then at each KL level by the first
+    one."""
     return [_difference(summary, a, b, judge, None) for judge in summary["judges"]] + [
-        _difference(summary, a, b, summary["gold"], kl) for kl in levels]
+        _difference(summary, a, b, summary["gold"], kl) for kl in levels
+    ]
 
 
 def _difference(summary: dict[str, Any], a: str, b: str, judge: str, kl: float | None) -> str:
@@ -188,45 +282,74 @@ def _price(row: dict[str, Any]) -> str:
 
 
 def draw(summary: dict[str, Any], runs: list[Result]) -> str:
-    """Gold against KL, seven arms a panel: every run's curve, thin, and the arm's mean at each KL level, thick."""
+    """Gold against KL, seven arms a panel: every run's curve, thin, and the arm's mean at each KL level,
+    thick."""
     arms = summary["arms"]
-    panels = [arms[start:start + len(COLOURS)] for start in range(0, len(arms), len(COLOURS))]
+    panels = [arms[start : start + len(COLOURS)] for start in range(0, len(arms), len(COLOURS))]
     most = max([8.0, *(min(point.kl, 12.0) for run in runs for point in run.curve)])
     least = min([4, *(int(10 * point.gold) for run in runs for point in run.curve)])  # tenths
     tall = 340 * len(panels)
-    parts = [f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 960 {tall}" font-family="sans-serif" font-size="12">'
-             f'<rect width="960" height="{tall}" fill="white"/>']
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 960 {tall}" font-family="sans-serif" '
+        f'font-size="12"><rect width="960" height="{tall}" fill="white"/>'
+    ]
     for number, panel in enumerate(panels):
         left, top, width, height = 60, 30 + 340 * number, 640, 260
 
-        def at(kl: float, gold: float, left: int = left, top: int = top, width: int = width, height: int = height) -> str:
-            return f"{left + width * min(kl, most) / most:.1f},{top + height * (1 - (gold - least / 10) / (1 - least / 10)):.1f}"
+        def at(
+            kl: float, gold: float, left: int = left, top: int = top, width: int = width, height: int = height
+        ) -> str:
+            x = left + width * min(kl, most) / most
+            y = top + height * (1 - (gold - least / 10) / (1 - least / 10))
+            return f"{x:.1f},{y:.1f}"
 
-        parts.append(f'<text x="{left}" y="{top - 12}" font-weight="bold">{summary["name"]}: win rate over the reference '
-                     f'({summary["gold"]}) against KL, nats a response</text>')
+        parts.append(
+            f'<text x="{left}" y="{top - 12}" font-weight="bold">{summary["name"]}: win rate over the '
+            "reference "
+            f"({summary['gold']}) against KL, nats a response</text>"
+        )
         for tick in (tenths / 10 for tenths in range(least, 11)):
             first, last = at(0, tick).split(","), at(most, tick).split(",")
-            parts.append(f'<line x1="{first[0]}" y1="{first[1]}" x2="{last[0]}" y2="{last[1]}" stroke="#ddd"/>'
-                         f'<text x="{left - 8}" y="{float(first[1]) + 4}" text-anchor="end">{tick:.0%}</text>')
-        parts += [f'<text x="{at(tick, least / 10).split(",")[0]}" y="{top + height + 18}" text-anchor="middle">{tick}</text>'
-                  for tick in range(0, int(most) + 1, 2)]
+            parts.append(
+                f'<line x1="{first[0]}" y1="{first[1]}" x2="{last[0]}" y2="{last[1]}" stroke="#ddd"/>'
+                f'<text x="{left - 8}" y="{float(first[1]) + 4}" text-anchor="end">{tick:.0%}</text>'
+            )
+        parts += [
+            f'<text x="{at(tick, least / 10).split(",")[0]}" y="{top + height + 18}" '
+            f'text-anchor="middle">{tick}</text>'
+            for tick in range(0, int(most) + 1, 2)
+        ]
         for place, (arm, colour) in enumerate(zip(panel, COLOURS, strict=False)):
             own = [run.curve for run in runs if run.cell.arm == arm["arm"]]
             curves = [" ".join(at(point.kl, point.gold) for point in curve) for curve in own]
-            parts += [f'<polyline points="{points}" fill="none" stroke="{colour}" opacity="0.25"/>' for points in curves]
-            means = [(row["kl"], row["win_rate"]) for row in arm["gold_at_kl"] if row.get("win_rate") is not None]
-            parts.append(f'<polyline points="{" ".join(at(*point) for point in [(0.0, 0.5), *means])}" fill="none" '
-                         f'stroke="{colour}" stroke-width="3"/>')
-            parts += [f'<circle cx="{at(*point).split(",")[0]}" cy="{at(*point).split(",")[1]}" r="4" fill="{colour}"/>'
-                      for point in means]
-            parts.append(f'<rect x="730" y="{top + 24 * place}" width="14" height="14" fill="{colour}"/>'
-                         f'<text x="752" y="{top + 24 * place + 11}">{arm["arm"]} (seeds: {len(arm["seeds"])})</text>')
+            parts += [
+                f'<polyline points="{points}" fill="none" stroke="{colour}" opacity="0.25"/>'
+                for points in curves
+            ]
+            means = [
+                (row["kl"], row["win_rate"]) for row in arm["gold_at_kl"] if row.get("win_rate") is not None
+            ]
+            parts.append(
+                f'<polyline points="{" ".join(at(*point) for point in [(0.0, 0.5), *means])}" fill="none" '
+                f'stroke="{colour}" stroke-width="3"/>'
+            )
+            parts += [
+                f'<circle cx="{at(*point).split(",")[0]}" cy="{at(*point).split(",")[1]}" r="4" '
+                f'fill="{colour}"/>'
+                for point in means
+            ]
+            parts.append(
+                f'<rect x="730" y="{top + 24 * place}" width="14" height="14" fill="{colour}"/>'
+                f'<text x="752" y="{top + 24 * place + 11}">{arm["arm"]} (seeds: {len(arm["seeds"])})</text>'
+            )
     return "\n".join([*parts, "</svg>\n"])
 
 
 def main() -> None:
     cli = argparse.ArgumentParser()
-    cli.add_argument("runs", type=Path, nargs="*", help="folders of experiments whose finished runs are to be kept")
+    cli.add_argument(
+        "runs", type=Path, nargs="*", help="folders of experiments whose finished runs are to be kept"
+    )
     for folder in cli.parse_args().runs:
         keep(folder)
     for recipe in sorted(RESULTS.glob("*/experiment.yaml")):

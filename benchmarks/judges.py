@@ -1,4 +1,5 @@
-"""Published win rates and human agreement, computed by Redline, beside the published figures; and what cheap judges reach.
+"""Published win rates and human agreement, computed by Redline, beside the published figures; and what cheap
+judges reach.
 
     python benchmarks/judges.py ../shared/data      (or REDLINE_DATA)
 
@@ -31,11 +32,16 @@ def alpaca_eval(folder: Path, name: str) -> dict[str, object]:
     lengths = [[len(verdict[side]) for verdict in verdicts] for side in ("output_2", "output_1")]
     low, high = win_rate_interval(preferences)
     return {
-        "n": len(preferences), "win_rate": 100 * win_rate(preferences), "published_win_rate": float(published["win_rate"]),
-        "standard_error": 100 * standard_error(preferences), "published_standard_error": float(published["standard_error"]),
-        "ci95": [100 * low, 100 * high], "sign_test_p": sign_test(preferences.count(1.0), preferences.count(0.0)),
+        "n": len(preferences),
+        "win_rate": 100 * win_rate(preferences),
+        "published_win_rate": float(published["win_rate"]),
+        "standard_error": 100 * standard_error(preferences),
+        "published_standard_error": float(published["standard_error"]),
+        "ci95": [100 * low, 100 * high],
+        "sign_test_p": sign_test(preferences.count(1.0), preferences.count(0.0)),
         "length_controlled": 100 * length_controlled_win_rate(preferences, *lengths).win_rate,
-        "length_controlled_without_prior": 100 * length_controlled_win_rate(preferences, *lengths, anchor=None).win_rate,
+        "length_controlled_without_prior": 100
+        * length_controlled_win_rate(preferences, *lengths, anchor=None).win_rate,
         "published_length_controlled": float(published["length_controlled_winrate"]),
     }
 
@@ -47,14 +53,23 @@ def pandalm(path: Path) -> dict[str, object]:
     kappas = {f"{i + 1} and {j + 1}": cohen_kappa(people[i], people[j]) for i, j in ((0, 1), (0, 2), (1, 2))}
     judges = {name: check_judge(pairs, load_judge(name)) for name in ("length", "vader")}
     published = {"1 and 2": 0.85, "1 and 3": 0.88, "2 and 3": 0.86}
-    return {"n": len(pairs), "cohen_kappa": kappas, "published_cohen_kappa": published,
-            "people": judges["length"]["people"],
-            "judges": {name: {key: found[key] for key in ("with_people", "length_bias")} for name, found in judges.items()}}
+    return {
+        "n": len(pairs),
+        "cohen_kappa": kappas,
+        "published_cohen_kappa": published,
+        "people": judges["length"]["people"],
+        "judges": {
+            name: {key: found[key] for key in ("with_people", "length_bias")}
+            for name, found in judges.items()
+        },
+    }
 
 
 if __name__ == "__main__":
     data = Path(sys.argv[1] if len(sys.argv) > 1 else os.environ["REDLINE_DATA"])
-    figures = {name: alpaca_eval(data / "alpaca_eval", name) for name in ("alpaca-farm-ppo-human", "alpaca-7b")}
+    figures = {
+        name: alpaca_eval(data / "alpaca_eval", name) for name in ("alpaca-farm-ppo-human", "alpaca-7b")
+    }
     result = {"alpaca_eval": figures, "pandalm": pandalm(data / "pandalm" / "testset-v1.json")}
     write_json(Path(__file__).parent / "results" / "judges.json", result)
     print(json.dumps(result, indent=2))

@@ -1,10 +1,13 @@
-"""Labels of 20,000 edits of 512 tokens, against the least any labeller must do: tokenization and bare RapidFuzz opcodes.
+"""Labels of 20,000 edits of 512 tokens, against the least any labeller must do: tokenization and bare
+RapidFuzz opcodes.
 
-    REDLINE_DATA=../shared/data python benchmarks/labels.py [--passes 3]      # writes benchmarks/results/labels.json
+    REDLINE_DATA=../shared/data python benchmarks/labels.py [--passes 3]
 
-The edits are counterfactually augmented reviews (real human edits), joined until they hold 512 SmolLM2 tokens. All ways get the
-same texts on one thread, taking turns after every 640 edits, so that whatever else the machine does falls on all alike; time is
-processor time. Ratios are medians of the passes over all edits.
+writes benchmarks/results/labels.json.
+
+The edits are counterfactually augmented reviews (real human edits), joined until they hold 512 SmolLM2
+tokens. All ways get the same texts on one thread, taking turns after every 640 edits, so that whatever else
+the machine does falls on all alike; time is processor time. Ratios are medians of the passes over all edits.
 """
 
 import argparse
@@ -28,18 +31,21 @@ from redline.data.check import Rejects
 from redline.data.files import write_json
 from redline.data.read import read
 from redline.data.records import Edit, as_text
+from redline.data.settings import Source
+from redline.data.tokenization import load_tokenizer
 from redline.label.stage import BATCH, label_edits
-from redline.models import load_tokenizer
-from redline.recipe import Source
 
 TOKENS, PAIRS, TURN = 512, 20_000, 640
 
 
 def distinct_edits(folder: Path, tokenizer: Any) -> list[tuple[str, str]]:
     """Reviews joined until both sides hold 512 tokens, cropped there."""
-    source = Source(path=str(folder / "cad" / "train_paired.tsv"), replace={"<br />": " "},
-                    columns={"id": "batch_id", "side": "Sentiment", "text": "Text"},
-                    sides={"Negative": "rejected", "Positive": "edited"})
+    source = Source(
+        path=str(folder / "cad" / "train_paired.tsv"),
+        replace={"<br />": " "},
+        columns={"id": "batch_id", "side": "Sentiment", "text": "Text"},
+        sides={"Negative": "rejected", "Positive": "edited"},
+    )
     found: list[tuple[str, str]] = []
     joined: tuple[list[int], list[int]] = ([], [])
     for edit in read(source, Edit, Rejects()):
@@ -54,9 +60,11 @@ def distinct_edits(folder: Path, tokenizer: Any) -> list[tuple[str, str]]:
 def bare(pairs: list[tuple[str, str]], tokenizer: Any) -> Iterator[object]:
     """The least that must be done: token ids, and a shortest script of RapidFuzz's choice."""
     for place in range(0, len(pairs), BATCH):
-        texts = [text for pair in pairs[place:place + BATCH] for text in pair]
+        texts = [text for pair in pairs[place : place + BATCH] for text in pair]
         ids = tokenizer(texts, add_special_tokens=False, return_attention_mask=False)["input_ids"]
-        yield from (Levenshtein.opcodes(one, other).as_list() for one, other in zip(ids[::2], ids[1::2], strict=True))
+        yield from (
+            Levenshtein.opcodes(one, other).as_list() for one, other in zip(ids[::2], ids[1::2], strict=True)
+        )
 
 
 def seconds(work: Iterator[object], expected: int) -> float:
@@ -66,7 +74,9 @@ def seconds(work: Iterator[object], expected: int) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "labels.json")
     parser.add_argument("--passes", type=int, default=3)
     options = parser.parse_args()
@@ -90,13 +100,25 @@ def main() -> None:
     grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
     ids = [[tokenizer(text, add_special_tokens=False)["input_ids"] for text in pair] for pair in distinct]
     aligned = [labels(align(one, other)) for one, other in ids]
-    write_json(options.out, {
-        "pairs": PAIRS, "distinct": len(distinct), "tokens_a_side": statistics.mean(len(side) for pair in ids for side in pair),
-        "changed_tokens": statistics.mean(label == 1 for _, edited in aligned for label in edited),
-        "words_a_side": statistics.mean(len(words(text)) for pair in distinct for text in pair),
-        "passes": passes, "ratios": ratios, "medians": {f"ratio_{unit}": statistics.median(found) for unit, found in ratios.items()}
-        | {f"{unit}_pairs_a_second": statistics.median(PAIRS / times[unit] for times in passes) for unit in passes[0]},
-        "memory_grown_mib": grown, **about("labels.py")})
+    write_json(
+        options.out,
+        {
+            "pairs": PAIRS,
+            "distinct": len(distinct),
+            "tokens_a_side": statistics.mean(len(side) for pair in ids for side in pair),
+            "changed_tokens": statistics.mean(label == 1 for _, edited in aligned for label in edited),
+            "words_a_side": statistics.mean(len(words(text)) for pair in distinct for text in pair),
+            "passes": passes,
+            "ratios": ratios,
+            "medians": {f"ratio_{unit}": statistics.median(found) for unit, found in ratios.items()}
+            | {
+                f"{unit}_pairs_a_second": statistics.median(PAIRS / times[unit] for times in passes)
+                for unit in passes[0]
+            },
+            "memory_grown_mib": grown,
+            **about("labels.py"),
+        },
+    )
     print(json.dumps(json.loads(options.out.read_text()), indent=1))
 
 

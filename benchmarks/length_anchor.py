@@ -1,10 +1,12 @@
-"""The prior of the length-controlled win rate (``redline.judge.length.ANCHOR``), from AlpacaEval's public files.
+"""The prior of the length-controlled win rate (``redline.judge.length.ANCHOR``), from AlpacaEval's public
+files.
 
     python benchmarks/length_anchor.py BASELINE.json CONCISE.json VERBOSE.json
 
-The three are model_outputs.json of gpt4_1106_preview and of its _concise and _verbose variants in tatsu-lab/alpaca_eval. The
-variants' published win rates over the baseline say how strongly length alone moves GPT-4's verdicts: for each variant the
-coefficient is found with which sigmoid(phi * tanh(z)) has that mean, and the two are pooled at the leaderboard's weights.
+The three are model_outputs.json of gpt4_1106_preview and of its _concise and _verbose variants in
+tatsu-lab/alpaca_eval. The variants' published win rates over the baseline say how strongly length alone moves
+GPT-4's verdicts: for each variant the coefficient is found with which sigmoid(phi * tanh(z)) has that mean,
+and the two are pooled at the leaderboard's weights.
 """
 
 import json
@@ -37,11 +39,19 @@ if __name__ == "__main__":
         delta = lengths - baseline
         term = np.tanh(delta / delta.std(ddof=1))
         direction = 1 if rate > 0.5 else -1
-        phi = root(lambda value, term=term, rate=rate, sign=direction: sign * (sigmoid(value * term).mean() - rate))
-        print(f"mean length {lengths.mean():.0f} against {baseline.mean():.0f}, win rate {rate:.4f}: phi {phi:.4f}")
+        phi = root(
+            lambda value, term=term, rate=rate, sign=direction: sign * (sigmoid(value * term).mean() - rate)
+        )
+        print(
+            f"mean length {lengths.mean():.0f} against {baseline.mean():.0f}, win rate {rate:.4f}: phi "
+            f"{phi:.4f}"
+        )
         terms.append(term)
         chances.append(sigmoid(phi * term))
     term, chance = np.concatenate(terms), np.concatenate(chances)
     centre = root(lambda value: ((sigmoid(value * term) - chance) * term).sum())
     fitted = sigmoid(centre * term)
-    print(f"centre {centre:.4f}, information for each prompt {(WEIGHT * fitted * (1 - fitted) * term**2).sum() / PROMPTS:.5f}")
+    print(
+        f"centre {centre:.4f}, information for each prompt "
+        f"{(WEIGHT * fitted * (1 - fitted) * term**2).sum() / PROMPTS:.5f}"
+    )

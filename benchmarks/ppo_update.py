@@ -1,24 +1,27 @@
 """Seconds and peak memory of one PPO update, beside the PPO trainer of TRL 1.12.0 on the same work.
 
-    python benchmarks/ppo_update.py --peers ../shared/peers --environment peer [--repeats 3] [--fp32] [--only full]
+    python benchmarks/ppo_update.py --peers ../shared/peers --environment peer \\
+        [--repeats 3] [--fp32] [--only full]
 
-The driver makes the peer's environment (a virtual environment with the versions that its docstring names), then runs both sides
-in turn, each in a process of its own, and writes medians, and the ratios run by run, to benchmarks/results/ppo_update.json. With
---fp32 all rows compute in float32 (for processors without bf16 kernels), and the file is ppo_update_float32.json. The work: 16
-prompts, 48 sampled tokens each, 4 epochs in minibatches of 16, LoRA rank 16 or full fine-tuning, a sequence reward model with all
-30 layers.
+The driver makes the peer's environment (a virtual environment with the versions that its docstring names),
+then runs both sides in turn, each in a process of its own, and writes medians, and the ratios run by run, to
+benchmarks/results/ppo_update.json. With --fp32 all rows compute in float32 (for processors without bf16
+kernels), and the file is ppo_update_float32.json. The work: 16 prompts, 48 sampled tokens each, 4 epochs in
+minibatches of 16, LoRA rank 16 or full fine-tuning, a sequence reward model with all 30 layers.
 
-Of TRL's updates one a run counts, of Redline's as many as begin within a minute, since shared machines have slow moments.
+Of TRL's updates one a run counts, of Redline's as many as begin within a minute, since shared machines have
+slow moments.
 
-What differs: TRL holds a value model and a reward model of their own, each of the policy's size; Redline's critic is a head on
-the policy, and its reward model (30 layers) shares the policy's frozen weights. In the row "own critic, whole reward model" the
-critic has adapters of its own on all layers, as deep as TRL's value model, and the reward model's adapters reach all layers
-too, so that nothing of it is shared with sampling. Without LoRA, Redline keeps a frozen copy of the trained weights as the
-reference, as TRL does.
+What differs: TRL holds a value model and a reward model of their own, each of the policy's size; Redline's
+critic is a head on the policy, and its reward model (30 layers) shares the policy's frozen weights. In the
+row "own critic, whole reward model" the critic has adapters of its own on all layers, as deep as TRL's value
+model, and the reward model's adapters reach all layers too, so that nothing of it is shared with sampling.
+Without LoRA, Redline keeps a frozen copy of the trained weights as the reference, as TRL does.
 
-Beside them, the machine's own bare throughput: forward and backward passes of the frozen model by plain Transformers on the same
-number of tokens, no adapters, no critic, logits of the responses only. ``share_of_bare`` is the tokens trained a second in a whole
-update (sampling, scoring and re-scoring included) over the tokens of such passes a second.
+Beside them, the machine's own bare throughput: forward and backward passes of the frozen model by plain
+Transformers on the same number of tokens, no adapters, no critic, logits of the responses only.
+``share_of_bare`` is the tokens trained a second in a whole update (sampling, scoring and re-scoring included)
+over the tokens of such passes a second.
 """
 
 import argparse
@@ -36,15 +39,25 @@ from common import about, environment
 
 HERE = Path(__file__).parent
 EPOCHS = 4
-TIMED, LIMIT = 60.0, 20  # seconds of Redline's updates that count in a run, about as long as one of TRL's, and updates at most
+TIMED, LIMIT = (
+    60.0,
+    20,
+)  # seconds of Redline's updates that count in a run, about as long as one of TRL's, and updates at most
 QUESTIONS = [
-    "Write a short poem about the sea.", "What is the capital of France?", "How do I make tea?",
-    "Explain gravity to a child.", "Give me three tips to sleep better.", "Why is the sky blue?",
-    "Tell me about dogs.", "Plan a day in Rome.",
+    "Write a short poem about the sea.",
+    "What is the capital of France?",
+    "How do I make tea?",
+    "Explain gravity to a child.",
+    "Give me three tips to sleep better.",
+    "Why is the sky blue?",
+    "Tell me about dogs.",
+    "Plan a day in Rome.",
 ]
-LORA = {"Redline, LoRA on the upper 10 of 30 layers": ["--lora-rank", "16", "--layers", "10"],
-        "Redline, LoRA on all layers": ["--lora-rank", "16"],
-        "Redline, LoRA on all layers, own critic, whole reward model": ["--lora-rank", "16", "--whole"]}
+LORA = {
+    "Redline, LoRA on the upper 10 of 30 layers": ["--lora-rank", "16", "--layers", "10"],
+    "Redline, LoRA on all layers": ["--lora-rank", "16"],
+    "Redline, LoRA on all layers, own critic, whole reward model": ["--lora-rank", "16", "--whole"],
+}
 
 
 def configurations(fp32: bool) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
@@ -52,7 +65,10 @@ def configurations(fp32: bool) -> tuple[dict[str, list[str]], dict[str, list[str
     name, dtype = ("fp32", "float32") if fp32 else ("bf16", "bfloat16")
     ours = {f"{row}, {name}": [*flags, "--dtype", dtype] for row, flags in LORA.items()}
     ours["Redline, full fine-tuning, fp32"] = ["--lora-rank", "0", "--dtype", "float32"]
-    return ours, {f"TRL 1.12.0, LoRA, {name}": ["--lora", *["--bf16"] * (not fp32)], "TRL 1.12.0, default (full, fp32)": []}
+    return ours, {
+        f"TRL 1.12.0, LoRA, {name}": ["--lora", *["--bf16"] * (not fp32)],
+        "TRL 1.12.0, default (full, fp32)": [],
+    }
 
 
 def ours(arguments: argparse.Namespace) -> None:
@@ -60,9 +76,12 @@ def ours(arguments: argparse.Namespace) -> None:
     from accelerate import Accelerator
 
     from redline.data.records import Prompt
+    from redline.engine.settings import Adapt, Model, Optimizer
     from redline.policy.ppo import Ppo
-    from redline.recipe import Adapt, Kl, Model, Optimizer, Policy, Reward, Sampling
+    from redline.policy.settings import Kl, Policy
     from redline.reward.model import new_reward_model, save_reward_model
+    from redline.reward.settings import Reward
+    from redline.sampling.settings import Sampling
 
     model = Model(dtype=arguments.dtype)
     adapt = Adapt(lora_rank=arguments.lora_rank, train_layers=arguments.layers)
@@ -72,11 +91,25 @@ def ours(arguments: argparse.Namespace) -> None:
         save_reward_model(reward, wrapped, Path(folder) / "reward", model.name)
         del reward, wrapped
         recipe = Policy(
-            adapt=adapt, optimizer=Optimizer(lr=1e-5), kl=Kl(target=None), reward_scale=1.0, batch_size=16, minibatch_size=16,
-            epochs=EPOCHS, updates=LIMIT, critic="own" if arguments.whole else "shared",
-            sampling=Sampling(max_new_tokens=48, min_new_tokens=48), gae_lambda=0.95)
-        prompts = [Prompt(id=str(index), prompt=[{"role": "user", "content": text}]) for index, text in enumerate(QUESTIONS * 2)]
-        trainer = Ppo(recipe, model, prompts, Path(folder) / "policy", Accelerator(), Path(folder) / "reward", 0)
+            adapt=adapt,
+            optimizer=Optimizer(lr=1e-5),
+            kl=Kl(target=None),
+            reward_scale=1.0,
+            batch_size=16,
+            minibatch_size=16,
+            epochs=EPOCHS,
+            updates=LIMIT,
+            critic="own" if arguments.whole else "shared",
+            sampling=Sampling(max_new_tokens=48, min_new_tokens=48),
+            gae_lambda=0.95,
+        )
+        prompts = [
+            Prompt(id=str(index), prompt=[{"role": "user", "content": text}])
+            for index, text in enumerate(QUESTIONS * 2)
+        ]
+        trainer = Ppo(
+            recipe, model, prompts, Path(folder) / "policy", Accelerator(), Path(folder) / "reward", 0
+        )
         seconds, phases = [], {}
         while len(seconds) < arguments.updates or (sum(seconds[1:]) < TIMED and len(seconds) < LIMIT):
             start = time.perf_counter()
@@ -88,30 +121,42 @@ def ours(arguments: argparse.Namespace) -> None:
         del trainer
         lengths = [len(ids) + 48 for ids in _prompt_ids(model, prompts)]
         bare = bare_seconds(model, lengths, arguments)
-    print(json.dumps({"median_update_s": update, "peak_gb": peak, "bare_s": bare, "share_of_bare": EPOCHS * bare / update,
-                      **phases}))
+    print(
+        json.dumps(
+            {
+                "median_update_s": update,
+                "peak_gb": peak,
+                "bare_s": bare,
+                "share_of_bare": EPOCHS * bare / update,
+                **phases,
+            }
+        )
+    )
 
 
 def _prompt_ids(model: Any, prompts: list[Any]) -> list[Any]:
-    from redline.label.tokenize import encode_prompt
-    from redline.models import load_tokenizer
+    from redline.data.tokenization import encode_prompt, load_tokenizer
 
     tokenizer = load_tokenizer(model.name)
     return [encode_prompt(tokenizer, prompt.prompt) for prompt in prompts]
 
 
 def bare_seconds(model: Any, lengths: list[int], arguments: argparse.Namespace, repeats: int = 3) -> float:
-    """The best of some bare passes over one epoch's tokens: forward and backward of the trained layers and the output embedding."""
+    """The best of some bare passes over one epoch's tokens: forward and backward of the trained layers and
+    the output embedding."""
     import torch
     from transformers import AutoModelForCausalLM
 
-    from redline.models import dtype_of, resolve
+    from redline.embedded import resolve
+    from redline.engine.models import dtype_of
 
     lm = AutoModelForCausalLM.from_pretrained(resolve(model.name), dtype=dtype_of(model))
     lm.requires_grad_(not arguments.lora_rank)  # with LoRA the weights are frozen: no gradients of theirs
     if arguments.layers is not None:
-        lm.model.layers = lm.model.layers[-arguments.layers:]
-    states = torch.randn(len(lengths), max(lengths), lm.config.hidden_size, dtype=lm.dtype, requires_grad=True)
+        lm.model.layers = lm.model.layers[-arguments.layers :]
+    states = torch.randn(
+        len(lengths), max(lengths), lm.config.hidden_size, dtype=lm.dtype, requires_grad=True
+    )
     targets = torch.randint(0, lm.config.vocab_size, (len(lengths) * 48,))
     found = []
     for _ in range(repeats):
@@ -125,7 +170,11 @@ def bare_seconds(model: Any, lengths: list[int], arguments: argparse.Namespace, 
 def theirs(python: Path, peers: Path, model: str, flags: list[str], updates: int) -> dict[str, float]:
     command = [str(python), str(peers / "trl_ppo.py"), "--model", model, "--updates", str(updates), *flags]
     with tempfile.TemporaryDirectory() as folder:
-        printed = subprocess.run(command, capture_output=True, text=True, check=True, cwd=folder).stdout.splitlines()[-1].split()
+        printed = (
+            subprocess.run(command, capture_output=True, text=True, check=True, cwd=folder)
+            .stdout.splitlines()[-1]
+            .split()
+        )
     found = dict(zip(printed[::2], map(float, printed[1::2]), strict=True))
     return {"median_update_s": found["median_update_s"], "peak_gb": found["peak_gb"]}
 
@@ -139,7 +188,9 @@ def main() -> None:
     cli.add_argument("--only", default="", help="only rows with this in their name")
     cli.add_argument("--go-on", action="store_true", help="add what is missing to the result file")
     cli.add_argument("--fp32", action="store_true", help="all rows in float32")
-    cli.add_argument("--ours", action="store_true", help="(the driver's own) run one configuration in this process")
+    cli.add_argument(
+        "--ours", action="store_true", help="(the driver's own) run one configuration in this process"
+    )
     cli.add_argument("--lora-rank", type=int)
     cli.add_argument("--layers", type=int)
     cli.add_argument("--dtype")
@@ -148,7 +199,7 @@ def main() -> None:
     if arguments.ours:
         ours(arguments)
         return
-    from redline.models import embedded_model_folder
+    from redline.embedded import embedded_model_folder
 
     model, (left, right) = str(embedded_model_folder()), configurations(arguments.fp32)
     python, versions = environment(arguments.environment, "torch==2.13.0", "trl==1.12.0", "peft", "gguf")
@@ -161,8 +212,19 @@ def main() -> None:
             if len(runs[name]) > repeat or arguments.only not in name:
                 continue
             if name in left:
-                command = [sys.executable, __file__, "--ours", "--updates", str(arguments.updates), *left[name]]
-                found = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[-1])
+                command = [
+                    sys.executable,
+                    __file__,
+                    "--ours",
+                    "--updates",
+                    str(arguments.updates),
+                    *left[name],
+                ]
+                found = json.loads(
+                    subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[
+                        -1
+                    ]
+                )
             else:
                 found = theirs(python, arguments.peers.absolute(), model, right[name], arguments.updates)
             runs[name].append(found)
@@ -170,18 +232,44 @@ def main() -> None:
             write(result, runs, [*left], [*right], arguments, versions)
 
 
-def write(path: Path, runs: dict[str, list[dict[str, float]]], left: list[str], right: list[str], arguments: argparse.Namespace,
-          versions: dict[str, str]) -> None:
+def write(
+    path: Path,
+    runs: dict[str, list[dict[str, float]]],
+    left: list[str],
+    right: list[str],
+    arguments: argparse.Namespace,
+    versions: dict[str, str],
+) -> None:
     """The medians so far, the runs behind them, and the ratios to TRL: of the medians, and run by run."""
-    rows = {name: {key: statistics.median(run[key] for run in found) for key in found[0]} for name, found in runs.items() if found}
-    ratios = {name: {other: {"times_faster": rows[other]["median_update_s"] / rows[name]["median_update_s"],
-                             "times_faster_by_run": [round(theirs["median_update_s"] / ours["median_update_s"], 2)
-                                                     for ours, theirs in zip(runs[name], runs[other], strict=False)],
-                             "share_of_memory": rows[name]["peak_gb"] / rows[other]["peak_gb"]}
-                     for other in right if other in rows} for name in left if name in rows}
+    rows = {
+        name: {key: statistics.median(run[key] for run in found) for key in found[0]}
+        for name, found in runs.items()
+        if found
+    }
+    ratios = {
+        name: {
+            other: {
+                "times_faster": rows[other]["median_update_s"] / rows[name]["median_update_s"],
+                "times_faster_by_run": [
+                    round(theirs["median_update_s"] / ours["median_update_s"], 2)
+                    for ours, theirs in zip(runs[name], runs[other], strict=False)
+                ],
+                "share_of_memory": rows[name]["peak_gb"] / rows[other]["peak_gb"],
+            }
+            for other in right
+            if other in rows
+        }
+        for name in left
+        if name in rows
+    }
     result = {
-        "what": "one PPO update: 16 prompts x 48 tokens, 4 epochs, SmolLM2-135M", "repeats": arguments.repeats,
-        "updates_a_run": arguments.updates, "medians": rows, "ratios": ratios, "runs": runs, "peer_versions": versions,
+        "what": "one PPO update: 16 prompts x 48 tokens, 4 epochs, SmolLM2-135M",
+        "repeats": arguments.repeats,
+        "updates_a_run": arguments.updates,
+        "medians": rows,
+        "ratios": ratios,
+        "runs": runs,
+        "peer_versions": versions,
         **about("ppo_update.py"),
     }
     path.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")

@@ -1,17 +1,19 @@
-"""Does a token reward model find what people changed? Two losses, three data sets of human edits, 100 to 1,000 edits to learn from.
+"""Does a token reward model find what people changed? Two losses, three data sets of human edits, 100 to
+1,000 edits to learn from.
 
     python benchmarks/reward_quality.py [--data ../shared/data] [--seeds 3] [--only cad]
 
-Each training takes a random part of the training edits (the seed's), keeps a tenth of it to choose its checkpoint by, and is
-measured once on edits that nothing else uses: CAD dev, the ParaDetox comments that recipes/paradetox_split.py keeps apart,
-DeFacto val. The soft loss is TLCR's classification, the other Bradley-Terry over the summed rewards of the changed tokens.
-Beside them stands what nothing was trained for: the log-probabilities of the language model itself, taken for rewards.
-SmolLM2-135M cut to its lower 20 layers, adapters on the uppermost 6 of these, three epochs: the settings of
-recipes/experiment-cad.yaml; nothing was chosen here. The pairwise loss gives no probabilities, so it has no calibration error
-(ECE).
+Each training takes a random part of the training edits (the seed's), keeps a tenth of it to choose its
+checkpoint by, and is measured once on edits that nothing else uses: CAD dev, the ParaDetox comments that
+recipes/paradetox_split.py keeps apart, DeFacto val. The soft loss is TLCR's classification, the other
+Bradley-Terry over the summed rewards of the changed tokens. Beside them stands what nothing was trained for:
+the log-probabilities of the language model itself, taken for rewards. SmolLM2-135M cut to its lower 20
+layers, adapters on the uppermost 6 of these, three epochs: the settings of recipes/experiment-cad.yaml;
+nothing was chosen here. The pairwise loss gives no probabilities, so it has no calibration error (ECE).
 
-Every finished training is a line of benchmarks/results/reward_quality.jsonl and is not done again; means over the seeds go to
-benchmarks/results/reward_quality.json and the table of docs/results.md, the picture to docs/images/reward-quality.svg.
+Every finished training is a line of benchmarks/results/reward_quality.jsonl and is not done again; means over
+the seeds go to benchmarks/results/reward_quality.json and the table of docs/results.md, the picture to
+docs/images/reward-quality.svg.
 """
 
 import argparse
@@ -39,21 +41,40 @@ SIZES = [100, 300, 1000]
 RESPONSE, PROMPT = 128, 512  # tokens; longer responses are cropped, edits with longer prompts left out
 FIGURES = ["auc", "fault_auc", "pairwise_accuracy", "ece"]
 TITLES = {"cad": "CAD: reviews", "paradetox": "ParaDetox: comments", "defacto": "DeFacto: summaries"}
-KEYS = {"soft": "classification (soft labels)", "pairwise": "pairwise over changed tokens",
-        UNTRAINED: "none: log-probability under the language model"}
-SUMMARY = {"prompt": "{article}\n\nOne-sentence summary:", "rejected": " {candidate}", "edited": " {feedback.summary}"}
-REVIEW: dict[str, Any] = {"columns": {"id": "batch_id", "side": "Sentiment", "text": "Text"},
-                          "sides": {"Negative": "rejected", "Positive": "edited"}, "replace": {"<br />": " "}}
+KEYS = {
+    "soft": "classification (soft labels)",
+    "pairwise": "pairwise over changed tokens",
+    UNTRAINED: "none: log-probability under the language model",
+}
+SUMMARY = {
+    "prompt": "{article}\n\nOne-sentence summary:",
+    "rejected": " {candidate}",
+    "edited": " {feedback.summary}",
+}
+REVIEW: dict[str, Any] = {
+    "columns": {"id": "batch_id", "side": "Sentiment", "text": "Text"},
+    "sides": {"Negative": "rejected", "Positive": "edited"},
+    "replace": {"<br />": " "},
+}
 
 
 def sources(data: Path, scratch: Path) -> dict[str, tuple[dict[str, Any], dict[str, Any]]]:
     """For each data set its edits to learn from and to measure on."""
     split = HERE.parent / "recipes" / "paradetox_split.py"
-    subprocess.run([sys.executable, str(split), str(data / "paradetox"), str(scratch)], check=True, capture_output=True)
-    return {"cad": ({"path": str(data / "cad/train_paired.tsv"), **REVIEW}, {"path": str(data / "cad/dev_paired.tsv"), **REVIEW}),
-            "paradetox": ({"path": str(scratch / "edits.jsonl")}, {"path": str(scratch / "report-edits.jsonl")}),
-            "defacto": ({"path": str(data / "defacto/train.jsonl"), "columns": SUMMARY},
-                        {"path": str(data / "defacto/val.jsonl"), "columns": SUMMARY})}
+    subprocess.run(
+        [sys.executable, str(split), str(data / "paradetox"), str(scratch)], check=True, capture_output=True
+    )
+    return {
+        "cad": (
+            {"path": str(data / "cad/train_paired.tsv"), **REVIEW},
+            {"path": str(data / "cad/dev_paired.tsv"), **REVIEW},
+        ),
+        "paradetox": ({"path": str(scratch / "edits.jsonl")}, {"path": str(scratch / "report-edits.jsonl")}),
+        "defacto": (
+            {"path": str(data / "defacto/train.jsonl"), "columns": SUMMARY},
+            {"path": str(data / "defacto/val.jsonl"), "columns": SUMMARY},
+        ),
+    }
 
 
 def labels(source: dict[str, Any], tokenizer: Any) -> list[Any]:
@@ -61,58 +82,116 @@ def labels(source: dict[str, Any], tokenizer: Any) -> list[Any]:
     from redline.data.check import Rejects
     from redline.data.read import read
     from redline.data.records import Edit
+    from redline.data.settings import Source
     from redline.label.stage import label_edits
-    from redline.recipe import Source
 
     edits = read(Source(**source), Edit, Rejects())
-    found = label_edits(edits, tokenizer, max_response_tokens=RESPONSE, max_prompt_tokens=PROMPT, rejects=Rejects())
+    found = label_edits(
+        edits, tokenizer, max_response_tokens=RESPONSE, max_prompt_tokens=PROMPT, rejects=Rejects()
+    )
     return sorted(found, key=lambda record: record.id)
 
 
 def train(name: str, loss: str, size: int, seed: int, edits: list[Any], test: list[Any]) -> dict[str, Any]:
     """One reward model, and what it makes of the test edits."""
-    from redline.recipe import Adapt, Model, Reward
+    from redline.engine.settings import Adapt, Model
+    from redline.reward.settings import Reward
     from redline.reward.train import train_reward
 
     part = random.Random(seed).sample(edits, min(size, len(edits)))
     held = max(10, len(part) // 10)
     recipe = Reward(loss=loss, depth=20, adapt=Adapt(train_layers=6), epochs=3, batch_size=8)
     with tempfile.TemporaryDirectory() as folder:
-        found = train_reward(recipe, Model(), part[held:], part[:held], Path(folder), test=test, max_response=RESPONSE, seed=seed)
-    return {"data": name, "loss": loss, "size": size, "edits": len(part), "seed": seed, "test_edits": len(test),
-            "pairs": found["test"]["pairs"], **{key: found["test"][key] for key in FIGURES if key in found["test"]}}
+        found = train_reward(
+            recipe,
+            Model(),
+            part[held:],
+            part[:held],
+            Path(folder),
+            test=test,
+            max_response=RESPONSE,
+            seed=seed,
+        )
+    return {
+        "data": name,
+        "loss": loss,
+        "size": size,
+        "edits": len(part),
+        "seed": seed,
+        "test_edits": len(test),
+        "pairs": found["test"]["pairs"],
+        **{key: found["test"][key] for key in FIGURES if key in found["test"]},
+    }
 
 
 def untrained(name: str, test: list[Any]) -> dict[str, Any]:
-    """What the language model's own log-probabilities make of the test edits, as rewards: nothing is learned."""
-    from redline.models import EMBEDDED, load_causal_lm, load_tokenizer
+    """What the language model's own log-probabilities make of the test edits, as rewards: nothing is
+    learned."""
+    from redline.data.tokenization import load_tokenizer
+    from redline.embedded import EMBEDDED
+    from redline.engine.models import load_causal_lm
+    from redline.engine.rollout import Rollout
+    from redline.engine.settings import Model
     from redline.policy.evaluate import logprobs
-    from redline.recipe import Model, Reward
     from redline.reward.examples import examples
+    from redline.reward.settings import Reward
     from redline.reward.train import measure
-    from redline.rollout import Rollout
 
     lm, tokenizer = load_causal_lm(Model()), load_tokenizer(EMBEDDED)
     edits = examples(test, tokenizer, Reward(), RESPONSE)
     sides = [side for edit in edits for side in edit.sides]
-    start = torch.tensor([tokenizer.eos_token_id])  # documents are set apart by it: what a response without prompt follows
-    found = logprobs(lm, Rollout([""] * len(sides), [torch.cat([start, side.ids[:side.prompt_size]]) for side in sides],
-                                 [side.ids[side.prompt_size:] for side in sides], [], []), 1.0)
-    figures = measure(list(zip(found[0::2], found[1::2], strict=True)), [(edit.better.labels, edit.worse.labels) for edit in edits],
-                      [not torch.equal(edit.better.ids, edit.worse.ids) for edit in edits], "token", probabilities=False)
-    return {"data": name, "loss": UNTRAINED, "size": 0, "edits": 0, "seed": 0, "test_edits": len(test), "pairs": figures["pairs"],
-            **{key: figures[key] for key in FIGURES if key in figures}}
+    start = torch.tensor(
+        [tokenizer.eos_token_id]
+    )  # documents are set apart by it: what a response without prompt follows
+    found = logprobs(
+        lm,
+        Rollout(
+            [""] * len(sides),
+            [torch.cat([start, side.ids[: side.prompt_size]]) for side in sides],
+            [side.ids[side.prompt_size :] for side in sides],
+            [],
+            [],
+        ),
+        1.0,
+    )
+    figures = measure(
+        list(zip(found[0::2], found[1::2], strict=True)),
+        [(edit.better.labels, edit.worse.labels) for edit in edits],
+        [not torch.equal(edit.better.ids, edit.worse.ids) for edit in edits],
+        "token",
+        probabilities=False,
+    )
+    return {
+        "data": name,
+        "loss": UNTRAINED,
+        "size": 0,
+        "edits": 0,
+        "seed": 0,
+        "test_edits": len(test),
+        "pairs": figures["pairs"],
+        **{key: figures[key] for key in FIGURES if key in figures},
+    }
 
 
 def finished() -> list[dict[str, Any]]:
-    return [json.loads(line) for line in LINES.read_text(encoding="utf-8").splitlines()] if LINES.exists() else []
+    return (
+        [json.loads(line) for line in LINES.read_text(encoding="utf-8").splitlines()]
+        if LINES.exists()
+        else []
+    )
 
 
 def missing(names: list[str], seeds: int) -> Iterator[tuple[str, str, int, int]]:
     """What is still to do: data set, loss, edits, seed; small ones first."""
     done = {(one["data"], one["loss"], one["size"], one["seed"]) for one in finished()}
     every = [(name, UNTRAINED, 0, 0) for name in names]
-    every += [(name, loss, size, seed) for seed in range(seeds) for size in SIZES for name in names for loss in LOSSES]
+    every += [
+        (name, loss, size, seed)
+        for seed in range(seeds)
+        for size in SIZES
+        for name in names
+        for loss in LOSSES
+    ]
     yield from (one for one in every if one not in done)
 
 
@@ -124,9 +203,20 @@ def summarise(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
             for size in [0] if loss == UNTRAINED else SIZES:
                 runs = [one for one in lines if (one["data"], one["loss"], one["size"]) == (name, loss, size)]
                 if runs:
-                    rows.append({"data": name, "loss": loss, "size": size, "edits": runs[0]["edits"], "seeds": len(runs)} | {
-                        key: [statistics.mean(found), min(found), max(found)]
-                        for key in FIGURES if (found := [one[key] for one in runs if key in one])})
+                    rows.append(
+                        {
+                            "data": name,
+                            "loss": loss,
+                            "size": size,
+                            "edits": runs[0]["edits"],
+                            "seeds": len(runs),
+                        }
+                        | {
+                            key: [statistics.mean(found), min(found), max(found)]
+                            for key in FIGURES
+                            if (found := [one[key] for one in runs if key in one])
+                        }
+                    )
     return rows
 
 
@@ -136,54 +226,92 @@ def written(rows: list[dict[str, Any]]) -> str:
 
     def cell(row: dict[str, Any], key: str) -> str:
         mean, low, high = row.get(key, (None, None, None))
-        return "–" if mean is None else f"{mean:.3f}" + (f" ({low:.3f} to {high:.3f})" if row["seeds"] > 1 else "")
+        return (
+            "–"
+            if mean is None
+            else f"{mean:.3f}" + (f" ({low:.3f} to {high:.3f})" if row["seeds"] > 1 else "")
+        )
 
-    lines = [[TITLES[row["data"]], KEYS[row["loss"]], f"{row['edits']:,}", str(row["seeds"]), *(cell(row, key) for key in names)]
-             for row in rows]
+    lines = [
+        [
+            TITLES[row["data"]],
+            KEYS[row["loss"]],
+            f"{row['edits']:,}",
+            str(row["seeds"]),
+            *(cell(row, key) for key in names),
+        ]
+        for row in rows
+    ]
     return table(["edits of", "loss", "edits learned from", "seeds", *names.values()], lines)
 
 
 def draw(rows: list[dict[str, Any]]) -> str:
-    """Token AUC (solid) and fault AUC (dashed) against edits, a panel for each data set: lines through the means, bars from the
-    least to the largest."""
-    colours, dashes = {"soft": "#4e79a7", "pairwise": "#e15759"}, {"auc": "", "fault_auc": ' stroke-dasharray="5 4"'}
-    parts = ['<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 960 330" font-family="sans-serif" font-size="12">'
-             '<rect width="960" height="330" fill="white"/>']
+    """Token AUC (solid) and fault AUC (dashed) against edits, a panel for each data set: lines through the
+    means, bars from the least to the largest."""
+    colours, dashes = (
+        {"soft": "#4e79a7", "pairwise": "#e15759"},
+        {"auc": "", "fault_auc": ' stroke-dasharray="5 4"'},
+    )
+    parts = [
+        '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 960 330" font-family="sans-serif" '
+        'font-size="12"><rect width="960" height="330" fill="white"/>'
+    ]
     for panel, (name, title) in enumerate(TITLES.items()):
         left, top, width, height = 50 + panel * 310, 40, 250, 190
         parts.append(f'<text x="{left}" y="24" font-weight="bold">{title}</text>')
         for tick in (0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0):
             y = top + height * (1 - tick) / 0.6
             grey = "#888" if tick == 0.5 else "#ddd"
-            parts.append(f'<line x1="{left}" x2="{left + width}" y1="{y:.1f}" y2="{y:.1f}" stroke="{grey}"/>'
-                         f'<text x="{left - 8}" y="{y + 4:.1f}" text-anchor="end">{tick:.1f}</text>')
-        for size, edits in {row["size"]: row["edits"] for row in rows if row["data"] == name and row["size"]}.items():
+            parts.append(
+                f'<line x1="{left}" x2="{left + width}" y1="{y:.1f}" y2="{y:.1f}" stroke="{grey}"/>'
+                f'<text x="{left - 8}" y="{y + 4:.1f}" text-anchor="end">{tick:.1f}</text>'
+            )
+        for size, edits in {
+            row["size"]: row["edits"] for row in rows if row["data"] == name and row["size"]
+        }.items():
             x = left + 25 + SIZES.index(size) * 100
             parts.append(f'<text x="{x}" y="{top + height + 18}" text-anchor="middle">{edits:,}</text>')
-        for row, (key, dash) in itertools.product([row for row in rows if (row["data"], row["loss"]) == (name, UNTRAINED)],
-                                                  dashes.items()):
+        for row, (key, dash) in itertools.product(
+            [row for row in rows if (row["data"], row["loss"]) == (name, UNTRAINED)], dashes.items()
+        ):
             y = top + height * (1 - row[key][0]) / 0.6
-            parts.append(f'<line x1="{left}" x2="{left + width}" y1="{y:.1f}" y2="{y:.1f}" stroke="#888" stroke-width="2"{dash}/>')
+            parts.append(
+                f'<line x1="{left}" x2="{left + width}" y1="{y:.1f}" y2="{y:.1f}" stroke="#888" '
+                f'stroke-width="2"{dash}/>'
+            )
         for (loss, colour), (key, dash) in itertools.product(colours.items(), dashes.items()):
             points = []
             for row in (row for row in rows if (row["data"], row["loss"]) == (name, loss)):
                 x = left + 25 + SIZES.index(row["size"]) * 100 + (5 if loss == "pairwise" else -5)
                 middle, low, high = (top + height * (1 - value) / 0.6 for value in row[key])
                 points.append(f"{x},{middle:.1f}")
-                parts.append(f'<g stroke="{colour}" fill="{colour}"><circle cx="{x}" cy="{middle:.1f}" r="3"/>'
-                             f'<line x1="{x}" x2="{x}" y1="{low:.1f}" y2="{high:.1f}" stroke-width="5" opacity="0.4"/></g>')
+                parts.append(
+                    f'<g stroke="{colour}" fill="{colour}"><circle cx="{x}" cy="{middle:.1f}" r="3"/>'
+                    f'<line x1="{x}" x2="{x}" y1="{low:.1f}" y2="{high:.1f}" stroke-width="5" '
+                    'opacity="0.4"/></g>'
+                )
             line = " ".join(points)
             parts.append(f'<polyline points="{line}" fill="none" stroke="{colour}" stroke-width="2"{dash}/>')
     for place, (loss, text) in enumerate(KEYS.items()):
-        parts.append(f'<rect x="{50 + place * 205}" y="272" width="12" height="12" fill="{colours.get(loss, "#888")}"/>'
-                     f'<text x="{67 + place * 205}" y="282">{text}</text>')
-    what = {"auc": "added against removed tokens", "fault_auc": "kept against removed tokens of rejected sides"}
+        parts.append(
+            f'<rect x="{50 + place * 205}" y="272" width="12" height="12" '
+            f'fill="{colours.get(loss, "#888")}"/><text x="{67 + place * 205}" y="282">{text}</text>'
+        )
+    what = {
+        "auc": "added against removed tokens",
+        "fault_auc": "kept against removed tokens of rejected sides",
+    }
     for place, (key, text) in enumerate(what.items()):
         x = 50 + place * 235
-        parts.append(f'<line x1="{x}" x2="{x + 24}" y1="298" y2="298" stroke="#333" stroke-width="2"{dashes[key]}/>'
-                     f'<text x="{x + 30}" y="302">{text}</text>')
-    parts.append('<text x="50" y="322" fill="#555">AUC on held-out edits, against the edits learned from; 0.5 is chance; bars: '
-                 'range over the seeds</text>')
+        parts.append(
+            f'<line x1="{x}" x2="{x + 24}" y1="298" y2="298" stroke="#333" stroke-width="2"{dashes[key]}/>'
+            f'<text x="{x + 30}" y="302">{text}</text>'
+        )
+    parts.append(
+        '<text x="50" y="322" fill="#555">AUC on held-out edits, against the edits learned from; 0.5 is '
+        "chance; bars: "
+        "range over the seeds</text>"
+    )
     return "\n".join([*parts, "</svg>\n"])
 
 
@@ -193,16 +321,23 @@ def main() -> None:
     cli.add_argument("--seeds", type=int, default=3)
     cli.add_argument("--only", choices=TITLES, help="one data set")
     arguments = cli.parse_args()
-    from redline.models import EMBEDDED, load_tokenizer
+    from redline.data.tokenization import load_tokenizer
+    from redline.embedded import EMBEDDED
 
     with tempfile.TemporaryDirectory() as scratch:
         tokenizer, found = load_tokenizer(EMBEDDED), sources(arguments.data, Path(scratch))
         sets: dict[str, tuple[list[Any], list[Any]]] = {}
-        for name, loss, size, seed in missing([arguments.only] if arguments.only else list(TITLES), arguments.seeds):
+        for name, loss, size, seed in missing(
+            [arguments.only] if arguments.only else list(TITLES), arguments.seeds
+        ):
             if name not in sets:
                 edits, test = (labels(source, tokenizer) for source in found[name])
                 sets[name] = edits, test
-            line = untrained(name, sets[name][1]) if loss == UNTRAINED else train(name, loss, size, seed, *sets[name])
+            line = (
+                untrained(name, sets[name][1])
+                if loss == UNTRAINED
+                else train(name, loss, size, seed, *sets[name])
+            )
             print(json.dumps(line), flush=True)
             with LINES.open("a", encoding="utf-8") as out:
                 out.write(json.dumps(line) + "\n")
@@ -212,8 +347,18 @@ def main() -> None:
 
 def write() -> None:
     rows = summarise(finished())
-    RESULT.write_text(json.dumps({"what": "token reward models on held-out human edits: mean, least, largest over the seeds",
-                                  "rows": rows, **about("reward_quality.py")}, indent=2) + "\n", encoding="utf-8")
+    RESULT.write_text(
+        json.dumps(
+            {
+                "what": "token reward models on held-out human edits: mean, least, largest over the seeds",
+                "rows": rows,
+                **about("reward_quality.py"),
+            },
+            indent=2,
+        )
+        + "\n",
+        encoding="utf-8",
+    )
     PICTURE.write_text(draw(rows), encoding="utf-8")
     into_page("reward_quality.py", "reward-quality", written(rows))
 

@@ -1,10 +1,14 @@
-"""A judge apart from VADER and from the reward models: TF-IDF and logistic regression on texts that nothing else learns from.
+"""A judge apart from VADER and from the reward models: TF-IDF and logistic regression on texts that nothing
+else learns from.
 
-    python recipes/tfidf_judge.py runs/experiment-cad/source      trains it and prints its accuracy on judge-test.jsonl
+    python recipes/tfidf_judge.py runs/experiment-cad/source
 
-`cad` and `paradetox` are the judges of recipes/experiment-*.yaml; each learns from the judge.jsonl in its experiment's source
-folder ($CAD_SOURCE, $PARADETOX_SOURCE): texts, label 1 where they are good. Texts are cut into pieces of ``PIECE`` words, about
-the length of what is judged. The response alone is judged; the one that is more surely good wins.
+trains it and prints its accuracy on judge-test.jsonl.
+
+`cad` and `paradetox` are the judges of recipes/experiment-*.yaml; each learns from the judge.jsonl in its
+experiment's source folder ($CAD_SOURCE, $PARADETOX_SOURCE): texts, label 1 where they are good. Texts are cut
+into pieces of ``PIECE`` words, about the length of what is judged. The response alone is judged; the one that
+is more surely good wins.
 """
 
 import json
@@ -33,7 +37,9 @@ def features(text: str) -> list[str]:
 
 def pieces(text: str) -> list[str]:
     words = text.split()
-    return [" ".join(words[start:start + PIECE]) for start in range(0, max(len(words) - PIECE // 2, 1), PIECE)]
+    return [
+        " ".join(words[start : start + PIECE]) for start in range(0, max(len(words) - PIECE // 2, 1), PIECE)
+    ]
 
 
 class Classifier:
@@ -41,9 +47,17 @@ class Classifier:
 
     def __init__(self, texts: Sequence[str], labels: Sequence[int]):
         seen = Counter(feature for text in texts for feature in set(features(text)))
-        self.places = {feature: place for place, feature in enumerate(sorted(name for name, count in seen.items() if count > 1))}
-        self.idf = torch.tensor([math.log((1 + len(texts)) / (1 + seen[feature])) + 1 for feature in self.places])
-        self.weights, self.bias = torch.zeros(len(self.places), requires_grad=True), torch.zeros(1, requires_grad=True)
+        self.places = {
+            feature: place
+            for place, feature in enumerate(sorted(name for name, count in seen.items() if count > 1))
+        }
+        self.idf = torch.tensor(
+            [math.log((1 + len(texts)) / (1 + seen[feature])) + 1 for feature in self.places]
+        )
+        self.weights, self.bias = (
+            torch.zeros(len(self.places), requires_grad=True),
+            torch.zeros(1, requires_grad=True),
+        )
         table, wanted = self.table(texts), torch.tensor(labels, dtype=torch.float32)
         optimizer = torch.optim.LBFGS([self.weights, self.bias], max_iter=60, line_search_fn="strong_wolfe")
 
@@ -57,7 +71,8 @@ class Classifier:
         optimizer.step(loss)
 
     def table(self, texts: Sequence[str]) -> tuple[int, Tensor, Tensor, Tensor]:
-        """How many texts, and for each feature that one has: the text's row, the feature's place, its value."""
+        """How many texts, and for each feature that one has: the text's row, the feature's place, its
+        value."""
         rows, places, values = [], [], []
         for row, text in enumerate(texts):
             counts = Counter(self.places[feature] for feature in features(text) if feature in self.places)
@@ -66,7 +81,12 @@ class Classifier:
             rows += [row] * len(found)
             places += list(found)
             values += [value / norm for value in found.values()]
-        return len(texts), torch.tensor(rows, dtype=torch.long), torch.tensor(places, dtype=torch.long), torch.tensor(values)
+        return (
+            len(texts),
+            torch.tensor(rows, dtype=torch.long),
+            torch.tensor(places, dtype=torch.long),
+            torch.tensor(values),
+        )
 
     def odds(self, table: tuple[int, Tensor, Tensor, Tensor]) -> Tensor:
         """Log odds that each text is good."""
@@ -106,7 +126,12 @@ def paradetox(prompts: Sequence[str], a: Sequence[str], b: Sequence[str]) -> lis
 
 if __name__ == "__main__":
     judge, test = trained(sys.argv[1]), read(Path(sys.argv[1]) / "judge-test.jsonl")
-    for name, cases in (("whole texts", test), (f"pieces of {PIECE} words", [(piece, label) for text, label in test
-                                                                            for piece in pieces(text)])):
-        right = [(odds > 0) == bool(label) for odds, (_, label) in zip(judge([text for text, _ in cases]), cases, strict=True)]
+    for name, cases in (
+        ("whole texts", test),
+        (f"pieces of {PIECE} words", [(piece, label) for text, label in test for piece in pieces(text)]),
+    ):
+        right = [
+            (odds > 0) == bool(label)
+            for odds, (_, label) in zip(judge([text for text, _ in cases]), cases, strict=True)
+        ]
         print(f"{name}: accuracy {sum(right) / len(right):.3f} on {len(right)}")

@@ -12,12 +12,15 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background a shell ignores it, and so would what tests start
+signal.signal(
+    signal.SIGINT, signal.default_int_handler
+)  # in the background a shell ignores it, and so would what tests start
 
 
 @pytest.fixture(scope="session")
 def data_dir() -> Path:
-    """Public data sets that are not part of the project: $REDLINE_DATA or ../shared/data beside the checkout."""
+    """Public data sets that are not part of the project: $REDLINE_DATA or ../shared/data beside the
+    checkout."""
     folder = Path(os.environ.get("REDLINE_DATA") or ROOT.parent / "shared" / "data")
     if not folder.is_dir():
         pytest.skip(f"no data folder at {folder}: set REDLINE_DATA")
@@ -34,14 +37,21 @@ def tiny_model(tmp_path_factory) -> str:
 
 @pytest.fixture(scope="module")
 def chromium() -> Iterator[Any]:
-    """A headless browser, closed behind each module: while Playwright runs, its event loop is in every other test's way."""
+    """A headless browser, closed behind each module: while Playwright runs, its event loop is in every other
+    test's way."""
     program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if program is None:
         pytest.skip("Chromium is not installed (Debian: apt-get install chromium)")
     from playwright.sync_api import sync_playwright
 
-    flags = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update", "--disable-sync",
-             "--no-first-run"]
+    flags = [
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-background-networking",
+        "--disable-component-update",
+        "--disable-sync",
+        "--no-first-run",
+    ]
     with sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=program, args=flags)
         yield browser
@@ -72,7 +82,15 @@ def edits_file(tmp_path) -> Path:
     path = tmp_path / "edits.jsonl"
     subjects = ["film", "book", "actors", "play", "system", "user"]
     tails = ["not unfair", "very much", "the film", "I", "this", "they"]
-    rows = [{"id": f"e{number}-{subject}", "prompt": f"the {subject} {number} was", "rejected": f" bad and {tail}",
-             "edited": f" good and {tail}"} for number in range(5) for subject, tail in zip(subjects, tails, strict=True)]
+    rows = [
+        {
+            "id": f"e{number}-{subject}",
+            "prompt": f"the {subject} {number} was",
+            "rejected": f" bad and {tail}",
+            "edited": f" good and {tail}",
+        }
+        for number in range(5)
+        for subject, tail in zip(subjects, tails, strict=True)
+    ]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return path

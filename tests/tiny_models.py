@@ -20,19 +20,44 @@ from transformers import (
 
 from tiny_tokenizers import byte_bpe
 
-SIZES = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 4, "num_attention_heads": 4, "vocab_size": 501,
-         "pad_token_id": 0, "bos_token_id": 0, "eos_token_id": 1}
+SIZES = {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "vocab_size": 501,
+    "pad_token_id": 0,
+    "bos_token_id": 0,
+    "eos_token_id": 1,
+}
 GROUPED = SIZES | {"num_key_value_heads": 2}
 CONFIGS = {
-    "llama": LlamaConfig(**GROUPED), "qwen2": Qwen2Config(**GROUPED), "qwen3": Qwen3Config(**GROUPED, head_dim=8),
-    "gemma": GemmaConfig(**GROUPED, head_dim=8), "gemma2": Gemma2Config(**GROUPED, head_dim=8, sliding_window=4),
-    "gemma3": Gemma3TextConfig(**GROUPED, head_dim=8, sliding_window=4, layer_types=[
-        "sliding_attention", "full_attention", "sliding_attention", "full_attention"]),
+    "llama": LlamaConfig(**GROUPED),
+    "qwen2": Qwen2Config(**GROUPED),
+    "qwen3": Qwen3Config(**GROUPED, head_dim=8),
+    "gemma": GemmaConfig(**GROUPED, head_dim=8),
+    "gemma2": Gemma2Config(**GROUPED, head_dim=8, sliding_window=4),
+    "gemma3": Gemma3TextConfig(
+        **GROUPED,
+        head_dim=8,
+        sliding_window=4,
+        layer_types=["sliding_attention", "full_attention", "sliding_attention", "full_attention"],
+    ),
     "gpt2": GPT2Config(n_embd=32, n_layer=4, n_head=4, vocab_size=501, bos_token_id=0, eos_token_id=1),
-    "phi": PhiConfig(**SIZES), "phi3": Phi3Config(**GROUPED),
+    "phi": PhiConfig(**SIZES),
+    "phi3": Phi3Config(**GROUPED),
 }
-NO_PLAIN_STACK = OPTConfig(hidden_size=32, ffn_dim=48, num_hidden_layers=4, num_attention_heads=4, vocab_size=501,
-                           word_embed_proj_dim=32, pad_token_id=0, bos_token_id=0, eos_token_id=1)
+NO_PLAIN_STACK = OPTConfig(
+    hidden_size=32,
+    ffn_dim=48,
+    num_hidden_layers=4,
+    num_attention_heads=4,
+    vocab_size=501,
+    word_embed_proj_dim=32,
+    pad_token_id=0,
+    bos_token_id=0,
+    eos_token_id=1,
+)
 
 
 def random_model(config: object, spread: float = 0.15) -> PreTrainedModel:

@@ -1,4 +1,5 @@
-"""Take the picture of a report for the docs: its win rate and the responses drawn at random, the tables between them left out.
+"""Take the picture of a report for the docs: its win rate and the responses drawn at random, the tables
+between them left out.
 
 python docs/images/report.py runs/demo/report.html docs/images/report.png
 """
@@ -10,7 +11,8 @@ from pathlib import Path
 from playwright.sync_api import sync_playwright
 
 LEFT_OUT = (
-    "nav, .split, #texts article ~ h3, #texts h3 ~ h3 ~ *, #run, #data, #reward, #policy, footer { display: none !important }"
+    "nav, .split, #texts article ~ h3, #texts h3 ~ h3 ~ *, #run, #data, #reward, #policy, footer { "
+    "display: none !important }"
 )
 
 
@@ -22,7 +24,8 @@ def main(page: str, picture: str) -> None:
         tab = context.new_page()
         tab.goto(Path(page).resolve().as_uri())
         tab.add_style_tag(
-            content=LEFT_OUT + "section + section { margin-top: 28px !important } main { padding-bottom: 28px !important }"
+            content=LEFT_OUT
+            + "section + section { margin-top: 28px !important } main { padding-bottom: 28px !important }"
         )
         tab.screenshot(path=picture, full_page=True)
         browser.close()

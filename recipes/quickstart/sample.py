@@ -2,8 +2,9 @@
 
     python recipes/quickstart/sample.py OUT.jsonl
 
-Raw continuations (no chat template) by the embedded model, temperature 0.7, at most 32 tokens, seeds 1, 2 and 3. An editor then
-read the three, kept the one with most to correct that could still be mended by a small edit, and edited it by hand.
+Raw continuations (no chat template) by the embedded model, temperature 0.7, at most 32 tokens, seeds 1, 2 and
+3. An editor then read the three, kept the one with most to correct that could still be mended by a small
+edit, and edited it by hand.
 """
 
 import json
@@ -11,9 +12,11 @@ import sys
 from pathlib import Path
 
 from redline.data.files import write_jsonl
-from redline.models import eos_ids, load_causal_lm, load_tokenizer
-from redline.policy.sample import sample
-from redline.recipe import Model, Sampling
+from redline.data.tokenization import load_tokenizer
+from redline.engine.models import eos_ids, load_causal_lm
+from redline.engine.settings import Model
+from redline.sampling.local import sample
+from redline.sampling.settings import Sampling
 
 
 def main(out: str) -> None:
@@ -23,12 +26,21 @@ def main(out: str) -> None:
     sampling, eos = Sampling(max_new_tokens=32, temperature=0.7), eos_ids(lm, tokenizer)
     records = []
     for start in range(0, len(openings), 44):
-        batch = openings[start:start + 44]
+        batch = openings[start : start + 44]
         prompts = [tokenizer(row["opening"])["input_ids"] for row in batch]
-        drawn = [sample(lm, prompts, sampling, eos, seed=1000 * seed + start).response_ids for seed in (1, 2, 3)]
-        records += [{"id": row["id"], "prompt": row["opening"],
-                     "samples": [tokenizer.decode(responses[index], skip_special_tokens=True) for responses in drawn]}
-                    for index, row in enumerate(batch)]
+        drawn = [
+            sample(lm, prompts, sampling, eos, seed=1000 * seed + start).response_ids for seed in (1, 2, 3)
+        ]
+        records += [
+            {
+                "id": row["id"],
+                "prompt": row["opening"],
+                "samples": [
+                    tokenizer.decode(responses[index], skip_special_tokens=True) for responses in drawn
+                ],
+            }
+            for index, row in enumerate(batch)
+        ]
         print(f"{len(records)} of {len(openings)}", file=sys.stderr)
     write_jsonl(out, records)
 

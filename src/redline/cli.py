@@ -1,4 +1,5 @@
-"""The commands, a few lines each over the stage they run. Nothing heavy is imported before its command needs it."""
+"""The commands, a few lines each over the stage they run. Nothing heavy is imported before its command needs
+it."""
 
 import os
 import signal
@@ -13,11 +14,18 @@ from redline import __version__
 from redline.errors import UserError
 
 app = typer.Typer(
-    name="redline", no_args_is_help=True, add_completion=False, rich_markup_mode="markdown", pretty_exceptions_enable=False,
-    help="Align language models from minimal edits: token labels, token-level rewards, fine-grained PPO, win rates.",
+    name="redline",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    help="Align language models from minimal edits: token labels, token-level rewards, fine-grained PPO, "
+    "win rates.",
 )
 
-Overrides = Annotated[list[str] | None, typer.Argument(help="key=value pairs over the recipe, e.g. policy.updates=20")]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(help="key=value pairs over the recipe, e.g. policy.updates=20")
+]
 RecipeFile = Annotated[Path, typer.Argument(help="YAML recipe", show_default=False)]
 
 RunFolder = Annotated[Path | None, typer.Option(help="The run's folder; default runs/<name>")]
@@ -30,7 +38,9 @@ class Stage(StrEnum):
 
 
 @app.callback(invoke_without_command=True)
-def root(version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False) -> None:
+def root(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+) -> None:
     if version:
         typer.echo(f"redline {__version__}")
         raise typer.Exit
@@ -39,58 +49,103 @@ def root(version: Annotated[bool, typer.Option("--version", help="Print the vers
 @app.command(epilog="Example: `redline run recipes/quickstart.yaml --out runs/demo policy.updates=20`")
 def run(recipe: RecipeFile, overrides: Overrides = None, out: RunFolder = None) -> None:
     """Every stage of a recipe, in order; continues where it stopped."""
-    from redline.run import run_recipe
+    from redline.run.run import run_recipe
 
     run_recipe(recipe, overrides or [], out)
 
 
-@app.command(epilog="Example: `redline train reward recipes/quickstart.yaml --out runs/demo reward.kind=sequence`")
-def train(stage: Annotated[Stage, typer.Argument(show_default=False)], recipe: RecipeFile, overrides: Overrides = None,
-          out: RunFolder = None) -> None:
+@app.command(
+    epilog="Example: `redline train reward recipes/quickstart.yaml --out runs/demo reward.kind=sequence`"
+)
+def train(
+    stage: Annotated[Stage, typer.Argument(show_default=False)],
+    recipe: RecipeFile,
+    overrides: Overrides = None,
+    out: RunFolder = None,
+) -> None:
     """One training stage of a recipe (data and labels are made if need be): sft, reward or policy."""
-    from redline.run import run_recipe
+    from redline.run.run import run_recipe
 
     run_recipe(recipe, overrides or [], out, only=stage.value)
 
 
-@app.command(epilog="Example: `redline plan recipes/alpacafarm-7b.yaml --gpus 8 --gpu-memory 80GB --price-per-hour 2.5`")
-def plan(recipe: RecipeFile, overrides: Overrides = None,
-         gpus: Annotated[int | None, typer.Option(help="How many; default: this machine's CPU")] = None,
-         gpu_memory: Annotated[str, typer.Option(help="Of each GPU")] = "80GB",
-         price_per_hour: Annotated[float | None, typer.Option(help="Of one GPU, or of this machine")] = None,
-         prompt_tokens: Annotated[int | None, typer.Option(help="Longest prompt; default: data.max_prompt_tokens")] = None,
-         edits: Annotated[int | None, typer.Option(help="How many there are; default: counted, where they are a file")] = None,
-         tflops: Annotated[float | None, typer.Option(help="Operations that one GPU reaches, in 10^12 a second; default: by its "
-                                                           "memory, measured on a CPU")] = None,
-         bandwidth: Annotated[float | None, typer.Option(help="Of its memory, in GB a second; default: likewise")] = None,
-         bf16: Annotated[bool, typer.Option("--bf16", help="Launched with accelerate launch --mixed_precision bf16")] = False,
-         json: Annotated[bool, typer.Option("--json", help="Print JSON")] = False) -> None:
-    """Memory, time and cost of each training stage, before it is run, from the model's configuration alone."""
+@app.command(
+    epilog="Example: `redline plan recipes/alpacafarm-7b.yaml --gpus 8 --gpu-memory 80GB --price-per-hour "
+    "2.5`"
+)
+def plan(
+    recipe: RecipeFile,
+    overrides: Overrides = None,
+    gpus: Annotated[int | None, typer.Option(help="How many; default: this machine's CPU")] = None,
+    gpu_memory: Annotated[str, typer.Option(help="Of each GPU")] = "80GB",
+    price_per_hour: Annotated[float | None, typer.Option(help="Of one GPU, or of this machine")] = None,
+    prompt_tokens: Annotated[
+        int | None, typer.Option(help="Longest prompt; default: data.max_prompt_tokens")
+    ] = None,
+    edits: Annotated[
+        int | None, typer.Option(help="How many there are; default: counted, where they are a file")
+    ] = None,
+    tflops: Annotated[
+        float | None,
+        typer.Option(
+            help="Operations that one GPU reaches, in 10^12 a second; default: by its "
+            "memory, measured on a CPU"
+        ),
+    ] = None,
+    bandwidth: Annotated[
+        float | None, typer.Option(help="Of its memory, in GB a second; default: likewise")
+    ] = None,
+    bf16: Annotated[
+        bool, typer.Option("--bf16", help="Launched with accelerate launch --mixed_precision bf16")
+    ] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON")] = False,
+) -> None:
+    """Memory, time and cost of each training stage, before it is run, from the model's configuration
+    alone."""
     from redline.plan.command import plan_command
 
-    plan_command(recipe, overrides or [], gpus, gpu_memory, tflops, bandwidth, bf16, price_per_hour, prompt_tokens, edits, json)
+    plan_command(
+        recipe,
+        overrides or [],
+        gpus,
+        gpu_memory,
+        tflops,
+        bandwidth,
+        bf16,
+        price_per_hour,
+        prompt_tokens,
+        edits,
+        json,
+    )
 
 
 @app.command(epilog="Example: `redline experiment recipes/experiment-cad.yaml --arms token,sequence-edited`")
-def experiment(recipe: RecipeFile, overrides: Overrides = None,
-               out: Annotated[Path | None, typer.Option(help="The experiment's folder; default runs/<name>")] = None,
-               arms: Annotated[str, typer.Option(help="Run only these, with commas; default: all")] = "",
-               parallel: Annotated[int, typer.Option(help="Runs at once", min=1)] = 1,
-               report: Annotated[bool, typer.Option("--report", help="Run nothing: sum up what is finished")] = False) -> None:
+def experiment(
+    recipe: RecipeFile,
+    overrides: Overrides = None,
+    out: Annotated[Path | None, typer.Option(help="The experiment's folder; default runs/<name>")] = None,
+    arms: Annotated[str, typer.Option(help="Run only these, with commas; default: all")] = "",
+    parallel: Annotated[int, typer.Option(help="Runs at once", min=1)] = 1,
+    report: Annotated[bool, typer.Option("--report", help="Run nothing: sum up what is finished")] = False,
+) -> None:
     """Arms by seeds on equal terms: runs what is missing, then puts the arms side by side."""
     from redline.experiment.command import run_experiment
     from redline.report.experiment import write_experiment
 
-    failed, folder = run_experiment(recipe, overrides or [], out, [arm for arm in arms.split(",") if arm], parallel, report)
+    failed, folder = run_experiment(
+        recipe, overrides or [], out, [arm for arm in arms.split(",") if arm], parallel, report
+    )
     typer.echo(write_experiment(folder))
     if failed:
         raise UserError(failed)
 
 
 @app.command(epilog="Example: `redline score edits.jsonl --reward runs/demo/reward --out scores.jsonl`")
-def score(file: Annotated[Path, typer.Argument(metavar="EDITS_OR_RESPONSES", show_default=False)],
-          reward: Annotated[str, typer.Option(help="A reward model's folder or name")],
-          out: Annotated[Path, typer.Option(help="The scores")]) -> None:
+def score(
+    file: Annotated[Path, typer.Argument(metavar="EDITS_OR_RESPONSES", show_default=False)],
+    reward: Annotated[str, typer.Option(help="A reward model's folder or name")],
+    out: Annotated[Path, typer.Option(help="The scores")],
+) -> None:
     """A reward for every token."""
     from redline.reward.score import score_file
 
@@ -105,78 +160,146 @@ def report(run: Annotated[Path, typer.Argument(metavar="RUN_DIR", show_default=F
     typer.echo(write_page(run))
 
 
-@app.command(epilog="Example: `redline edit pairs.jsonl --out edits.jsonl --base-url http://localhost:8000/v1 --model qwen`")
+@app.command(
+    epilog="Example: `redline edit pairs.jsonl --out edits.jsonl --base-url http://localhost:8000/v1 "
+    "--model qwen`"
+)
 def edit(
-        pairs: Annotated[str, typer.Argument(help="Pairs: a file (.jsonl .json .csv .parquet), a folder or a data set's name")],
-        out: Annotated[Path, typer.Option(help="Edits; refused ones go to EDITS.rejects.jsonl beside it", metavar="EDITS")],
-        model: Annotated[str, typer.Option(help="Its name at the endpoint; a local model without --base-url")] = "smollm2-135m",
-        base_url: Annotated[str | None, typer.Option(help="An OpenAI-compatible endpoint. Key: OPENAI_API_KEY")] = None,
-        template: Annotated[str, typer.Option(help="plain, reasoned or a template file")] = "reasoned",
-        guideline: Annotated[str, typer.Option(help='What "better" means for this data: a text, or @FILE')] = "",
-        max_ratio: Annotated[float, typer.Option(help="Largest share of the words that an edit may change")] = 0.5,
-        skip_gate: Annotated[list[str] | None, typer.Option(help="Leave a gate out (repeat for more): empty, unchanged, after, "
-                                                            "remark, format, ratio")] = None,
-        attempts: Annotated[int, typer.Option(help="Answers a pair gets: a refused one is asked again, with the reason")] = 3,
-        concurrency: Annotated[int, typer.Option(help="Requests under way at once")] = 8,
-        rate: Annotated[float | None, typer.Option(help="Most requests a minute")] = None,
-        retries: Annotated[int, typer.Option(help="Requests made again after a fault of the endpoint")] = 6,
-        timeout: Annotated[float, typer.Option(help="Seconds that a request may take")] = 120,
-        temperature: Annotated[float | None, typer.Option(help="Of the editor; default: the endpoint's own")] = None,
-        max_tokens: Annotated[int | None, typer.Option(help="Longest answer; default: the endpoint's own limit")] = None,
-        verify: Annotated[bool, typer.Option("--verify", help="Ask, in both orders, whether the edit is better")] = False,
-        verify_model: Annotated[str | None, typer.Option(help="Whom to ask, at the same endpoint; default: the editor")] = None,
-        price_in: Annotated[float, typer.Option(help="Price of a million tokens asked")] = 0.0,
-        price_out: Annotated[float, typer.Option(help="Price of a million tokens answered")] = 0.0,
-        columns: Annotated[list[str] | None, typer.Option(help="ours=theirs, e.g. rejected=answer_b (repeat for more)")] = None,
-        split: Annotated[str, typer.Option(help="Of a saved or Hub data set")] = "train",
-        format: Annotated[str, typer.Option(help="auto, or hh: HH-RLHF transcripts")] = "auto",
-        limit: Annotated[int | None, typer.Option(help="Only the first so many pairs")] = None,
-        dry_run: Annotated[bool, typer.Option("--dry-run", help="Show three prompts and the tokens it would take")] = False,
+    pairs: Annotated[
+        str, typer.Argument(help="Pairs: a file (.jsonl .json .csv .parquet), a folder or a data set's name")
+    ],
+    out: Annotated[
+        Path, typer.Option(help="Edits; refused ones go to EDITS.rejects.jsonl beside it", metavar="EDITS")
+    ],
+    model: Annotated[
+        str, typer.Option(help="Its name at the endpoint; a local model without --base-url")
+    ] = "smollm2-135m",
+    base_url: Annotated[
+        str | None, typer.Option(help="An OpenAI-compatible endpoint. Key: OPENAI_API_KEY")
+    ] = None,
+    template: Annotated[str, typer.Option(help="plain, reasoned or a template file")] = "reasoned",
+    guideline: Annotated[str, typer.Option(help='What "better" means for this data: a text, or @FILE')] = "",
+    max_ratio: Annotated[
+        float, typer.Option(help="Largest share of the words that an edit may change")
+    ] = 0.5,
+    skip_gate: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Leave a gate out (repeat for more): empty, unchanged, after, remark, format, ratio"
+        ),
+    ] = None,
+    attempts: Annotated[
+        int, typer.Option(help="Answers a pair gets: a refused one is asked again, with the reason")
+    ] = 3,
+    concurrency: Annotated[int, typer.Option(help="Requests under way at once")] = 8,
+    rate: Annotated[float | None, typer.Option(help="Most requests a minute")] = None,
+    retries: Annotated[int, typer.Option(help="Requests made again after a fault of the endpoint")] = 6,
+    timeout: Annotated[float, typer.Option(help="Seconds that a request may take")] = 120,
+    temperature: Annotated[
+        float | None, typer.Option(help="Of the editor; default: the endpoint's own")
+    ] = None,
+    max_tokens: Annotated[
+        int | None, typer.Option(help="Longest answer; default: the endpoint's own limit")
+    ] = None,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Ask, in both orders, whether the edit is better")
+    ] = False,
+    verify_model: Annotated[
+        str | None, typer.Option(help="Whom to ask, at the same endpoint; default: the editor")
+    ] = None,
+    price_in: Annotated[float, typer.Option(help="Price of a million tokens asked")] = 0.0,
+    price_out: Annotated[float, typer.Option(help="Price of a million tokens answered")] = 0.0,
+    columns: Annotated[
+        list[str] | None, typer.Option(help="ours=theirs, e.g. rejected=answer_b (repeat for more)")
+    ] = None,
+    split: Annotated[str, typer.Option(help="Of a saved or Hub data set")] = "train",
+    format: Annotated[str, typer.Option(help="auto, or hh: HH-RLHF transcripts")] = "auto",
+    limit: Annotated[int | None, typer.Option(help="Only the first so many pairs")] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show three prompts and the tokens it would take")
+    ] = False,
 ) -> None:
     """An LLM edits each worse response as little as possible; continues where it stopped."""
     from redline.data.read import source_of
     from redline.edit.command import edit as run_edit
 
     settings = {
-        "model": model, "base_url": base_url, "template": template, "guideline": guideline, "max_ratio": max_ratio,
-        "skip_gates": skip_gate or [], "attempts": attempts, "concurrency": concurrency, "rate": rate, "retries": retries,
-        "timeout": timeout, "temperature": temperature, "max_tokens": max_tokens, "verify": verify,
-        "verify_model": verify_model, "price_in": price_in, "price_out": price_out,
+        "model": model,
+        "base_url": base_url,
+        "template": template,
+        "guideline": guideline,
+        "max_ratio": max_ratio,
+        "skip_gates": skip_gate or [],
+        "attempts": attempts,
+        "concurrency": concurrency,
+        "rate": rate,
+        "retries": retries,
+        "timeout": timeout,
+        "temperature": temperature,
+        "max_tokens": max_tokens,
+        "verify": verify,
+        "verify_model": verify_model,
+        "price_in": price_in,
+        "price_out": price_out,
     }
     run_edit(source_of(pairs, columns, split, format, limit), out, settings, dry_run)
 
 
 @app.command(epilog="Example: `redline edits edits.jsonl --picture edits.svg`")
-def edits(edits: Annotated[str, typer.Argument(help="Edits: a file (.jsonl .json .csv .parquet), a folder, a data set's name")],
-          picture: Annotated[Path | None, typer.Option(help="Also draw them, as SVG", metavar="FILE.svg")] = None) -> None:
+def edits(
+    edits: Annotated[
+        str, typer.Argument(help="Edits: a file (.jsonl .json .csv .parquet), a folder, a data set's name")
+    ],
+    picture: Annotated[Path | None, typer.Option(help="Also draw them, as SVG", metavar="FILE.svg")] = None,
+) -> None:
     """How minimal edits are: ratios, words kept and changed, by editor, outliers, duplicates."""
     from redline.edit.command import statistics_of
 
     statistics_of(edits, picture)
 
 
-@app.command(epilog="Example: `redline compare policy.jsonl reference.jsonl --judge vader --out winrate.json`")
+@app.command(
+    epilog="Example: `redline compare policy.jsonl reference.jsonl --judge vader --out winrate.json`"
+)
 def compare(
-        systems: Annotated[list[str], typer.Argument(help="Files of responses (JSONL), or models with --prompts; the last is "
-                                                          "the reference", show_default=False)],
-        judge: Annotated[str, typer.Option(help="vader, length, human:FILE, module:function, file.py:function, a reward model, "
-                                                "or an LLM with --base-url")],
-        out: Annotated[Path, typer.Option(help="The result; verdicts and samples go beside it")] = Path("winrate.json"),
-        prompts: Annotated[Path | None, typer.Option(help="Prompts for models to answer")] = None,
-        limit: Annotated[int | None, typer.Option(help="Let models answer only so many", min=1)] = None,
-        max_new_tokens: Annotated[int, typer.Option(help="Their longest response", min=1)] = 64,
-        temperature: Annotated[float, typer.Option(help="Of their sampling", min=0.01)] = 1.0,
-        seed: Annotated[int, typer.Option(help="Of sampling and of the bootstrap", min=0)] = 0,
-        cache: Annotated[Path | None, typer.Option(help="Verdicts given before; default: verdicts.sqlite beside --out")] = None,
-        base_url: Annotated[str | None, typer.Option(help="OpenAI-compatible endpoint of an LLM judge")] = None,
-        template: Annotated[str | None, typer.Option(help="What it is asked: a file with {prompt}, {a} and {b}")] = None,
-        verdict: Annotated[str, typer.Option(help="Its answer: json, or token (log-probabilities of A and B)")] = "json",
-        concurrency: Annotated[int, typer.Option(help="Requests under way at once", min=1)] = 8,
+    systems: Annotated[
+        list[str],
+        typer.Argument(
+            help="Files of responses (JSONL), or models with --prompts; the last is the reference",
+            show_default=False,
+        ),
+    ],
+    judge: Annotated[
+        str,
+        typer.Option(
+            help="vader, length, human:FILE, module:function, file.py:function, a reward model, "
+            "or an LLM with --base-url"
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="The result; verdicts and samples go beside it")] = Path(
+        "winrate.json"
+    ),
+    prompts: Annotated[Path | None, typer.Option(help="Prompts for models to answer")] = None,
+    limit: Annotated[int | None, typer.Option(help="Let models answer only so many", min=1)] = None,
+    max_new_tokens: Annotated[int, typer.Option(help="Their longest response", min=1)] = 64,
+    temperature: Annotated[float, typer.Option(help="Of their sampling", min=0.01)] = 1.0,
+    seed: Annotated[int, typer.Option(help="Of sampling and of the bootstrap", min=0)] = 0,
+    cache: Annotated[
+        Path | None, typer.Option(help="Verdicts given before; default: verdicts.sqlite beside --out")
+    ] = None,
+    base_url: Annotated[str | None, typer.Option(help="OpenAI-compatible endpoint of an LLM judge")] = None,
+    template: Annotated[
+        str | None, typer.Option(help="What it is asked: a file with {prompt}, {a} and {b}")
+    ] = None,
+    verdict: Annotated[
+        str, typer.Option(help="Its answer: json, or token (log-probabilities of A and B)")
+    ] = "json",
+    concurrency: Annotated[int, typer.Option(help="Requests under way at once", min=1)] = 8,
 ) -> None:
     """Win rate of A over B; of three systems or more, also paired differences and Bradley-Terry strengths."""
     from redline.judge.command import compare_command
     from redline.judge.judges import load_judge
-    from redline.recipe import Sampling
+    from redline.sampling.settings import Sampling
 
     sampling = Sampling(max_new_tokens=max_new_tokens, temperature=temperature)
     chosen = load_judge(judge, base_url, template, verdict, concurrency)
@@ -185,24 +308,37 @@ def compare(
 
 @app.command(epilog="Example: `redline judge-check testset-v1.json --judge length`")
 def judge_check(
-        verdicts: Annotated[Path, typer.Argument(help="Pairs that people judged", show_default=False)],
-        judge: Annotated[str, typer.Option(help="As in `redline compare`")],
-        columns: Annotated[list[str] | None, typer.Option(help="ours=theirs (repeat for more): prompt, a, b, people; e.g. "
-                                                               "people=annotator1,annotator2")] = None,
-        values: Annotated[list[str] | None, typer.Option(help="their code=a, b or tie (repeat for more); e.g. 1=a")] = None,
-        limit: Annotated[int | None, typer.Option(help="Use so many pairs", min=1)] = None,
-        again: Annotated[int, typer.Option(help="Ask so many pairs a second time", min=0)] = 100,
-        out: Annotated[Path | None, typer.Option(help="Also write the figures as JSON")] = None,
-        cache: Annotated[Path | None, typer.Option(help="Verdicts given before; default: verdicts.sqlite, beside --out")] = None,
-        base_url: Annotated[str | None, typer.Option(help="OpenAI-compatible endpoint of an LLM judge")] = None,
-        template: Annotated[str | None, typer.Option(help="What it is asked: a file with {prompt}, {a} and {b}")] = None,
-        verdict: Annotated[str, typer.Option(help="Its answer: json, or token (log-probabilities of A and B)")] = "json",
-        concurrency: Annotated[int, typer.Option(help="Requests under way at once", min=1)] = 8,
+    verdicts: Annotated[Path, typer.Argument(help="Pairs that people judged", show_default=False)],
+    judge: Annotated[str, typer.Option(help="As in `redline compare`")],
+    columns: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="ours=theirs (repeat for more): prompt, a, b, people; e.g. people=annotator1,annotator2"
+        ),
+    ] = None,
+    values: Annotated[
+        list[str] | None, typer.Option(help="their code=a, b or tie (repeat for more); e.g. 1=a")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(help="Use so many pairs", min=1)] = None,
+    again: Annotated[int, typer.Option(help="Ask so many pairs a second time", min=0)] = 100,
+    out: Annotated[Path | None, typer.Option(help="Also write the figures as JSON")] = None,
+    cache: Annotated[
+        Path | None, typer.Option(help="Verdicts given before; default: verdicts.sqlite, beside --out")
+    ] = None,
+    base_url: Annotated[str | None, typer.Option(help="OpenAI-compatible endpoint of an LLM judge")] = None,
+    template: Annotated[
+        str | None, typer.Option(help="What it is asked: a file with {prompt}, {a} and {b}")
+    ] = None,
+    verdict: Annotated[
+        str, typer.Option(help="Its answer: json, or token (log-probabilities of A and B)")
+    ] = "json",
+    concurrency: Annotated[int, typer.Option(help="Requests under way at once", min=1)] = 8,
 ) -> None:
-    """Before trusting a judge: its agreement with people and with itself, and what order and length do to it."""
+    """Before trusting a judge: its agreement with people and with itself, and what order and length do to
+    it."""
+    from redline.data.settings import assignments
     from redline.judge.command import check_command
     from redline.judge.judges import load_judge
-    from redline.recipe_file import assignments
 
     chosen = load_judge(judge, base_url, template, verdict, concurrency)
     ours, codes = assignments(columns, "--columns"), assignments(values, "--values")
@@ -211,58 +347,115 @@ def judge_check(
 
 @app.command(epilog="Example: `redline annotate pairs.jsonl --db sqlite:///edits.db --annotators ada,ben`")
 def annotate(
-        pairs: Annotated[str | None, typer.Argument(help="Pairs: a file (.jsonl .json .csv .parquet), a folder, a data set's "
-                                                         "name; not needed again once they are in the database")] = None,
-        db: Annotated[str, typer.Option(help="sqlite:///FILE or postgresql://USER@HOST/NAME")] = "sqlite:///edits.db",
-        drafts: Annotated[str | None, typer.Option("--import", help="An LLM's edits, as drafts for people to correct",
-                                                   metavar="EDITS")] = None,
-        blind: Annotated[tuple[str, str] | None, typer.Option(help="Instead: compare two files of responses blindly",
-                                                              metavar="A B")] = None,
-        guideline: Annotated[Path | None, typer.Option(help='What "better" means for this data, as Markdown')] = None,
-        annotators: Annotated[str, typer.Option(help="Names, with commas; default: your own")] = "",
-        agreement: Annotated[float | None, typer.Option(help="Share of items that two people do, from 0 to 1 [default: 0.1]",
-                                                        show_default=False)] = None,
-        max_ratio: Annotated[float | None, typer.Option(help="Largest share of the words that an edit may change [default: "
-                                                        "0.5]", show_default=False)] = None,
-        lease: Annotated[float | None, typer.Option(help="Minutes after which an item of somebody who went away is given to "
-                                                         "another [default: 30]", show_default=False)] = None,
-        columns: Annotated[list[str] | None, typer.Option(help="Of PAIRS: ours=theirs, e.g. rejected=answer_b (repeat for "
-                                                          "more)")] = None,
-        split: Annotated[str, typer.Option(help="Of a saved or Hub data set")] = "train",
-        format: Annotated[str, typer.Option(help="auto, or hh: HH-RLHF transcripts")] = "auto",
-        host: Annotated[str, typer.Option(help="Address to listen on")] = "127.0.0.1",
-        port: Annotated[int, typer.Option(help="Port to listen on; 0: any free one")] = 8000,
-        url: Annotated[str | None, typer.Option(help="The address people use, where a proxy stands before this server")] = None,
+    pairs: Annotated[
+        str | None,
+        typer.Argument(
+            help="Pairs: a file (.jsonl .json .csv .parquet), a folder, a data set's "
+            "name; not needed again once they are in the database"
+        ),
+    ] = None,
+    db: Annotated[
+        str, typer.Option(help="sqlite:///FILE or postgresql://USER@HOST/NAME")
+    ] = "sqlite:///edits.db",
+    drafts: Annotated[
+        str | None,
+        typer.Option("--import", help="An LLM's edits, as drafts for people to correct", metavar="EDITS"),
+    ] = None,
+    blind: Annotated[
+        tuple[str, str] | None,
+        typer.Option(help="Instead: compare two files of responses blindly", metavar="A B"),
+    ] = None,
+    guideline: Annotated[
+        Path | None, typer.Option(help='What "better" means for this data, as Markdown')
+    ] = None,
+    annotators: Annotated[str, typer.Option(help="Names, with commas; default: your own")] = "",
+    agreement: Annotated[
+        float | None,
+        typer.Option(
+            help="Share of items that two people do, from 0 to 1 [default: 0.1]", show_default=False
+        ),
+    ] = None,
+    max_ratio: Annotated[
+        float | None,
+        typer.Option(
+            help="Largest share of the words that an edit may change [default: 0.5]", show_default=False
+        ),
+    ] = None,
+    lease: Annotated[
+        float | None,
+        typer.Option(
+            help="Minutes after which an item of somebody who went away is given to another [default: 30]",
+            show_default=False,
+        ),
+    ] = None,
+    columns: Annotated[
+        list[str] | None, typer.Option(help="Of PAIRS: ours=theirs, e.g. rejected=answer_b (repeat for more)")
+    ] = None,
+    split: Annotated[str, typer.Option(help="Of a saved or Hub data set")] = "train",
+    format: Annotated[str, typer.Option(help="auto, or hh: HH-RLHF transcripts")] = "auto",
+    host: Annotated[str, typer.Option(help="Address to listen on")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on; 0: any free one")] = 8000,
+    url: Annotated[
+        str | None, typer.Option(help="The address people use, where a proxy stands before this server")
+    ] = None,
 ) -> None:
     """People edit, or compare blindly, in a browser."""
+    from redline.annotate.serve import Options, annotate
     from redline.data.read import source_of
-    from redline.edit.web.serve import Options, annotate
 
     source = source_of(pairs, columns, split, format) if pairs else None
-    annotate(Options(db, source, drafts, blind, guideline, annotators.split(","), agreement, max_ratio, lease, host, port, url))
+    annotate(
+        Options(
+            db,
+            source,
+            drafts,
+            blind,
+            guideline,
+            annotators.split(","),
+            agreement,
+            max_ratio,
+            lease,
+            host,
+            port,
+            url,
+        )
+    )
 
 
 @app.command(epilog="Example: `redline export --db sqlite:///edits.db --out edits.jsonl --accepted`")
-def export(db: Annotated[str, typer.Option(help="The database of `redline annotate`")],
-           out: Annotated[Path, typer.Option(help="The file to write, JSON Lines", metavar="EDITS")],
-           accepted: Annotated[bool, typer.Option("--accepted", help="Only edits that are not refused: none that were already "
-                                                                     "fine or cannot be fixed")] = False,
-           person: Annotated[str | None, typer.Option(help="Only what this person did")] = None) -> None:
+def export(
+    db: Annotated[str, typer.Option(help="The database of `redline annotate`")],
+    out: Annotated[Path, typer.Option(help="The file to write, JSON Lines", metavar="EDITS")],
+    accepted: Annotated[
+        bool,
+        typer.Option(
+            "--accepted",
+            help="Only edits that are not refused: none that were already fine or cannot be fixed",
+        ),
+    ] = False,
+    person: Annotated[str | None, typer.Option(help="Only what this person did")] = None,
+) -> None:
     """What people have made of the pairs: edits, or verdicts of a blind comparison."""
-    from redline.edit.web.serve import export
+    from redline.annotate.serve import export
 
     export(db, out, accepted, person)
 
 
 @app.command(epilog="Example: `redline label edits.jsonl --out labels.jsonl --tokenizer smollm2-135m`")
-def label(edits: Annotated[str, typer.Argument(help="File, saved data set or Hub data set of edits", show_default=False)],
-          out: Annotated[Path, typer.Option(help="The labels")],
-          tokenizer: Annotated[str, typer.Option(help="A model's name or folder, or `whitespace`")],
-          columns: Annotated[list[str] | None, typer.Option(help="ours=theirs, e.g. rejected=candidate")] = None,
-          split: Annotated[str, typer.Option(help="Of a saved or Hub data set")] = "train",
-          unit: Annotated[str, typer.Option(help="Align `token`s, or `word`s whose labels are carried to tokens")] = "token",
-          max_response_tokens: Annotated[int | None, typer.Option(help="Crop longer responses", min=1)] = None,
-          keep_unchanged: Annotated[bool, typer.Option(help="Also label edits that change nothing")] = False) -> None:
+def label(
+    edits: Annotated[
+        str, typer.Argument(help="File, saved data set or Hub data set of edits", show_default=False)
+    ],
+    out: Annotated[Path, typer.Option(help="The labels")],
+    tokenizer: Annotated[str, typer.Option(help="A model's name or folder, or `whitespace`")],
+    columns: Annotated[list[str] | None, typer.Option(help="ours=theirs, e.g. rejected=candidate")] = None,
+    split: Annotated[str, typer.Option(help="Of a saved or Hub data set")] = "train",
+    unit: Annotated[
+        str, typer.Option(help="Align `token`s, or `word`s whose labels are carried to tokens")
+    ] = "token",
+    max_response_tokens: Annotated[int | None, typer.Option(help="Crop longer responses", min=1)] = None,
+    keep_unchanged: Annotated[bool, typer.Option(help="Also label edits that change nothing")] = False,
+) -> None:
     """Edits to token labels: -1 on what an edit removed, +1 on what it put in."""
     from redline.label.stage import label_command
 
@@ -270,16 +463,19 @@ def label(edits: Annotated[str, typer.Argument(help="File, saved data set or Hub
 
 
 @app.command(epilog="Example: `redline show edits.jsonl --limit 3`")
-def show(file: Annotated[Path, typer.Argument(help="Edits, labels or scores", show_default=False)],
-         limit: Annotated[int, typer.Option(help="Print so many records", min=1)] = 10) -> None:
+def show(
+    file: Annotated[Path, typer.Argument(help="Edits, labels or scores", show_default=False)],
+    limit: Annotated[int, typer.Option(help="Print so many records", min=1)] = 10,
+) -> None:
     """Edits, labels and scores in the terminal, in colour."""
-    from redline.label.show import show_file
+    from redline.data.show import show_file
 
     show_file(file, limit)
 
 
 def main() -> None:
-    """Entry point: a mistake of the user's is one line on stderr and status 2; Ctrl-C is status 130, SIGTERM 143."""
+    """Entry point: a mistake of the user's is one line on stderr and status 2; Ctrl-C is status 130, SIGTERM
+    143."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
@@ -288,12 +484,15 @@ def main() -> None:
         print(f"redline: {error}", file=sys.stderr)
         sys.exit(2)
     except RuntimeError as error:
-        from redline.processes import lost_another
+        from redline.engine.processes import lost_another
 
         if not lost_another(error):
             raise
-        print("redline: another process of this run has ended, so this one ends too. The same command, with as many processes or "
-              "another number, continues from the last checkpoint.", file=sys.stderr)
+        print(
+            "redline: another process of this run has ended, so this one ends too. The same command, with "
+            "as many processes or another number, continues from the last checkpoint.",
+            file=sys.stderr,
+        )
         sys.exit(1)
     except SystemExit as end:
         if end.code in (130, 143):  # what Typer makes of Ctrl-C, and SIGTERM

@@ -26,7 +26,9 @@ T = TypeVar("T")
 class _Rate(ProgressColumn):
     def render(self, task: Task) -> Text:
         speed = task.finished_speed or task.speed
-        return Text("" if speed is None else f"{speed:.1f}/s" if speed >= 1 else f"{1 / max(speed, 1e-9):.1f} s each")
+        return Text(
+            "" if speed is None else f"{speed:.1f}/s" if speed >= 1 else f"{1 / max(speed, 1e-9):.1f} s each"
+        )
 
 
 class Bar:
@@ -55,9 +57,18 @@ class Bar:
 
 @contextmanager
 def progress_bar(title: str, total: int | None = None, done: int = 0, show: bool = True) -> Iterator[Bar]:
-    """A progress bar over ``total`` steps of which ``done`` are behind us; ``show=False`` on other processes than the main."""
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(bar_width=24), MofNCompleteColumn(), _Rate(),
-               TimeElapsedColumn(), TextColumn("eta"), TimeRemainingColumn(), TextColumn("{task.fields[note]}", markup=False))
+    """A progress bar over ``total`` steps of which ``done`` are behind us; ``show=False`` on other processes
+    than the main."""
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        _Rate(),
+        TimeElapsedColumn(),
+        TextColumn("eta"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}", markup=False),
+    )
     with Progress(*columns, console=console, disable=not (show and console.is_terminal)) as progress:
         yield Bar(progress, title, total, done)
 

@@ -17,9 +17,11 @@ def is_function_name(name: str) -> bool:
 
 
 def load_function(name: str) -> Callable[..., Any]:
-    """The function that ``module:function`` or ``file.py:function`` names; modules are also looked for in the working folder.
+    """The function that ``module:function`` or ``file.py:function`` names; modules are also looked for in the
+    working folder.
 
-    Raises UserError when the file, the module or the function is not there, or the module fails while it is imported.
+    Raises UserError when the file, the module or the function is not there, or the module fails while it is
+    imported.
     """
     if not is_function_name(name):
         raise UserError(f"`{name}`: a function is named module:function or file.py:function.")

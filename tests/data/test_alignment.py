@@ -1,4 +1,5 @@
-"""The alignment: shortest, carried out it gives the edited side, and its choice among shortest scripts is the stated one."""
+"""The alignment: shortest, carried out it gives the edited side, and its choice among shortest scripts is the
+stated one."""
 
 import tarfile
 from functools import lru_cache
@@ -17,19 +18,28 @@ starts = st.lists(st.booleans(), min_size=9, max_size=9)
 
 
 def cost(script, rejected_start, edited_start):
-    """(edits, runs, runs that start inside a word, tokens not kept) of a script with one operation for each changed run."""
+    """(edits, runs, runs that start inside a word, tokens not kept) of a script with one operation for each
+    changed run."""
     changed = [op for op in script.ops if op.kind != "equal"]
-    return (script.distance, len(changed), sum(not _at_word(op, rejected_start, edited_start) for op in changed),
-            sum(op.end - op.start + op.edited_end - op.edited_start for op in changed))
+    return (
+        script.distance,
+        len(changed),
+        sum(not _at_word(op, rejected_start, edited_start) for op in changed),
+        sum(op.end - op.start + op.edited_end - op.edited_start for op in changed),
+    )
 
 
 def _at_word(op, rejected_start, edited_start):
     size, edited_size = op.end - op.start, op.edited_end - op.edited_start
-    return (size < edited_size or rejected_start[op.start]) and (edited_size < size or edited_start[op.edited_start])
+    return (size < edited_size or rejected_start[op.start]) and (
+        edited_size < size or edited_start[op.edited_start]
+    )
 
 
 def best_cost(a, b, rejected_start, edited_start):
-    """The least cost of any script, by plain recursion over all of them: an independent definition of the rule."""
+    """The least cost of any script, by plain recursion over all of them: an independent definition of the
+    rule."""
+
     @lru_cache(None)
     def least(i, j, in_run):
         if i == len(a) and j == len(b):
@@ -39,7 +49,14 @@ def best_cost(a, b, rejected_start, edited_start):
             if i + di <= len(a) and j + dj <= len(b):
                 rest = least(i + di, j + dj, True)
                 word = (not di or rejected_start[i]) and (not dj or edited_start[j])
-                found.append((rest[0] + 1, rest[1] + (not in_run), rest[2] + (not in_run and not word), rest[3] + di + dj))
+                found.append(
+                    (
+                        rest[0] + 1,
+                        rest[1] + (not in_run),
+                        rest[2] + (not in_run and not word),
+                        rest[3] + di + dj,
+                    )
+                )
         if i < len(a) and j < len(b) and a[i] == b[j]:
             found.append(least(i + 1, j + 1, False))
         return min(found)
@@ -51,11 +68,15 @@ def best_cost(a, b, rejected_start, edited_start):
 @given(short, short, starts, starts)
 def test_the_script_is_the_cheapest_by_the_stated_rule(a, b, rejected_start, edited_start):
     script = align(a, b, rejected_start.__getitem__, edited_start.__getitem__)
-    assert cost(script, rejected_start, edited_start) == best_cost(tuple(a), tuple(b), rejected_start, edited_start)
+    assert cost(script, rejected_start, edited_start) == best_cost(
+        tuple(a), tuple(b), rejected_start, edited_start
+    )
 
 
 @settings(max_examples=300, deadline=None)
-@given(st.lists(st.sampled_from("abcdefgh "), max_size=60), st.lists(st.sampled_from("abcdefgh "), max_size=60))
+@given(
+    st.lists(st.sampled_from("abcdefgh "), max_size=60), st.lists(st.sampled_from("abcdefgh "), max_size=60)
+)
 def test_a_script_is_shortest_and_gives_the_edited_side(a, b):
     script = align(a, b)
     assert script.distance == Levenshtein.distance(a, b)
@@ -78,7 +99,7 @@ def test_anchors_and_tables_of_any_kind_give_one_result(data):
     b = list(a)
     for _ in range(data.draw(st.integers(1, 8))):
         place = data.draw(st.integers(0, len(b)))
-        b[place:place + data.draw(st.integers(0, 2))] = data.draw(st.lists(st.integers(0, 14), max_size=2))
+        b[place : place + data.draw(st.integers(0, 2))] = data.draw(st.lists(st.integers(0, 14), max_size=2))
     results = set()
     with pytest.MonkeyPatch.context() as patch:
         for few, small in ((0, 10**9), (0, 0), (100, 1500), (10**9, 10**9), (10**9, 0)):
@@ -88,16 +109,23 @@ def test_anchors_and_tables_of_any_kind_give_one_result(data):
     assert len(results) == 1
 
 
-@pytest.mark.parametrize(("a", "b", "ops"), [
-    ("", "", []),
-    ("abc", "abc", [("equal", 0, 3, 0, 3)]),
-    ("", "ab", [("insert", 0, 0, 0, 2)]),
-    ("ab", "", [("delete", 0, 2, 0, 0)]),
-    ("abc", "xyzw", [("replace", 0, 3, 0, 4)]),
-    ("ab", "ba", [("replace", 0, 2, 0, 2)]),  # one run, although keeping a letter costs no more
-    ("xgy", "xggy", [("equal", 0, 2, 0, 2), ("insert", 2, 2, 2, 3), ("equal", 2, 3, 3, 4)]),  # the later of the two
-    ("xggy", "xgy", [("equal", 0, 2, 0, 2), ("delete", 2, 3, 2, 2), ("equal", 3, 4, 2, 3)]),
-])
+@pytest.mark.parametrize(
+    ("a", "b", "ops"),
+    [
+        ("", "", []),
+        ("abc", "abc", [("equal", 0, 3, 0, 3)]),
+        ("", "ab", [("insert", 0, 0, 0, 2)]),
+        ("ab", "", [("delete", 0, 2, 0, 0)]),
+        ("abc", "xyzw", [("replace", 0, 3, 0, 4)]),
+        ("ab", "ba", [("replace", 0, 2, 0, 2)]),  # one run, although keeping a letter costs no more
+        (
+            "xgy",
+            "xggy",
+            [("equal", 0, 2, 0, 2), ("insert", 2, 2, 2, 3), ("equal", 2, 3, 3, 4)],
+        ),  # the later of the two
+        ("xggy", "xgy", [("equal", 0, 2, 0, 2), ("delete", 2, 3, 2, 2), ("equal", 3, 4, 2, 3)]),
+    ],
+)
 def test_scripts_by_hand(a, b, ops):
     assert [tuple(op) for op in align(a, b).ops] == ops
 
@@ -126,24 +154,42 @@ def test_a_stretch_beyond_any_table_keeps_a_shortest_script(monkeypatch):
 
 def test_words_and_ratio():
     assert words("It's  bad.\n") == ["It's", "bad."]
-    assert [("It's bad — no?")[slice(*span)] for span in word_spans("It's bad — no?")] == ["It's", "bad", "—", "no", "?"]
+    assert [("It's bad — no?")[slice(*span)] for span in word_spans("It's bad — no?")] == [
+        "It's",
+        "bad",
+        "—",
+        "no",
+        "?",
+    ]
     assert edit_ratio(words("a b c d"), words("a b x")) == 0.5
     assert edit_ratio([], []) == 0.0
 
 
-@pytest.mark.parametrize(("pair", "agreement", "by_rapidfuzz"), [("et-en", 99.4, 99.0), ("ro-en", 99.7, 99.3)])
-def test_gold_tags_of_post_edits_are_reproduced(data_dir: Path, pair: str, agreement: float, by_rapidfuzz: float):
-    """MLQE-PE: OK/BAD for each machine-translated word, from TER alignments of its post-edit. The figures of docs/labels.md."""
+@pytest.mark.parametrize(
+    ("pair", "agreement", "by_rapidfuzz"), [("et-en", 99.4, 99.0), ("ro-en", 99.7, 99.3)]
+)
+def test_gold_tags_of_post_edits_are_reproduced(
+    data_dir: Path, pair: str, agreement: float, by_rapidfuzz: float
+):
+    """MLQE-PE: OK/BAD for each machine-translated word, from TER alignments of its post-edit. The figures of
+    docs/labels.md."""
     archive = data_dir / "mlqe-pe" / f"{pair}-dev.tar.gz"
     if not archive.exists():
         pytest.skip(f"no {archive}")
     with tarfile.open(archive) as tar:
-        mt, pe, tags = (tar.extractfile(f"{pair}-dev/dev.{name}").read().decode().splitlines() for name in ("mt", "pe", "tags"))
+        mt, pe, tags = (
+            tar.extractfile(f"{pair}-dev/dev.{name}").read().decode().splitlines()
+            for name in ("mt", "pe", "tags")
+        )
     right = bare = total = 0
     for translated, post_edited, gold in zip(mt, pe, tags, strict=True):
         ours, _ = labels(align(translated.split(), post_edited.split()))
-        kept = {op.src_start + place for op in Levenshtein.opcodes(translated.split(), post_edited.split()) if op.tag == "equal"
-                for place in range(op.src_end - op.src_start)}
+        kept = {
+            op.src_start + place
+            for op in Levenshtein.opcodes(translated.split(), post_edited.split())
+            if op.tag == "equal"
+            for place in range(op.src_end - op.src_start)
+        }
         for place, (label, tag) in enumerate(zip(ours, gold.split()[1::2], strict=True)):
             right += (label == 0) == (tag == "OK")
             bare += (place in kept) == (tag == "OK")

@@ -15,7 +15,12 @@ def rows(name: str) -> list[dict]:
     return [json.loads(line) for line in (FOLDER / name).read_text(encoding="utf-8").splitlines()]
 
 
-EDITS, HELD_OUT, OPENINGS, EVAL = rows("edits.jsonl"), rows("heldout.jsonl"), rows("openings.jsonl"), rows("eval.jsonl")
+EDITS, HELD_OUT, OPENINGS, EVAL = (
+    rows("edits.jsonl"),
+    rows("heldout.jsonl"),
+    rows("openings.jsonl"),
+    rows("eval.jsonl"),
+)
 CHANGED = [row for row in EDITS + HELD_OUT if row["rejected"] != row["edited"]]
 
 
@@ -38,12 +43,15 @@ def test_minimal():
 
 def test_vader_rates_changed_edits_above_their_originals():
     analyzer = pytest.importorskip("vaderSentiment.vaderSentiment").SentimentIntensityAnalyzer()
-    scores = [[analyzer.polarity_scores(row[side])["compound"] for side in ("rejected", "edited")] for row in CHANGED]
+    scores = [
+        [analyzer.polarity_scores(row[side])["compound"] for side in ("rejected", "edited")]
+        for row in CHANGED
+    ]
     assert sum(after > before for before, after in scores) / len(scores) >= 0.95
 
 
 def test_responses_are_short_enough():
-    from redline.models import load_tokenizer
+    from redline.data.tokenization import load_tokenizer
 
     tokenizer = load_tokenizer("smollm2-135m")
     for side, limit in (("rejected", 40), ("edited", 48)):

@@ -14,11 +14,13 @@ from redline.data.check import Rejects
 from redline.data.files import check_apart, line_of, whole_file, write_jsonl
 from redline.data.read import read
 from redline.data.records import Edit, Pair, Prompt, Response
+from redline.data.settings import Source
 from redline.errors import UserError
-from redline.recipe import Source
 
-EDITS = [{"id": str(k), "prompt": f"prompt {k}", "rejected": f"bad {k}", "edited": f"gut, “good” {k}", "rating": k}
-         for k in range(5)]
+EDITS = [
+    {"id": str(k), "prompt": f"prompt {k}", "rejected": f"bad {k}", "edited": f"gut, “good” {k}", "rating": k}
+    for k in range(5)
+]
 
 
 def write(path: Path, records) -> Path:
@@ -41,7 +43,9 @@ def make(folder: Path, name: str) -> Path:
     if name == "saved":
         Dataset.from_list(EDITS).save_to_disk(path)
     elif name == "splits":
-        DatasetDict({"train": Dataset.from_list(EDITS), "test": Dataset.from_list(EDITS[:1])}).save_to_disk(path)
+        DatasetDict({"train": Dataset.from_list(EDITS), "test": Dataset.from_list(EDITS[:1])}).save_to_disk(
+            path
+        )
     elif name.endswith(".parquet"):
         Dataset.from_list(EDITS).to_parquet(path)
     elif name.endswith(".json"):
@@ -58,7 +62,9 @@ def make(folder: Path, name: str) -> Path:
     return path
 
 
-@pytest.mark.parametrize("name", ["e.jsonl", "e.jsonl.gz", "e.json", "e.csv", "e.tsv", "e.parquet", "saved", "splits"])
+@pytest.mark.parametrize(
+    "name", ["e.jsonl", "e.jsonl.gz", "e.json", "e.csv", "e.tsv", "e.parquet", "saved", "splits"]
+)
 def test_every_format_gives_the_same_records(tmp_path, name):
     records = load(make(tmp_path, name))
     for record, edit in zip(records, EDITS, strict=True):
@@ -89,31 +95,55 @@ def test_a_split_and_a_limit(tmp_path):
 def test_columns_templates_and_unknown_keys(tmp_path):
     row = {"article": "Long.", "candidate": "a", "feedback": {"summary": "b", "why": "c"}, "n": 7}
     path = write(tmp_path / "d.jsonl", [row])
-    (record,) = load(path, columns={"prompt": "{article}\n\nSummary:", "rejected": "candidate",
-                                    "edited": "feedback.summary"})
+    (record,) = load(
+        path,
+        columns={"prompt": "{article}\n\nSummary:", "rejected": "candidate", "edited": "feedback.summary"},
+    )
     assert record.model_dump(exclude_unset=True) == {
-        "id": "d-1", "prompt": "Long.\n\nSummary:", "rejected": "a", "edited": "b", "feedback": row["feedback"], "n": 7}
+        "id": "d-1",
+        "prompt": "Long.\n\nSummary:",
+        "rejected": "a",
+        "edited": "b",
+        "feedback": row["feedback"],
+        "n": 7,
+    }
 
 
 def test_two_rows_a_record(tmp_path):
-    table = ("Sentiment\tText\tbatch_id\nNegative\tbad<br />film\t4\nPositive\tgood<br />film\t4\nPositive\tfine\t5\n"
-             "Negative\tpoor\t5\nNegative\talone\t6\nMixed\tx\t7\n")
+    table = (
+        "Sentiment\tText\tbatch_id\nNegative\tbad<br />film\t4\nPositive\tgood<br "
+        "/>film\t4\nPositive\tfine\t5\n"
+        "Negative\tpoor\t5\nNegative\talone\t6\nMixed\tx\t7\n"
+    )
     (tmp_path / "cad.tsv").write_text(table)
     rejects = Rejects()
-    records = load(tmp_path / "cad.tsv", rejects=rejects, columns={"id": "batch_id", "side": "Sentiment", "text": "Text"},
-                   sides={"Negative": "rejected", "Positive": "edited"}, replace={"<br />": " "})
+    records = load(
+        tmp_path / "cad.tsv",
+        rejects=rejects,
+        columns={"id": "batch_id", "side": "Sentiment", "text": "Text"},
+        sides={"Negative": "rejected", "Positive": "edited"},
+        replace={"<br />": " "},
+    )
     assert [(r.id, r.prompt, r.rejected, r.edited) for r in records] == [
-        ("4", "", "bad film", "good film"), ("5", "", "poor", "fine")]
+        ("4", "", "bad film", "good film"),
+        ("5", "", "poor", "fine"),
+    ]
     assert rejects.counts == {"only one side": 1, "side `Mixed` is not one of Negative, Positive": 1}
     with pytest.raises(UserError, match=r"no column `batch`\. There are: Sentiment, Text, batch_id"):
-        load(tmp_path / "cad.tsv", columns={"id": "batch", "side": "Sentiment", "text": "Text"}, sides={"Negative": "rejected"})
+        load(
+            tmp_path / "cad.tsv",
+            columns={"id": "batch", "side": "Sentiment", "text": "Text"},
+            sides={"Negative": "rejected"},
+        )
     with pytest.raises(UserError, match="`sides` needs `columns` for id, side and text; add side"):
         load(tmp_path / "cad.tsv", columns={"id": "batch_id", "text": "Text"}, sides={"Negative": "rejected"})
 
 
 def test_openings_of_prompts(tmp_path):
-    path = write(tmp_path / "p.jsonl", [{"prompt": " One two\nthree four five"}, {"prompt": "six"},
-                                         {"prompt": "One two\nthree nine"}])
+    path = write(
+        tmp_path / "p.jsonl",
+        [{"prompt": " One two\nthree four five"}, {"prompt": "six"}, {"prompt": "One two\nthree nine"}],
+    )
     rejects = Rejects()
     assert [r.prompt for r in load(path, Prompt, rejects, first_words=3)] == ["One two\nthree", "six"]
     assert rejects.counts == {"same content as an earlier record": 1}
@@ -123,15 +153,25 @@ HUMAN = "\n\nHuman: Hi\n\nAssistant: Yes?\n\nHuman: Why?"
 
 
 def test_hh_transcripts(tmp_path):
-    path = write(tmp_path / "hh.jsonl", [
-        {"chosen": HUMAN + "\n\nAssistant: Because.", "rejected": HUMAN + "\n\nAssistant: No.\n\nNot now."},
-        {"chosen": HUMAN + "\n\nAssistant: A", "rejected": "\n\nHuman: Other\n\nAssistant: B"},
-        {"chosen": HUMAN, "rejected": HUMAN},
-        {"chosen": "no turns", "rejected": HUMAN + "\n\nAssistant: B"}])
+    path = write(
+        tmp_path / "hh.jsonl",
+        [
+            {
+                "chosen": HUMAN + "\n\nAssistant: Because.",
+                "rejected": HUMAN + "\n\nAssistant: No.\n\nNot now.",
+            },
+            {"chosen": HUMAN + "\n\nAssistant: A", "rejected": "\n\nHuman: Other\n\nAssistant: B"},
+            {"chosen": HUMAN, "rejected": HUMAN},
+            {"chosen": "no turns", "rejected": HUMAN + "\n\nAssistant: B"},
+        ],
+    )
     rejects = Rejects()
     (pair,) = load(path, Pair, rejects, format="hh")
-    assert pair.prompt == [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yes?"},
-                           {"role": "user", "content": "Why?"}]
+    assert pair.prompt == [
+        {"role": "user", "content": "Hi"},
+        {"role": "assistant", "content": "Yes?"},
+        {"role": "user", "content": "Why?"},
+    ]
     assert (pair.chosen, pair.rejected) == ("Because.", "No.\n\nNot now.")
     assert rejects.counts["prompts do not match"] == 1
     assert rejects.total == 3
@@ -141,36 +181,59 @@ def test_hh_transcripts(tmp_path):
 def test_conversations_and_their_implicit_prompt(tmp_path):
     ask = {"role": "user", "content": "Hi?"}
     yes, no = ({"role": "assistant", "content": said} for said in ("Yes.", "No."))
-    path = write(tmp_path / "c.jsonl", [
-        {"prompt": [ask], "chosen": [yes], "rejected": [no]},
-        {"chosen": [ask, no], "rejected": [ask, yes]},
-        {"chosen": [yes], "rejected": [no]},
-        {"prompt": [ask], "chosen": [{"role": "assistant"}], "rejected": [no]},
-        {"prompt": "Hi?", "chosen": [yes], "rejected": [no]}])
+    path = write(
+        tmp_path / "c.jsonl",
+        [
+            {"prompt": [ask], "chosen": [yes], "rejected": [no]},
+            {"chosen": [ask, no], "rejected": [ask, yes]},
+            {"chosen": [yes], "rejected": [no]},
+            {"prompt": [ask], "chosen": [{"role": "assistant"}], "rejected": [no]},
+            {"prompt": "Hi?", "chosen": [yes], "rejected": [no]},
+        ],
+    )
     rejects = Rejects()
     one, other = load(path, Pair, rejects)
     assert (one.prompt, one.chosen, one.rejected) == ([ask], [yes], [no])
     assert (other.prompt, other.chosen, other.rejected) == ([ask], [no], [yes])
-    assert rejects.counts == {"prompts do not match": 1, "chosen.0 is no message with `role` and `content`": 1,
-                              "prompt is text but chosen is messages": 1}
+    assert rejects.counts == {
+        "prompts do not match": 1,
+        "chosen.0 is no message with `role` and `content`": 1,
+        "prompt is text but chosen is messages": 1,
+    }
 
 
 def test_bad_records_are_set_aside_counted_and_written_down(tmp_path):
     good = {"id": "a", "prompt": "p", "rejected": "x", "edited": "y"}
-    lines = [json.dumps(good), json.dumps(good)[:-1], "[1]", json.dumps(good | {"edited": "z"}), json.dumps(good | {"id": "b"}),
-             json.dumps(good | {"id": "c", "edited": " "}), json.dumps(good | {"id": "d", "edited": "x"}), "",
-             json.dumps(good | {"id": "e", "edited": 3}), json.dumps({"id": "f", "rejected": "x"}),
-             json.dumps(good | {"id": "g", "edited": "last"})]
+    lines = [
+        json.dumps(good),
+        json.dumps(good)[:-1],
+        "[1]",
+        json.dumps(good | {"edited": "z"}),
+        json.dumps(good | {"id": "b"}),
+        json.dumps(good | {"id": "c", "edited": " "}),
+        json.dumps(good | {"id": "d", "edited": "x"}),
+        "",
+        json.dumps(good | {"id": "e", "edited": 3}),
+        json.dumps({"id": "f", "rejected": "x"}),
+        json.dumps(good | {"id": "g", "edited": "last"}),
+    ]
     path = tmp_path / "e.jsonl"
-    path.write_bytes("\n".join(lines).encode() + b"\n{\"id\": \"\xff\"}\n")
+    path.write_bytes("\n".join(lines).encode() + b'\n{"id": "\xff"}\n')
     with Rejects.beside(tmp_path / "labels.jsonl") as rejects:
         kept = list(read(Source(path=str(path)), Edit, rejects))
     assert [record.id for record in kept] == ["a", "g"]
     written = [json.loads(line) for line in (tmp_path / "labels.rejects.jsonl").read_text().splitlines()]
     assert [(line["line"], line["reason"].partition(" (")[0]) for line in written] == [
-        (2, "not valid JSON"), (3, "not a JSON object with named fields"), (4, "same id as an earlier record"),
-        (5, "same content as an earlier record"), (6, "edited is empty"), (7, "rejected and edited are equal"),
-        (9, "edited is neither text nor a list of messages"), (10, "no column `edited`"), (12, "not UTF-8 text")]
+        (2, "not valid JSON"),
+        (3, "not a JSON object with named fields"),
+        (4, "same id as an earlier record"),
+        (5, "same content as an earlier record"),
+        (6, "edited is empty"),
+        (7, "rejected and edited are equal"),
+        (9, "edited is neither text nor a list of messages"),
+        (10, "no column `edited`"),
+        (12, "not UTF-8 text"),
+    ]
     assert {line["file"] for line in written} == {str(path)}
     assert written[2]["record"]["edited"] == "z"
     assert rejects.summary().startswith("2 records, 9 left out (1 not valid JSON, 1 not a JSON object")
@@ -179,10 +242,15 @@ def test_bad_records_are_set_aside_counted_and_written_down(tmp_path):
     assert not (tmp_path / "labels.rejects.jsonl").exists()
 
 
-@pytest.mark.parametrize(("line", "reason"), [
-    ("\ufeffhello".encode("utf-16-le"), "not valid JSON"), (b'{"id": %s}' % (b"1" * 5000), "not valid JSON"),
-    (b"[" * 200_000, "not valid JSON"), (b'{"id": "\xe9"}', "not UTF-8 text"),
-])
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("\ufeffhello".encode("utf-16-le"), "not valid JSON"),
+        (b'{"id": %s}' % (b"1" * 5000), "not valid JSON"),
+        (b"[" * 200_000, "not valid JSON"),
+        (b'{"id": "\xe9"}', "not UTF-8 text"),
+    ],
+)
 def test_a_line_that_cannot_be_parsed_does_not_hide_the_others(tmp_path, line, reason):
     (tmp_path / "e.jsonl").write_bytes(line + b"\n" + json.dumps(EDITS[0]).encode())
     with Rejects(tmp_path / "rejects.jsonl") as rejects:
@@ -191,7 +259,8 @@ def test_a_line_that_cannot_be_parsed_does_not_hide_the_others(tmp_path, line, r
 
 
 def test_messages_with_other_values_than_text(tmp_path):
-    """A Parquet file keeps a date as a date, which is written out as text; records that differ only in it differ."""
+    """A Parquet file keeps a date as a date, which is written out as text; records that differ only in it
+    differ."""
     from datasets import Dataset
 
     ask = {"role": "user", "content": "Hi?", "at": datetime(2024, 2, 3)}
@@ -199,13 +268,22 @@ def test_messages_with_other_values_than_text(tmp_path):
     Dataset.from_list([*rows, rows[0] | {"id": "again"}]).to_parquet(tmp_path / "e.parquet")
     rejects = Rejects()
     kept = load(tmp_path / "e.parquet", rejects=rejects)
-    assert [json.loads(line_of(record))["prompt"][0]["at"] for record in kept] == ["2024-02-03T00:00:00", "2024-02-04T00:00:00"]
+    assert [json.loads(line_of(record))["prompt"][0]["at"] for record in kept] == [
+        "2024-02-03T00:00:00",
+        "2024-02-04T00:00:00",
+    ]
     assert rejects.counts == {"same content as an earlier record": 1}
 
 
-@pytest.mark.parametrize(("name", "value"), [
-    ("note", "half \ud83d"), ("note", b"\xff"), ("image", object()), ("prompt", [{"role": "user", "content": "half \ud83d"}]),
-])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("note", "half \ud83d"),
+        ("note", b"\xff"),
+        ("image", object()),
+        ("prompt", [{"role": "user", "content": "half \ud83d"}]),
+    ],
+)
 def test_what_no_line_can_hold_is_left_out(tmp_path, monkeypatch, name, value):
     from redline.data import read as module
     from redline.data.rows import Row
@@ -221,7 +299,9 @@ def test_what_no_line_can_hold_is_left_out(tmp_path, monkeypatch, name, value):
 
 def test_an_id_made_of_the_line_is_no_id_that_another_record_has(tmp_path):
     rejects = Rejects()
-    path = write(tmp_path / "p.jsonl", [{"id": "p-2", "prompt": "one"}, {"prompt": "two"}, {"prompt": "three"}])
+    path = write(
+        tmp_path / "p.jsonl", [{"id": "p-2", "prompt": "one"}, {"prompt": "two"}, {"prompt": "three"}]
+    )
     assert [record.id for record in load(path, Prompt, rejects)] == ["p-2", "p-3"]
     assert rejects.counts == {"same id as an earlier record": 1}
 
@@ -244,17 +324,26 @@ def test_whose_fault_it_is_that_a_file_cannot_be_written(tmp_path):
 @pytest.mark.parametrize("kept", ['{"id": "a", "gate": "ratio", "reason": "r"}\n', "notes\n", "[1]\n", "3\n"])
 def test_rejects_replace_no_file_of_another_kind(tmp_path, kept):
     (tmp_path / "out.rejects.jsonl").write_text(kept)
-    with pytest.raises(UserError, match=r"out\.rejects\.jsonl: .* over a file that is no list of such records"):
+    with pytest.raises(
+        UserError, match=r"out\.rejects\.jsonl: .* over a file that is no list of such records"
+    ):
         Rejects.beside(tmp_path / "out.jsonl")
     assert (tmp_path / "out.rejects.jsonl").read_text() == kept
 
 
 def test_rejects_that_are_read_again_are_not_replaced(tmp_path):
-    left_out = write(tmp_path / "out.rejects.jsonl", [{"reason": "r", "file": "f", "line": 1, "record": EDITS[0]}])
+    left_out = write(
+        tmp_path / "out.rejects.jsonl", [{"reason": "r", "file": "f", "line": 1, "record": EDITS[0]}]
+    )
     before = left_out.read_text()
-    source = Source(path=str(left_out), columns={"prompt": "record.prompt", "rejected": "record.rejected",
-                                                 "edited": "record.edited"})
-    with pytest.raises(UserError, match="would be written over, but is read here"), Rejects(left_out) as rejects:
+    source = Source(
+        path=str(left_out),
+        columns={"prompt": "record.prompt", "rejected": "record.rejected", "edited": "record.edited"},
+    )
+    with (
+        pytest.raises(UserError, match="would be written over, but is read here"),
+        Rejects(left_out) as rejects,
+    ):
         list(read(source, Edit, rejects))
     assert left_out.read_text() == before
     assert len(list(read(source, Edit, Rejects()))) == 1
@@ -300,8 +389,15 @@ def test_broken_rows_of_tables(tmp_path):
 def test_refuse_and_keep_unchanged(tmp_path):
     path = write(tmp_path / "e.jsonl", [*EDITS, EDITS[0] | {"id": "same", "edited": "bad 0"}])
     rejects = Rejects()
-    kept = list(read(Source(path=str(path)), Edit, rejects, keep_unchanged=True,
-                     refuse=lambda edit: "odd" if edit.id in "13" else None))
+    kept = list(
+        read(
+            Source(path=str(path)),
+            Edit,
+            rejects,
+            keep_unchanged=True,
+            refuse=lambda edit: "odd" if edit.id in "13" else None,
+        )
+    )
     assert [record.id for record in kept] == ["0", "2", "4", "same"]
     assert rejects.counts == {"odd": 2}
 
@@ -311,20 +407,35 @@ def test_responses_may_be_empty(tmp_path):
     assert record.response == ""
 
 
-@pytest.mark.parametrize(("name", "content", "message"), [
-    ("none.jsonl", None, "none.jsonl: there is no such file or folder"),
-    ("x.docx", "x", "files of this kind are not read. Known: .jsonl .json"),
-    ("x.jsonl", '{"id": "1", "bad": "x", "good": "y"}\n', "no column `rejected`. There are: id, bad, good. Map yours"),
-    ("x.csv", "", "x.csv: is empty. The first line must name the columns"),
-    ("x.json", '"text"', "x.json: holds no list of objects"),
-    ("x.parquet", "no", "x.parquet: not a readable Parquet file"),
-    ("x.jsonl.gz", "no", "x.jsonl.gz: cannot be read"),
-    ("x.jsonl.gz", gzip.compress(b"{}" * 99, mtime=0)[:10] + b"\xff" * 40, "x.jsonl.gz: cannot be read"),
-    ("x.json", '[{"prompt": "é"}]'.encode("latin-1"), "x.json: not valid JSON after element 0"),
-    ("x.json", "[" * 200_000, "x.json: not valid JSON after element 0"),
-    ("x.csv", '"prompt,rejected,edited\na,b,c\n', "x.csv, head line: a quotation mark that is not closed"),
-    ("x.csv", "prompt,rejected,edited,prénom\na,b,c,d\n".encode("latin-1"), "x.csv, head line: not UTF-8 text"),
-])
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("none.jsonl", None, "none.jsonl: there is no such file or folder"),
+        ("x.docx", "x", "files of this kind are not read. Known: .jsonl .json"),
+        (
+            "x.jsonl",
+            '{"id": "1", "bad": "x", "good": "y"}\n',
+            "no column `rejected`. There are: id, bad, good. Map yours",
+        ),
+        ("x.csv", "", "x.csv: is empty. The first line must name the columns"),
+        ("x.json", '"text"', "x.json: holds no list of objects"),
+        ("x.parquet", "no", "x.parquet: not a readable Parquet file"),
+        ("x.jsonl.gz", "no", "x.jsonl.gz: cannot be read"),
+        ("x.jsonl.gz", gzip.compress(b"{}" * 99, mtime=0)[:10] + b"\xff" * 40, "x.jsonl.gz: cannot be read"),
+        ("x.json", '[{"prompt": "é"}]'.encode("latin-1"), "x.json: not valid JSON after element 0"),
+        ("x.json", "[" * 200_000, "x.json: not valid JSON after element 0"),
+        (
+            "x.csv",
+            '"prompt,rejected,edited\na,b,c\n',
+            "x.csv, head line: a quotation mark that is not closed",
+        ),
+        (
+            "x.csv",
+            "prompt,rejected,edited,prénom\na,b,c,d\n".encode("latin-1"),
+            "x.csv, head line: not UTF-8 text",
+        ),
+    ],
+)
 def test_mistakes_have_one_line(tmp_path, name, content, message):
     if content is not None:
         (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
@@ -341,8 +452,11 @@ def test_a_folder_that_is_no_data_set_and_a_name_nobody_knows(tmp_path, monkeypa
     with pytest.raises(UserError, match="not a readable saved data set"):
         load(tmp_path)
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
-    code = ("from redline.data.rows import rows; from redline.recipe import Source; from redline.errors import UserError\n"
-            "try: list(rows(Source(path='nobody/nothing')))\nexcept UserError as error: print(error)")
+    code = (
+        "from redline.data.rows import rows; from redline.recipe import Source; from redline.errors import "
+        "UserError\n"
+        "try: list(rows(Source(path='nobody/nothing')))\nexcept UserError as error: print(error)"
+    )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert run.stdout.startswith("nobody/nothing: cannot be read as a data set of the Hub")
 
@@ -353,13 +467,22 @@ def test_a_big_file_is_streamed(tmp_path):
     filler = "so it goes " * 700
     with path.open("w") as out:
         for k in range(10_000):
-            out.write(json.dumps({"id": str(k), "prompt": "", "rejected": f"{k} {filler}", "edited": f"{filler} {k}"}) + "\n")
-    code = ("import resource, sys; from redline.data.check import Rejects; from redline.data.read import read\n"
-            "from redline.data.records import Edit; from redline.recipe import Source\n"
-            "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
-            "before = peak(); count = sum(1 for _ in read(Source(path=sys.argv[1]), Edit, Rejects()))\n"
-            "print(count, (peak() - before) // 1024)")
-    run = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, timeout=60, check=True)
+            out.write(
+                json.dumps(
+                    {"id": str(k), "prompt": "", "rejected": f"{k} {filler}", "edited": f"{filler} {k}"}
+                )
+                + "\n"
+            )
+    code = (
+        "import resource, sys; from redline.data.check import Rejects; from redline.data.read import read\n"
+        "from redline.data.records import Edit; from redline.recipe import Source\n"
+        "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "before = peak(); count = sum(1 for _ in read(Source(path=sys.argv[1]), Edit, Rejects()))\n"
+        "print(count, (peak() - before) // 1024)"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", code, str(path)], capture_output=True, text=True, timeout=60, check=True
+    )
     count, added = map(int, run.stdout.split())
     assert path.stat().st_size > 150e6
     assert count == 10_000

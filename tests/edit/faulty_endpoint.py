@@ -1,4 +1,5 @@
-"""An OpenAI-compatible endpoint on loopback that edits by rule and for a share of its answers goes wrong in one of six ways."""
+"""An OpenAI-compatible endpoint on loopback that edits by rule and for a share of its answers goes wrong in
+one of six ways."""
 
 import json
 import random
@@ -15,7 +16,8 @@ RETRY_AFTER = 0.4  # seconds
 
 
 class FaultyEndpoint(ThreadingHTTPServer):
-    """Edits responses of the form "answer <id> is bad": bad becomes good. Ids that end in 77 it refuses to edit, always."""
+    """Edits responses of the form "answer <id> is bad": bad becomes good. Ids that end in 77 it refuses to
+    edit, always."""
 
     daemon_threads = True
     request_queue_size = 64
@@ -55,7 +57,11 @@ class FaultyEndpoint(ThreadingHTTPServer):
 
 def by_rule(item: str, body: dict) -> str:
     """What the endpoint answers: the edit, or a refusal."""
-    return "I'm sorry, but I cannot do that." if item.endswith("77") else f"the answer {item} is good, as far as I can tell"
+    return (
+        "I'm sorry, but I cannot do that."
+        if item.endswith("77")
+        else f"the answer {item} is good, as far as I can tell"
+    )
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -66,8 +72,12 @@ class _Handler(BaseHTTPRequestHandler):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         text = "\n".join(message["content"] for message in body["messages"])
         item = re.search(r"answer (\w+) is bad", text)[1]
-        status = self.server.statuses.get(item) or self.server.statuses.get("*") \
-            or self.server.models.get(body["model"]) or (self.path != "/v1/chat/completions") * 404
+        status = (
+            self.server.statuses.get(item)
+            or self.server.statuses.get("*")
+            or self.server.models.get(body["model"])
+            or (self.path != "/v1/chat/completions") * 404
+        )
         if status:
             said = f"no such parameter; you sent {self.headers['Authorization']}"
             return self._send(status, json.dumps({"error": {"message": said}}).encode(), self.server.headers)
@@ -83,7 +93,7 @@ class _Handler(BaseHTTPRequestHandler):
                 self.close_connection = True
             case "truncated":
                 whole = self._answer(item, body)
-                self._send(200, whole[:len(whole) // 2])
+                self._send(200, whole[: len(whole) // 2])
             case "empty choice":
                 self._send(200, json.dumps({"id": "1", "object": "chat.completion", "choices": []}).encode())
             case None:
@@ -93,12 +103,24 @@ class _Handler(BaseHTTPRequestHandler):
     def _answer(self, item: str, body: dict) -> bytes:
         message = {"role": "assistant", "content": self.server.reply(item, body)}
         choice = {"index": 0, "message": message, "finish_reason": "stop"}
-        return json.dumps({"id": "1", "object": "chat.completion", "created": 0, "model": "rule", "choices": [choice],
-                           "usage": self.server.usage}).encode()
+        return json.dumps(
+            {
+                "id": "1",
+                "object": "chat.completion",
+                "created": 0,
+                "model": "rule",
+                "choices": [choice],
+                "usage": self.server.usage,
+            }
+        ).encode()
 
     def _send(self, status: int, body: bytes, headers: dict[str, str] | None = None) -> None:
         self.send_response(status)
-        for name, value in {"Content-Type": "application/json", "Content-Length": str(len(body)), **(headers or {})}.items():
+        for name, value in {
+            "Content-Type": "application/json",
+            "Content-Length": str(len(body)),
+            **(headers or {}),
+        }.items():
             self.send_header(name, value)
         self.end_headers()
         self.wfile.write(body)
@@ -129,5 +151,13 @@ def serving(share: float = 0.0, hang: float = 2.0, seed: int = 0) -> Iterator[Fa
 
 def pairs(count: int) -> list[dict]:
     """As many pairs that the endpoint can edit; one in a hundred it refuses."""
-    return [{"id": f"p{number}", "prompt": f"Question {number}?", "chosen": "It is good.",
-             "rejected": f"the answer p{number} is bad, as far as I can tell", "topic": number % 7} for number in range(count)]
+    return [
+        {
+            "id": f"p{number}",
+            "prompt": f"Question {number}?",
+            "chosen": "It is good.",
+            "rejected": f"the answer p{number} is bad, as far as I can tell",
+            "topic": number % 7,
+        }
+        for number in range(count)
+    ]

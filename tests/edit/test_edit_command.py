@@ -1,4 +1,5 @@
-"""``redline edit`` and ``redline edits`` as a user meets them: what they print, what they write, what they refuse."""
+"""``redline edit`` and ``redline edits`` as a user meets them: what they print, what they write, what they
+refuse."""
 
 import json
 import os
@@ -15,10 +16,10 @@ from redline.cli import main
 from redline.data.records import ToEdit
 from redline.edit.llm import AGAIN, edit_pairs
 from redline.edit.prompts import BEGIN, END
+from redline.edit.settings import EditWith
 from redline.errors import UserError
-from redline.recipe import EditWith
-from redline.recipe_file import load_recipe
-from redline.run import Run
+from redline.recipe import load_recipe
+from redline.run.run import Run
 
 Redline = Callable[..., "Ended"]
 
@@ -61,12 +62,29 @@ def to_edit(count: int) -> list[ToEdit]:
 
 
 def test_dry_run_asks_nobody_and_writes_nothing(redline: Redline, given: Path, tmp_path: Path) -> None:
-    ended = redline("edit", str(given), "--out", str(tmp_path / "e.jsonl"), "--model", "m", "--base-url", "https://127.0.0.1:9/v1",
-                    "--dry-run", "--price-in", "1000", "--price-out", "1000", "--guideline", "it says good")
+    ended = redline(
+        "edit",
+        str(given),
+        "--out",
+        str(tmp_path / "e.jsonl"),
+        "--model",
+        "m",
+        "--base-url",
+        "https://127.0.0.1:9/v1",
+        "--dry-run",
+        "--price-in",
+        "1000",
+        "--price-out",
+        "1000",
+        "--guideline",
+        "it says good",
+    )
     assert ended.returncode == 0, ended.stderr
     assert re.findall(r"^--- prompt for (\w+) ---$", ended.stdout, re.MULTILINE) == ["p0", "p1", "p2"]
     assert ended.stdout.count("Better means: it says good") == 3
-    told = re.search(r"12 pairs: about ([\d,]+) tokens in and ([\d,]+) out, cost about ([\d.]+)", ended.stdout)
+    told = re.search(
+        r"12 pairs: about ([\d,]+) tokens in and ([\d,]+) out, cost about ([\d.]+)", ended.stdout
+    )
     assert told is not None
     tokens = int(told[1].replace(",", "")) + int(told[2].replace(",", ""))
     assert float(told[3]) == pytest.approx(tokens * 1000 / 1e6, abs=0.01)
@@ -85,9 +103,24 @@ def test_columns_are_mapped(redline: Redline, tmp_path: Path) -> None:
     rows = [{"key": 7, "question": "Q", "worse": "the answer p7 is bad, as far as I can tell", "score": 3}]
     (tmp_path / "own.json").write_text(json.dumps(rows), encoding="utf-8")
     with serving() as server:
-        ended = redline("edit", str(tmp_path / "own.json"), "--out", str(tmp_path / "e.jsonl"), "--model", "m", "--base-url",
-                        server.url, "--template", "plain", "--columns", "id=key", "--columns", "prompt=question", "--columns",
-                        "rejected=worse")
+        ended = redline(
+            "edit",
+            str(tmp_path / "own.json"),
+            "--out",
+            str(tmp_path / "e.jsonl"),
+            "--model",
+            "m",
+            "--base-url",
+            server.url,
+            "--template",
+            "plain",
+            "--columns",
+            "id=key",
+            "--columns",
+            "prompt=question",
+            "--columns",
+            "rejected=worse",
+        )
     assert ended.returncode == 0, ended.stderr
     line = lines(tmp_path / "e.jsonl")[0]
     assert (line["id"], line["prompt"], line["score"]) == ("7", "Q", 3)
@@ -96,33 +129,54 @@ def test_columns_are_mapped(redline: Redline, tmp_path: Path) -> None:
 
 def test_limit_and_cost(redline: Redline, given: Path, tmp_path: Path) -> None:
     with serving() as server:
-        ended = redline("edit", str(given), "--out", str(tmp_path / "e.jsonl"), "--model", "m", "--base-url", server.url,
-                        "--limit", "5", "--price-in", "2", "--price-out", "8")
+        ended = redline(
+            "edit",
+            str(given),
+            "--out",
+            str(tmp_path / "e.jsonl"),
+            "--model",
+            "m",
+            "--base-url",
+            server.url,
+            "--limit",
+            "5",
+            "--price-in",
+            "2",
+            "--price-out",
+            "8",
+        )
     assert ended.returncode == 0, ended.stderr
-    assert ended.stderr.count("5 pairs: 0 accepted (0 need no change), 5 refused") == 1  # reasoned: it gives no delimiter lines
+    assert (
+        ended.stderr.count("5 pairs: 0 accepted (0 need no change), 5 refused") == 1
+    )  # reasoned: it gives no delimiter lines
     assert "refused      5  parsed" in ended.stderr
     assert "15 answers, 15 refused by a gate" in ended.stderr
     assert "1,500 tokens in, 150 out, cost 0.00" in ended.stderr
     assert [line["id"] for line in lines(tmp_path / "e.rejects.jsonl")] == ["p0", "p1", "p2", "p3", "p4"]
 
 
-@pytest.mark.parametrize(("arguments", "message"), [
-    (["--base-url", "https://127.0.0.1:9/v1"], "no key. Set OPENAI_API_KEY"),
-    (["--base-url", "http://127.0.0.1:9/v1"], "cannot be reached"),
-    (["--base-url", "127.0.0.1:9"], "not a URL"), (["--base-url", "http://h:80x/v1"], "not a URL"),
-    (["--base-url", "http://[::1"], "not a URL"),
-    (["--template", "nothere.txt"], "nothere.txt: cannot be read"),
-    (["--max-ratio", "1.5"], "--max-ratio: Input should be less than or equal to 1"),
-    (["--skip-gate", "taste"], "--skip-gate: Input should be"),
-    (["--skip-gate", "parsed"], "--skip-gate: Input should be"),
-    (["--guideline", "@nothere.md"], "--guideline @nothere.md: cannot be read"),
-    (["--limit", "0"], "--limit: Input should be greater than or equal to 1"),
-    (["--columns", "rejected"], "--columns rejected: write it as key=value"),
-    (["--format", "xml"], "--format: Input should be"),
-    (["--model", "./nomodel"], "there is no such model folder"),
-])
-def test_mistakes_are_one_line_and_leave_nothing(redline: Redline, given: Path, tmp_path: Path, arguments: list[str],
-                                                 message: str) -> None:
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--base-url", "https://127.0.0.1:9/v1"], "no key. Set OPENAI_API_KEY"),
+        (["--base-url", "http://127.0.0.1:9/v1"], "cannot be reached"),
+        (["--base-url", "127.0.0.1:9"], "not a URL"),
+        (["--base-url", "http://h:80x/v1"], "not a URL"),
+        (["--base-url", "http://[::1"], "not a URL"),
+        (["--template", "nothere.txt"], "nothere.txt: cannot be read"),
+        (["--max-ratio", "1.5"], "--max-ratio: Input should be less than or equal to 1"),
+        (["--skip-gate", "taste"], "--skip-gate: Input should be"),
+        (["--skip-gate", "parsed"], "--skip-gate: Input should be"),
+        (["--guideline", "@nothere.md"], "--guideline @nothere.md: cannot be read"),
+        (["--limit", "0"], "--limit: Input should be greater than or equal to 1"),
+        (["--columns", "rejected"], "--columns rejected: write it as key=value"),
+        (["--format", "xml"], "--format: Input should be"),
+        (["--model", "./nomodel"], "there is no such model folder"),
+    ],
+)
+def test_mistakes_are_one_line_and_leave_nothing(
+    redline: Redline, given: Path, tmp_path: Path, arguments: list[str], message: str
+) -> None:
     ended = redline("edit", str(given), "--out", str(tmp_path / "e.jsonl"), "--model", "m", *arguments)
     assert ended.returncode == 2
     assert message in ended.stderr
@@ -133,13 +187,30 @@ def test_mistakes_are_one_line_and_leave_nothing(redline: Redline, given: Path, 
 
 def test_a_refused_key_stops_the_run(redline: Redline, given: Path, tmp_path: Path) -> None:
     with serving() as server:
-        ended = redline("edit", str(given), "--out", str(tmp_path / "e.jsonl"), "--model", "m",
-                        "--base-url", server.url.replace("/v1", "/other"))
+        ended = redline(
+            "edit",
+            str(given),
+            "--out",
+            str(tmp_path / "e.jsonl"),
+            "--model",
+            "m",
+            "--base-url",
+            server.url.replace("/v1", "/other"),
+        )
         assert ended.returncode == 2
         assert "model or path not found" in ended.stderr
         server.statuses = {"*": 401}
-        ended = redline("edit", str(given), "--out", str(tmp_path / "f.jsonl"), "--model", "m", "--base-url", server.url,
-                        key="sk-secret-1234")
+        ended = redline(
+            "edit",
+            str(given),
+            "--out",
+            str(tmp_path / "f.jsonl"),
+            "--model",
+            "m",
+            "--base-url",
+            server.url,
+            key="sk-secret-1234",
+        )
     assert ended.returncode == 2
     assert "the key was refused" in ended.stderr
     assert ended.stderr.count("\n") == 1
@@ -150,7 +221,9 @@ def test_a_refused_key_stops_the_run(redline: Redline, given: Path, tmp_path: Pa
 def test_a_request_that_the_endpoint_refuses_is_a_counted_reject(tmp_path: Path) -> None:
     with serving() as server:
         server.statuses = {"p2": 400}
-        counts = edit_pairs(to_edit(5), tmp_path / "e.jsonl", EditWith(model="m", base_url=server.url, template="plain"))
+        counts = edit_pairs(
+            to_edit(5), tmp_path / "e.jsonl", EditWith(model="m", base_url=server.url, template="plain")
+        )
     assert (counts.accepted, dict(counts.refused)) == (4, {"request": 1})
     assert [line["id"] for line in lines(tmp_path / "e.rejects.jsonl")] == ["p2"]
 
@@ -160,7 +233,11 @@ def test_an_endpoint_that_refuses_every_request_finishes_nothing(tmp_path: Path)
         server.statuses = {"*": 400}
         for count in (3, 30):
             with pytest.raises(UserError, match="no such parameter"):
-                edit_pairs(to_edit(count), tmp_path / "e.jsonl", EditWith(model="m", base_url=server.url, template="plain"))
+                edit_pairs(
+                    to_edit(count),
+                    tmp_path / "e.jsonl",
+                    EditWith(model="m", base_url=server.url, template="plain"),
+                )
     assert os.listdir(tmp_path) == []
 
 
@@ -170,7 +247,16 @@ def test_pairs_are_not_written_over(redline: Redline, tmp_path: Path, given: str
     out = tmp_path / "link.jsonl" if given == "pairs.jsonl" else tmp_path / "e.jsonl"
     if given == "pairs.jsonl":
         out.symlink_to(given)
-    ended = redline("edit", str(tmp_path / given), "--out", str(out), "--model", "m", "--base-url", "http://127.0.0.1:9/v1")
+    ended = redline(
+        "edit",
+        str(tmp_path / given),
+        "--out",
+        str(out),
+        "--model",
+        "m",
+        "--base-url",
+        "http://127.0.0.1:9/v1",
+    )
     assert (ended.returncode, ended.stderr.count("\n")) == (2, 1)
     assert "would be written over, but is read here" in ended.stderr
     assert lines(tmp_path / given) == pairs(1)
@@ -179,7 +265,11 @@ def test_pairs_are_not_written_over(redline: Redline, tmp_path: Path, given: str
 def test_edits_go_into_a_file_alone(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(UserError, match="pipe: is no file"):
-        edit_pairs(to_edit(1), tmp_path / "pipe", EditWith(model="m", base_url="http://127.0.0.1:9/v1", template="plain"))
+        edit_pairs(
+            to_edit(1),
+            tmp_path / "pipe",
+            EditWith(model="m", base_url="http://127.0.0.1:9/v1", template="plain"),
+        )
     assert os.listdir(tmp_path) == ["pipe"]
 
 
@@ -197,11 +287,15 @@ def test_only_a_refused_request_is_left_of_an_earlier_call(tmp_path: Path) -> No
 
 def test_a_refused_answer_is_asked_again_with_what_was_wrong(tmp_path: Path) -> None:
     def reply(item: str, body: dict) -> str:
-        return ["", f"the answer {item} is bad, as far as I can tell", by_rule(item, body)][len(body["messages"]) // 2]
+        return ["", f"the answer {item} is bad, as far as I can tell", by_rule(item, body)][
+            len(body["messages"]) // 2
+        ]
 
     with serving() as server:
         server.reply = reply
-        counts = edit_pairs(to_edit(1), tmp_path / "e.jsonl", EditWith(model="m", base_url=server.url, template="plain"))
+        counts = edit_pairs(
+            to_edit(1), tmp_path / "e.jsonl", EditWith(model="m", base_url=server.url, template="plain")
+        )
         last = server.bodies[-1]["messages"]
     assert [message["role"] for message in last] == ["user", "assistant", "user", "assistant", "user"]
     assert last[2]["content"] == AGAIN.format(why="it is empty")
@@ -213,10 +307,17 @@ def test_a_refused_answer_is_asked_again_with_what_was_wrong(tmp_path: Path) -> 
 def test_no_change_needed_is_an_edit_that_changes_nothing(tmp_path: Path) -> None:
     with serving() as server:
         server.reply = lambda item, body: "NO CHANGE NEEDED"
-        counts = edit_pairs(to_edit(2), tmp_path / "e.jsonl", EditWith(model="m", base_url=server.url, template="plain"))
-        again = edit_pairs(to_edit(2), tmp_path / "e.jsonl", EditWith(model="m", base_url=server.url, template="plain"))
+        counts = edit_pairs(
+            to_edit(2), tmp_path / "e.jsonl", EditWith(model="m", base_url=server.url, template="plain")
+        )
+        again = edit_pairs(
+            to_edit(2), tmp_path / "e.jsonl", EditWith(model="m", base_url=server.url, template="plain")
+        )
     assert (counts.accepted, counts.no_change) == (again.accepted, again.no_change) == (2, 2)
-    assert all(line["edited"] == line["rejected"] and line["editing"]["no_change"] for line in lines(tmp_path / "e.jsonl"))
+    assert all(
+        line["edited"] == line["rejected"] and line["editing"]["no_change"]
+        for line in lines(tmp_path / "e.jsonl")
+    )
 
 
 def test_reasons_are_kept(tmp_path: Path) -> None:
@@ -229,12 +330,15 @@ def test_reasons_are_kept(tmp_path: Path) -> None:
     assert lines(tmp_path / "e.jsonl")[0]["editing"]["reason"] == "The first is short."
 
 
-@pytest.mark.parametrize(("verdict", "accepted"), [
-    (lambda first, second: "1" if "good" in first else "2", 1),  # prefers the edit
-    (lambda first, second: "2" if "good" in first else "1", 0),  # prefers the original
-    (lambda first, second: "1", 0),  # prefers what stands first
-    (lambda first, second: "neither", 0),
-])
+@pytest.mark.parametrize(
+    ("verdict", "accepted"),
+    [
+        (lambda first, second: "1" if "good" in first else "2", 1),  # prefers the edit
+        (lambda first, second: "2" if "good" in first else "1", 0),  # prefers the original
+        (lambda first, second: "1", 0),  # prefers what stands first
+        (lambda first, second: "neither", 0),
+    ],
+)
 def test_verify(tmp_path: Path, verdict, accepted: int) -> None:
     def reply(item: str, body: dict) -> str:
         text = body["messages"][0]["content"]
@@ -245,11 +349,17 @@ def test_verify(tmp_path: Path, verdict, accepted: int) -> None:
     how = {"model": "m", "template": "plain", "verify": True, "verify_model": "judge", "attempts": 1}
     with serving() as server:
         server.reply = reply
-        counts = edit_pairs(to_edit(1), tmp_path / "e.jsonl", EditWith.model_validate(how | {"base_url": server.url}))
+        counts = edit_pairs(
+            to_edit(1), tmp_path / "e.jsonl", EditWith.model_validate(how | {"base_url": server.url})
+        )
         assert server.requests == 3
     assert (counts.accepted, counts.refused["verify"], counts.tokens_in) == (accepted, 1 - accepted, 300)
     if accepted:
-        assert lines(tmp_path / "e.jsonl")[0]["editing"]["verify"] == {"model": "judge", "second": True, "first": True}
+        assert lines(tmp_path / "e.jsonl")[0]["editing"]["verify"] == {
+            "model": "judge",
+            "second": True,
+            "first": True,
+        }
     else:
         assert not all(lines(tmp_path / "e.rejects.jsonl")[0]["verify"].values())
 
@@ -263,14 +373,23 @@ def test_an_edit_is_not_paid_for_again_when_its_judge_fails(tmp_path: Path, stat
         if body["model"] == "m":
             return by_rule(item, body)
         text = body["messages"][0]["content"]
-        return "1" if "is good" in text[text.index("Response 1:"):text.index("Response 2:")] else "2"
+        return "1" if "is good" in text[text.index("Response 1:") : text.index("Response 2:")] else "2"
 
-    how = {"model": "m", "template": "plain", "verify": True, "verify_model": "judge", "attempts": 1, "retries": 0}
+    how = {
+        "model": "m",
+        "template": "plain",
+        "verify": True,
+        "verify_model": "judge",
+        "attempts": 1,
+        "retries": 0,
+    }
     with serving() as server:
         server.reply, server.models = reply, {"judge": status}
         how["base_url"] = server.url
         for _ in range(2):
-            with pytest.raises(UserError, match=r"2 of 2 pairs got no answer .the first, p[01]: the judge judge: "):
+            with pytest.raises(
+                UserError, match=r"2 of 2 pairs got no answer .the first, p[01]: the judge judge: "
+            ):
                 edit_pairs(to_edit(2), tmp_path / "e.jsonl", EditWith.model_validate(how))
         assert (asked, lines(tmp_path / "e.jsonl")) == (["m", "m"], [])
         server.models = {}
@@ -282,7 +401,9 @@ def test_an_edit_is_not_paid_for_again_when_its_judge_fails(tmp_path: Path, stat
 
 def test_conversations_keep_their_form(tmp_path: Path) -> None:
     prompt = [{"role": "system", "content": "Be short."}, {"role": "user", "content": "Question 0?"}]
-    response = [{"role": "assistant", "content": "  the answer p0 is bad, as far as I can tell\n", "name": "x"}]
+    response = [
+        {"role": "assistant", "content": "  the answer p0 is bad, as far as I can tell\n", "name": "x"}
+    ]
     pair = ToEdit.model_validate({"id": "p0", "prompt": prompt, "rejected": response})
     with serving() as server:
         edit_pairs([pair], tmp_path / "e.jsonl", EditWith(model="m", base_url=server.url, template="plain"))
@@ -306,34 +427,58 @@ def test_pairs_that_cannot_be_edited(tmp_path: Path) -> None:
         with pytest.raises(UserError, match=r"field .guideline. is missing"):
             edit_pairs(to_edit(1), tmp_path / "e.jsonl", guided)
         odd = [{"role": "user", "content": "no answer"}]
-        counts = edit_pairs([ToEdit(id="a", prompt="Q", rejected=""), ToEdit(id="b", prompt="Q", rejected=odd)],
-                            tmp_path / "e.jsonl", how)
+        counts = edit_pairs(
+            [ToEdit(id="a", prompt="Q", rejected=""), ToEdit(id="b", prompt="Q", rejected=odd)],
+            tmp_path / "e.jsonl",
+            how,
+        )
         assert server.requests == 0
         assert dict(counts.refused) == {"input": 2}
 
 
 def test_a_recipe_that_starts_from_pairs(tmp_path: Path, tiny_model: str) -> None:
-    """The run's own stage: the same editor and gates, its edits labelled, what needs no change left out and counted."""
+    """The run's own stage: the same editor and gates, its edits labelled, what needs no change left out and
+    counted."""
+
     def reply(item: str, body: dict) -> str:
         return "NO CHANGE NEEDED" if item == "p3" else by_rule(item, body)
 
     (tmp_path / "short.txt").write_text("Mend this: {rejected}\n{prompt}", encoding="utf-8")
-    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs(80)), encoding="utf-8")
+    (tmp_path / "pairs.jsonl").write_text(
+        "".join(json.dumps(pair) + "\n" for pair in pairs(80)), encoding="utf-8"
+    )
     with serving() as server:
         server.reply = reply
-        plain = {"model": {"name": tiny_model}, "data": {"pairs": {"path": "pairs.jsonl"}},
-                 "edit": {"model": "rule", "base_url": server.url, "template": "short.txt", "attempts": 1, "price_in": 1.0}}
+        plain = {
+            "model": {"name": tiny_model},
+            "data": {"pairs": {"path": "pairs.jsonl"}},
+            "edit": {
+                "model": "rule",
+                "base_url": server.url,
+                "template": "short.txt",
+                "attempts": 1,
+                "price_in": 1.0,
+            },
+        }
         (tmp_path / "recipe.json").write_text(json.dumps(plain), encoding="utf-8")  # JSON is YAML
         Run(load_recipe(tmp_path / "recipe.json"), tmp_path / "run").go("label")
         assert server.requests == 80
         assert server.bodies[0]["messages"][0]["content"].startswith("Mend this: the answer")
     folder = tmp_path / "run"
     assert [line["id"] for line in lines(folder / "data/edits.rejects.jsonl")] == ["p77"]
-    left_out = [line for name in ("train", "validation") if (path := folder / f"labels/{name}.rejects.jsonl").exists()
-                for line in lines(path)]
-    assert [(line["record"]["id"], line["reason"]) for line in left_out] == [("p3", "rejected and edited are equal")]
+    left_out = [
+        line
+        for name in ("train", "validation")
+        if (path := folder / f"labels/{name}.rejects.jsonl").exists()
+        for line in lines(path)
+    ]
+    assert [(line["record"]["id"], line["reason"]) for line in left_out] == [
+        ("p3", "rejected and edited are equal")
+    ]
     labels = lines(folder / "labels/train.jsonl") + lines(folder / "labels/validation.jsonl")
-    assert sorted(line["id"] for line in labels) == sorted(f"p{number}" for number in range(80) if number not in (3, 77))
+    assert sorted(line["id"] for line in labels) == sorted(
+        f"p{number}" for number in range(80) if number not in (3, 77)
+    )
     assert all(-1 in line["rejected_labels"] and 1 in line["edited_labels"] for line in labels)
 
 
@@ -344,7 +489,9 @@ def test_hostile_text_is_stored_unchanged_or_refused(tmp_path: Path) -> None:
         how = EditWith(model="m", base_url=server.url, template="plain")
         edit_pairs([ToEdit(id="p0", prompt="Q", rejected=odd)], tmp_path / "e.jsonl", how)
         server.reply = lambda item, body: "the answer \ud800 is good"
-        counts = edit_pairs([ToEdit(id="p1", prompt="Q", rejected="the answer p1 is bad")], tmp_path / "f.jsonl", how)
+        counts = edit_pairs(
+            [ToEdit(id="p1", prompt="Q", rejected="the answer p1 is bad")], tmp_path / "f.jsonl", how
+        )
     assert lines(tmp_path / "e.jsonl")[0]["edited"] == odd.replace("bad", "good")
     assert dict(counts.refused) == {"parsed": 1}
     assert lines(tmp_path / "f.rejects.jsonl")[0]["answer"] == "the answer \\ud800 is good"
@@ -353,8 +500,18 @@ def test_hostile_text_is_stored_unchanged_or_refused(tmp_path: Path) -> None:
 def test_statistics_of_edits(redline: Redline, given: Path, tmp_path: Path) -> None:
     out, drawing = tmp_path / "e.jsonl", tmp_path / "e.svg"
     with serving() as server:
-        done = redline("edit", str(given), "--out", str(out), "--model", "rule", "--base-url", server.url, "--template",
-                       "plain")
+        done = redline(
+            "edit",
+            str(given),
+            "--out",
+            str(out),
+            "--model",
+            "rule",
+            "--base-url",
+            server.url,
+            "--template",
+            "plain",
+        )
     assert done.returncode == 0, done.stderr
     shown = redline("edits", str(out), "--picture", str(drawing))
     assert shown.returncode == 0, shown.stderr
@@ -363,8 +520,12 @@ def test_statistics_of_edits(redline: Redline, given: Path, tmp_path: Path) -> N
     root = ET.parse(drawing).getroot()
     assert root.tag.endswith("svg")
     assert "12 edits" in "".join(root.itertext())
-    (tmp_path / "e.rejects.jsonl").write_text('{"reason": "r", "file": "f"}\n{"id": "x", "gate": "ratio"}\n', encoding="utf-8")
-    assert "refused: 1 ratio (more words" in redline("edits", str(out)).stdout  # the first was left out by another command
+    (tmp_path / "e.rejects.jsonl").write_text(
+        '{"reason": "r", "file": "f"}\n{"id": "x", "gate": "ratio"}\n', encoding="utf-8"
+    )
+    assert (
+        "refused: 1 ratio (more words" in redline("edits", str(out)).stdout
+    )  # the first was left out by another command
     refused = redline("edits", str(out), "--picture", "e.png")
     assert refused.returncode == 2
     assert "only .svg" in refused.stderr

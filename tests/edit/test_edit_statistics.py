@@ -76,16 +76,25 @@ def test_shown_in_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_names_are_shown_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
     odd = "x[/b][red]\x1b[31m:smile:"
-    edits = [edit(odd, "a b", "a c", odd), edit(odd, "a b", "a c"), edit("y", "a b", "a c"), *[edit("z", "a b", "a b")] * 9]
+    edits = [
+        edit(odd, "a b", "a c", odd),
+        edit(odd, "a b", "a c"),
+        edit("y", "a b", "a c"),
+        *[edit("z", "a b", "a b")] * 9,
+    ]
     show(statistics(edits), odd, Console(width=150))
     shown = capsys.readouterr().out
-    assert shown.count("x[/b][red]␛[31m:smile:") == 7  # title, editor, twice an outlier, a repeated id, twice its content
+    assert (
+        shown.count("x[/b][red]␛[31m:smile:") == 7
+    )  # title, editor, twice an outlier, a repeated id, twice its content
     assert "\x1b" not in shown
 
 
 def test_conversations_without_an_assistant_count_whole() -> None:
     talk = [{"role": "user", "content": "a b"}, {"role": "user", "content": "c d"}]
-    figures = statistics([Edit(id="x", prompt="Q", rejected=talk, edited=[talk[0], {"role": "user", "content": "c e"}])])
+    figures = statistics(
+        [Edit(id="x", prompt="Q", rejected=talk, edited=[talk[0], {"role": "user", "content": "c e"}])]
+    )
     assert figures.all.ratios == [0.25]
 
 
@@ -95,7 +104,11 @@ def test_picture_is_well_formed_and_escapes_names() -> None:
     assert '<script>"& (1 edits)' in names
     assert "a<b.jsonl: 9 edits" in names
     space = "{http://www.w3.org/2000/svg}"
-    bars = [bar for bar in root.iter(f"{space}rect") if bar.get("class") == "edits" and float(bar.get("height", 0)) > 0]
+    bars = [
+        bar
+        for bar in root.iter(f"{space}rect")
+        if bar.get("class") == "edits" and float(bar.get("height", 0)) > 0
+    ]
     assert len(bars) == 6
     assert not list(root.iter(f"{space}script"))
     assert all("href" not in name for node in root.iter() for name in node.attrib)
@@ -108,8 +121,14 @@ def test_one_edit_and_none() -> None:
 
 def test_human_edits_are_mostly_minimal(data_dir: Path) -> None:
     """DeFacto's corrections by people: the published median word edit is about a quarter."""
-    rows = [json.loads(line) for line in (data_dir / "defacto" / "val.jsonl").read_text(encoding="utf-8").splitlines()]
-    figures = statistics(edit(str(place), row["candidate"], row["feedback"]["summary"])
-                         for place, row in enumerate(rows) if row["has_error"])
+    rows = [
+        json.loads(line)
+        for line in (data_dir / "defacto" / "val.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
+    figures = statistics(
+        edit(str(place), row["candidate"], row["feedback"]["summary"])
+        for place, row in enumerate(rows)
+        if row["has_error"]
+    )
     assert 0.2 < figures.all.median < 0.35
     assert figures.all.words["kept"] > figures.all.words["substituted"] + figures.all.words["deleted"]

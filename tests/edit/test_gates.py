@@ -9,8 +9,14 @@ from redline.edit.gates import GATES, MEANING, check, language, script
 REPLY = "Paris is the capital of Germany. It lies on the Seine and has about two million people."
 MENDED = REPLY.replace("Germany", "France")
 CODE = "Run this:\n\n```python\nprint(sum(range(10))\n```\n\nIt prints 45."
-GERMAN = "Paris ist die Hauptstadt von Deutschland und es liegt an der Seine, wo sich auch der Turm und der Louvre befinden."
-ENGLISH = "Paris is the capital of Germany and it lies on the Seine, which is where the tower and the Louvre are to be found."
+GERMAN = (
+    "Paris ist die Hauptstadt von Deutschland und es liegt an der Seine, wo sich auch der Turm und "
+    "der Louvre befinden."
+)
+ENGLISH = (
+    "Paris is the capital of Germany and it lies on the Seine, which is where the tower and the "
+    "Louvre are to be found."
+)
 
 REFUSED = [
     ("empty", REPLY, ""),
@@ -50,9 +56,18 @@ PASSED = [
     (REPLY, MENDED),
     (CODE, CODE.replace("range(10))", "range(10)))")),
     ('{"capital": "Berlin", "of": "France"}', '{"capital": "Paris", "of": "France"}'),
-    ("Note: bring a coat. The weather is warm in January.", "Note: bring a coat. The weather is cold in January."),
-    ("I'm sorry, but I can't help with that. Go away, please.", "I'm sorry, but I can't help with that. Try a vet, please."),
-    ("Here is the corrected sentence: She go to school.", "Here is the corrected sentence: She goes to school."),
+    (
+        "Note: bring a coat. The weather is warm in January.",
+        "Note: bring a coat. The weather is cold in January.",
+    ),
+    (
+        "I'm sorry, but I can't help with that. Go away, please.",
+        "I'm sorry, but I can't help with that. Try a vet, please.",
+    ),
+    (
+        "Here is the corrected sentence: She go to school.",
+        "Here is the corrected sentence: She goes to school.",
+    ),
     ("User: hi\nAssistant: go away, I am busy", "User: hi\nAssistant: hello there, I am busy"),
     ("Sure, the answer you want is five.", "Sure, the answer you want is four."),
     ('"Yes," he said, "it is bad"', '"Yes," he said, "it is good"'),
@@ -103,19 +118,34 @@ def test_ratio_is_over_the_longer_text() -> None:
     assert "50%" in refusal.why
 
 
-@pytest.mark.parametrize(("text", "expected"), [
-    ("Hello there", "LATIN"), ("Привет", "CYRILLIC"), ("你好吗", "CJK"), ("カタカナの", "CJK"), ("שלום", "HEBREW"),
-    ("12 + 3", None), ("déjà vu, naïve", "LATIN"), ("", None), ("a", None),
-])
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Hello there", "LATIN"),
+        ("Привет", "CYRILLIC"),
+        ("你好吗", "CJK"),
+        ("カタカナの", "CJK"),
+        ("שלום", "HEBREW"),
+        ("12 + 3", None),
+        ("déjà vu, naïve", "LATIN"),
+        ("", None),
+        ("a", None),
+    ],
+)
 def test_script(text: str, expected: str | None) -> None:
     assert script(text) == expected
 
 
-@pytest.mark.parametrize(("text", "expected"), [
-    (ENGLISH, "English"), (GERMAN, "German"), ("Bonjour", None),
-    ("Le chat est sur la table et les enfants sont dans le jardin avec une amie pour jouer.", "French"),
-    ("El perro está en la casa y los niños son felices, pero las flores del jardín no.", "Spanish"),
-])
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (ENGLISH, "English"),
+        (GERMAN, "German"),
+        ("Bonjour", None),
+        ("Le chat est sur la table et les enfants sont dans le jardin avec une amie pour jouer.", "French"),
+        ("El perro está en la casa y los niños son felices, pero las flores del jardín no.", "Spanish"),
+    ],
+)
 def test_language(text: str, expected: str | None) -> None:
     assert language(text) == expected
 

@@ -30,21 +30,26 @@ def test_shipped_templates_hold_every_value_once(name: str) -> None:
 
 
 def test_verify_template() -> None:
-    filled = load_template("verify", VERIFY_FIELDS).fill(prompt="Q", first="answer A", second="answer B", guideline="be kind")
+    filled = load_template("verify", VERIFY_FIELDS).fill(
+        prompt="Q", first="answer A", second="answer B", guideline="be kind"
+    )
     assert filled.index("answer A") < filled.index("answer B")
 
 
-@pytest.mark.parametrize(("text", "message"), [
-    ("Edit {rejected}", "field {prompt} is missing"),
-    ("Edit {prompt}", "field {rejected} is missing"),
-    ("{prompt} {rejected} {answer}", "unknown field {answer}"),
-    ("{prompt} {rejected} {}", "unknown field {}"),
-    ("{prompt!r} {rejected}", "unknown field {prompt}"),
-    ("{prompt} {rejected.text}", "unknown field {rejected.text}"),
-    ("{prompt} {rejected", "expected '}'"),
-    ("{prompt} } {rejected}", "Single '}'"),
-    (f"{{prompt}} {{rejected}} {BEGIN}", f"not for {END}"),
-])
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("Edit {rejected}", "field {prompt} is missing"),
+        ("Edit {prompt}", "field {rejected} is missing"),
+        ("{prompt} {rejected} {answer}", "unknown field {answer}"),
+        ("{prompt} {rejected} {}", "unknown field {}"),
+        ("{prompt!r} {rejected}", "unknown field {prompt}"),
+        ("{prompt} {rejected.text}", "unknown field {rejected.text}"),
+        ("{prompt} {rejected", "expected '}'"),
+        ("{prompt} } {rejected}", "Single '}'"),
+        (f"{{prompt}} {{rejected}} {BEGIN}", f"not for {END}"),
+    ],
+)
 def test_broken_template_is_refused_by_name(tmp_path: Path, text: str, message: str) -> None:
     file = tmp_path / "mine.txt"
     file.write_text(text, encoding="utf-8")
@@ -74,31 +79,47 @@ def test_guideline(tmp_path: Path) -> None:
 
 def test_answers_with_reasons() -> None:
     parsed = parse_answer(f"The first is true.\n{BEGIN}\nnew text\nin lines\n{END}\n", delimited=True)
-    assert (parsed.reason, parsed.edited.strip(), parsed.after, parsed.no_change) == \
-        ("The first is true.", "new text\nin lines", "", False)
-    assert parse_answer(f"why\n{BEGIN}\nnew\n{END}\nHope this helps!", delimited=True).after == "Hope this helps!"
+    assert (parsed.reason, parsed.edited.strip(), parsed.after, parsed.no_change) == (
+        "The first is true.",
+        "new text\nin lines",
+        "",
+        False,
+    )
+    assert (
+        parse_answer(f"why\n{BEGIN}\nnew\n{END}\nHope this helps!", delimited=True).after
+        == "Hope this helps!"
+    )
     assert parse_answer(f"why\r\n{BEGIN}\r\nnew\r\n{END}\r\n", delimited=True).edited.strip() == "new"
     assert parse_answer(f"why\n{BEGIN}\nNo change needed.\n{END}", delimited=True).no_change
     assert parse_answer("NO CHANGE NEEDED", delimited=False).no_change
     assert not parse_answer("There is no change needed here", delimited=False).no_change
 
 
-@pytest.mark.parametrize(("answer", "wrong"), [
-    ("just the text", f"{BEGIN} is missing"),
-    (f"why\n{BEGIN}\nnew", f"{END} is missing"),
-    (f"{BEGIN}\n{BEGIN}\nnew\n{END}", "occurs 2 times"),
-    (f"I write {BEGIN} here\nnew\n{END}", f"{BEGIN} is missing"),
-])
+@pytest.mark.parametrize(
+    ("answer", "wrong"),
+    [
+        ("just the text", f"{BEGIN} is missing"),
+        (f"why\n{BEGIN}\nnew", f"{END} is missing"),
+        (f"{BEGIN}\n{BEGIN}\nnew\n{END}", "occurs 2 times"),
+        (f"I write {BEGIN} here\nnew\n{END}", f"{BEGIN} is missing"),
+    ],
+)
 def test_answers_in_the_wrong_form(answer: str, wrong: str) -> None:
     with pytest.raises(NotParsed, match=wrong):
         parse_answer(answer, delimited=True)
 
 
 def test_messages() -> None:
-    messages = [{"role": "assistant", "content": "one"}, {"role": "user", "content": "go on"},
-                {"role": "assistant", "content": "two", "name": "a"}]
+    messages = [
+        {"role": "assistant", "content": "one"},
+        {"role": "user", "content": "go on"},
+        {"role": "assistant", "content": "two", "name": "a"},
+    ]
     assert response_text(messages) == "two"
-    assert with_text(messages, "three") == [*messages[:2], {"role": "assistant", "content": "three", "name": "a"}]
+    assert with_text(messages, "three") == [
+        *messages[:2],
+        {"role": "assistant", "content": "three", "name": "a"},
+    ]
     assert messages[2]["content"] == "two"
     assert with_text("two", "three") == "three"
     assert conversation([{"role": "user", "content": "Hi"}]) == "Hi"

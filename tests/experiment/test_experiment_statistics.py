@@ -23,7 +23,9 @@ def test_seeds_that_differ_widen_it_and_prompts_they_share_are_paired():
     width = [high - low for low, high in map(interval, (same, apart))]
     assert width[0] == pytest.approx(2 * 1.96 * prompts.std() / 200**0.5, rel=0.1)
     assert width[1] > 2 * width[0]
-    assert interval(apart - same)[0] == pytest.approx(-interval(apart - same)[1], abs=0.02)  # what prompts share is gone
+    assert interval(apart - same)[0] == pytest.approx(
+        -interval(apart - same)[1], abs=0.02
+    )  # what prompts share is gone
 
 
 def test_a_thousand_prompts_take_ten_megabytes():
@@ -31,7 +33,11 @@ def test_a_thousand_prompts_take_ten_megabytes():
 
 
 def test_equal_values_are_not_certain():
-    assert interval(np.ones((3, 10)), lowest=0.0) == win_rate_interval(np.ones(10)) == pytest.approx((0.69, 1), abs=0.005)
+    assert (
+        interval(np.ones((3, 10)), lowest=0.0)
+        == win_rate_interval(np.ones(10))
+        == pytest.approx((0.69, 1), abs=0.005)
+    )
     assert interval(np.zeros((3, 10))) == paired_difference(np.ones(10), np.ones(10)).ci95
 
 
@@ -46,10 +52,16 @@ def gao(kl, a, b):
     return 0.5 + distance * (a - b * np.log(distance))
 
 
-@given(st.lists(st.floats(0.1, 20), min_size=2, max_size=9, unique=True), st.floats(-0.3, 0.3), st.floats(-0.1, 0.1),
-       st.floats(0.01, 0.99), st.floats(-1, 1))
+@given(
+    st.lists(st.floats(0.1, 20), min_size=2, max_size=9, unique=True),
+    st.floats(-0.3, 0.3),
+    st.floats(-0.1, 0.1),
+    st.floats(0.01, 0.99),
+    st.floats(-1, 1),
+)
 def test_a_curve_of_that_form_is_read_exactly(kl, a, b, place, first):
-    """Wherever its measurements are, in whatever order they came; a policy's curve begins where it is its reference."""
+    """Wherever its measurements are, in whatever order they came; a policy's curve begins where it is its
+    reference."""
     gold = gao(np.array(kl), a, b) + first
     assume(max(kl) - min(kl) > 0.1)
     level = place * max(kl)
@@ -60,7 +72,10 @@ def test_a_curve_of_that_form_is_read_exactly(kl, a, b, place, first):
 
 def test_noise_is_averaged_over_all_measurements():
     """The same fit as NumPy's least squares; a reading's error is smaller than that of a measurement."""
-    kl, gold = np.array([0.0, 0.8, 2.1, 3.9, 5.2, 5.8, 6.3]), np.array([0.5, 0.58, 0.6, 0.72, 0.7, 0.81, 0.75])
+    kl, gold = (
+        np.array([0.0, 0.8, 2.1, 3.9, 5.2, 5.8, 6.3]),
+        np.array([0.5, 0.58, 0.6, 0.72, 0.7, 0.81, 0.75]),
+    )
     distance = np.sqrt(kl[1:])
     (a, b), *_ = np.linalg.lstsq(np.stack([distance, -distance * np.log(distance)], 1), gold[1:] - 0.5)
     weights = level_weights(kl, 3.0)

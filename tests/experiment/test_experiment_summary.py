@@ -25,10 +25,16 @@ from redline.report.experiment import write_experiment, write_page
 def test_paired_differences_at_the_end_and_at_equal_kl(tmp_path):
     made = experiment(["a", "b"], [0, 1])
     asked = cells(made, tmp_path)
-    curves = {("a", 0): [(0, 0.5), (4, 0.9)], ("a", 1): [(0, 0.5), (1, 0.6)], ("b", 0): [(0, 0.5), (4, 0.7)],
-              ("b", 1): [(0, 0.5), (3, 0.8)]}
+    curves = {
+        ("a", 0): [(0, 0.5), (4, 0.9)],
+        ("a", 1): [(0, 0.5), (1, 0.6)],
+        ("b", 0): [(0, 0.5), (4, 0.7)],
+        ("b", 1): [(0, 0.5), (3, 0.8)],
+    }
     won = {("a", 0): 0.9, ("a", 1): 0.6, ("b", 0): 0.7, ("b", 1): 0.8}
-    summary = summarise(made, asked, [result(cell, won[cell.arm, cell.seed], curves[cell.arm, cell.seed]) for cell in asked])
+    summary = summarise(
+        made, asked, [result(cell, won[cell.arm, cell.seed], curves[cell.arm, cell.seed]) for cell in asked]
+    )
 
     found = {(row["judge"], row["kl"]): row for row in summary["differences"]}
     end = found["vader", None]
@@ -44,9 +50,13 @@ def test_paired_differences_at_the_end_and_at_equal_kl(tmp_path):
     first, second = summary["arms"]
     assert [row["seeds"] for row in first["gold_at_kl"]] == [1, 0]
     assert [row["seeds"] for row in second["gold_at_kl"]] == [2, 0]
-    assert second["gold_at_kl"][0]["win_rate"] == pytest.approx(0.5 + (0.2 * (2 / 4) ** 0.5 + 0.3 * (2 / 3) ** 0.5) / 2)
+    assert second["gold_at_kl"][0]["win_rate"] == pytest.approx(
+        0.5 + (0.2 * (2 / 4) ** 0.5 + 0.3 * (2 / 3) ** 0.5) / 2
+    )
     assert first["win_rates"]["vader"]["win_rate"] == pytest.approx(0.75)
-    assert first["price"] == [{"gold": 0.6, "seeds": 2, "samples": pytest.approx((8 + 32) / 2), "seconds": pytest.approx(6.25)}]
+    assert first["price"] == [
+        {"gold": 0.6, "seeds": 2, "samples": pytest.approx((8 + 32) / 2), "seconds": pytest.approx(6.25)}
+    ]
     assert first["seconds_total"] == 160
 
 
@@ -62,10 +72,15 @@ def test_runs_that_are_not_there_are_named(tmp_path):
 
 def test_an_arm_that_always_wins_is_not_certain_to(tmp_path):
     made = experiment(["a", "b"], [0, 1])
-    summary = summarise(made, asked := cells(made, tmp_path), [result(cell, 1.0, [(0, 0.5), (4, 0.9)]) for cell in asked])
+    summary = summarise(
+        made, asked := cells(made, tmp_path), [result(cell, 1.0, [(0, 0.5), (4, 0.9)]) for cell in asked]
+    )
     low, high = summary["arms"][0]["win_rates"]["vader"]["ci95"]
     assert (low, high) == (pytest.approx(0.832, abs=0.001), 1.0)  # 20 of 20
-    assert summary["differences"][0]["ci95"] == [pytest.approx(-0.168, abs=0.001), pytest.approx(0.168, abs=0.001)]
+    assert summary["differences"][0]["ci95"] == [
+        pytest.approx(-0.168, abs=0.001),
+        pytest.approx(0.168, abs=0.001),
+    ]
 
 
 def test_names_are_no_markup(tmp_path):
@@ -90,17 +105,36 @@ def test_a_prompt_without_a_verdict_is_left_out_of_what_it_would_be_in():
 
 @pytest.fixture
 def finished(tmp_path: Path) -> Path:
-    """The folder of an experiment of many arms whose curves differ; one run is missing, and one name is hostile."""
+    """The folder of an experiment of many arms whose curves differ; one run is missing, and one name is
+    hostile."""
     random.seed(2)
-    names = ["sequence-original", "sequence-edited", "token", "last", "uniform", "shuffled", "discrete", "pairwise",
-             "token-and-sequence", "sft", "dpo", "figa", "best-of-16"]
+    names = [
+        "sequence-original",
+        "sequence-edited",
+        "token",
+        "last",
+        "uniform",
+        "shuffled",
+        "discrete",
+        "pairwise",
+        "token-and-sequence",
+        "sft",
+        "dpo",
+        "figa",
+        "best-of-16",
+    ]
     made = experiment(names, [0, 1, 2, 3, 4])
     asked = cells(made, tmp_path / "made-up")
     results = []
     for cell in asked[:-1]:
         lift = 0.03 * names.index(cell.arm)
-        curve = [(0.0, 0.5), *((step * 1.1 + random.random(), min(0.95, 0.5 + 0.06 * step + lift * random.random()))
-                               for step in range(1, 6))]
+        curve = [
+            (0.0, 0.5),
+            *(
+                (step * 1.1 + random.random(), min(0.95, 0.5 + 0.06 * step + lift * random.random()))
+                for step in range(1, 6)
+            ),
+        ]
         results.append(result(cell, curve[-1][1], curve, 150 + 40 * random.random()))
     folder = write(tmp_path / "made-up", made, asked, results)
     recipe = yaml.safe_load((folder / "experiment.yaml").read_text())
@@ -128,12 +162,16 @@ def test_page_in_a_browser(finished, chromium):
         assert tab.locator("figure").count() == 3 * 13
         assert tab.locator("#arms table").first.locator("tbody tr").count() == 13
         assert "best-of-16, seed 4" in tab.locator(".lead").inner_text()
-        assert tab.evaluate("document.documentElement.scrollWidth") <= width  # wide tables scroll in themselves
+        assert (
+            tab.evaluate("document.documentElement.scrollWidth") <= width
+        )  # wide tables scroll in themselves
         context.close()
 
 
 def test_two_judges_of_one_name_are_refused():
-    judges = [{"judge": "m", "base_url": "http://localhost/v1", "verdict": verdict} for verdict in ("json", "token")]
+    judges = [
+        {"judge": "m", "base_url": "http://localhost/v1", "verdict": verdict} for verdict in ("json", "token")
+    ]
     with pytest.raises(ValidationError, match="names m twice"):
         Experiment.model_validate({"base": "b.yaml", "arms": {"a": {}}, "judges": judges})
 
@@ -144,4 +182,7 @@ def test_a_folder_without_results_is_said(tmp_path):
 
 
 def test_help_has_an_example():
-    assert "redline experiment recipes/experiment-cad.yaml" in CliRunner().invoke(app, ["experiment", "--help"]).stdout
+    assert (
+        "redline experiment recipes/experiment-cad.yaml"
+        in CliRunner().invoke(app, ["experiment", "--help"]).stdout
+    )

@@ -20,7 +20,9 @@ def test_pandalm_is_read_whole_and_without_options(data_dir):
     assert "\n\nIf you have any questions" in pairs[0].prompt
     result = check_judge(pairs, load_judge("length"), again=10)
     people = result["people"]
-    assert people["cohen_kappa"] == pytest.approx((0.85 + 0.88 + 0.86) / 3, abs=0.005)  # published pair by pair
+    assert people["cohen_kappa"] == pytest.approx(
+        (0.85 + 0.88 + 0.86) / 3, abs=0.005
+    )  # published pair by pair
     assert result["length_bias"]["judge"] == 1.0
     assert result["with_people"]["agreement"] == pytest.approx(result["length_bias"]["yardstick"])
     assert 0.5 < result["with_people"]["agreement"] < people["pairwise_agreement"]
@@ -28,17 +30,23 @@ def test_pandalm_is_read_whole_and_without_options(data_dir):
 
 def test_another_format_by_mapping(data_dir):
     path = data_dir / "alpaca_eval" / "alpaca-7b" / "annotations.json"
-    pairs = read_human_verdicts(path, Rejects(), Columns("instruction", "output_1", "output_2", "preference"),
-                                {"1": "a", "2": "b", "0": "tie"})
+    pairs = read_human_verdicts(
+        path,
+        Rejects(),
+        Columns("instruction", "output_1", "output_2", "preference"),
+        {"1": "a", "2": "b", "0": "tie"},
+    )
     verdicts = [pair.people[0] for pair in pairs]
     assert [verdicts.count(verdict) for verdict in (1.0, 0.0, 0.5)] == [584, 205, 16]
 
 
 def test_own_verdicts_csv_and_broken_records(tmp_path):
     own = tmp_path / "own.jsonl"
-    own.write_text('{"id": "1", "prompt": "p", "a": "x", "b": "y", "preference": 0.8}\n'
-                   '{"id": "2", "prompt": "p", "a": "x", "b": "y", "preference": 3}\n{"id": \n'
-                   '{"id": "4", "prompt": "p", "a": "x", "preference": 0.5}\n')
+    own.write_text(
+        '{"id": "1", "prompt": "p", "a": "x", "b": "y", "preference": 0.8}\n'
+        '{"id": "2", "prompt": "p", "a": "x", "b": "y", "preference": 3}\n{"id": \n'
+        '{"id": "4", "prompt": "p", "a": "x", "preference": 0.5}\n'
+    )
     with Rejects.beside(own) as rejects:
         pairs = read_human_verdicts(own, rejects)
     assert [pair.people for pair in pairs] == [(1.0,)]
@@ -57,20 +65,34 @@ def test_several_peoples_verdicts_of_an_own_export(tmp_path):
         mean = sum(votes.values()) / len(votes)
         return {"id": str(votes), "prompt": "p", "a": "x", "b": "y", "preference": mean, "verdicts": verdicts}
 
-    rows = [row(ben=0.0, ada=1.0), row(ada=0.0), row(cyd=0.5, ada=1.0, ben=1.0), {**row(ada=1.0), "verdicts": ["x"]}]
+    rows = [
+        row(ben=0.0, ada=1.0),
+        row(ada=0.0),
+        row(cyd=0.5, ada=1.0, ben=1.0),
+        {**row(ada=1.0), "verdicts": ["x"]},
+    ]
     (tmp_path / "own.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     pairs = read_human_verdicts(tmp_path / "own.jsonl", Rejects())
-    assert [pair.people for pair in pairs[:3]] == [(None, 1.0, 0.0, None), (None, 0.0, None, None), (None, 1.0, 1.0, 0.5)]
+    assert [pair.people for pair in pairs[:3]] == [
+        (None, 1.0, 0.0, None),
+        (None, 0.0, None, None),
+        (None, 1.0, 1.0, 0.5),
+    ]
     assert pairs[3].people == (1.0, None, None, None)  # whose it is, the record does not say
     (tmp_path / "own.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[:1]))
-    result = check_judge(read_human_verdicts(tmp_path / "own.jsonl", Rejects()), load_judge("length"), again=0)
+    result = check_judge(
+        read_human_verdicts(tmp_path / "own.jsonl", Rejects()), load_judge("length"), again=0
+    )
     assert (result["people"]["pairwise_agreement"], result["with_people"]["no_majority"]) == (0.0, 1)
     columns = Columns(people="preference", prompt="prompt")
     assert read_human_verdicts(tmp_path / "own.jsonl", Rejects(), columns)[0].people == (1.0, 0.0)
 
 
 def test_a_list_is_a_response_only_if_it_holds_messages(tmp_path):
-    rows = [{"prompt": "p", "a": said, "b": "y", "preference": 1} for said in (["x"], [{"role": "assistant", "content": "x"}])]
+    rows = [
+        {"prompt": "p", "a": said, "b": "y", "preference": 1}
+        for said in (["x"], [{"role": "assistant", "content": "x"}])
+    ]
     (tmp_path / "own.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     rejects = Rejects()
     pairs = read_human_verdicts(tmp_path / "own.jsonl", rejects)
@@ -79,7 +101,9 @@ def test_a_list_is_a_response_only_if_it_holds_messages(tmp_path):
 
 
 def test_a_code_is_the_same_with_and_without_its_decimals(tmp_path):
-    (tmp_path / "v.csv").write_text("prompt,a,b,preference\np,x,y,1.0\np,x,y,2\np,x,y,00\np,x,y,\np,x,y,3.0\n")
+    (tmp_path / "v.csv").write_text(
+        "prompt,a,b,preference\np,x,y,1.0\np,x,y,2\np,x,y,00\np,x,y,\np,x,y,3.0\n"
+    )
     rejects = Rejects()
     pairs = read_human_verdicts(tmp_path / "v.csv", rejects, values={"1": "a", "2": "b", "0": "tie"})
     assert [pair.people for pair in pairs] == [(1.0,), (0.0,), (0.5,)]
@@ -87,31 +111,46 @@ def test_a_code_is_the_same_with_and_without_its_decimals(tmp_path):
 
 
 def test_the_figures_of_a_known_judge(tmp_path):
-    rows = [{"prompt": f"p{n}", "a": "long answer", "b": "short", "x": x, "y": y, "z": z} for n, (x, y, z) in enumerate(
-        [("a", "a", "a"), ("a", "a", "b"), ("b", "b", "b"), ("a", "b", "tie")])]
+    rows = [
+        {"prompt": f"p{n}", "a": "long answer", "b": "short", "x": x, "y": y, "z": z}
+        for n, (x, y, z) in enumerate([("a", "a", "a"), ("a", "a", "b"), ("b", "b", "b"), ("a", "b", "tie")])
+    ]
     (tmp_path / "v.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     pairs = read_human_verdicts(tmp_path / "v.jsonl", Rejects(), Columns(people="x,y,z"))
     asked: list[str] = []
 
-    def judge(prompts, a, b):  # p0: always the first shown; otherwise the longer; p2 changes its mind when asked again
+    def judge(
+        prompts, a, b
+    ):  # p0: always the first shown; otherwise the longer; p2 changes its mind when asked again
         asked.extend(prompts)
-        return [1.0 if prompt == "p0" else float(len(x) > len(y)) if not (prompt == "p2" and asked.count("p2") > 2) else 0.5
-                for prompt, x, y in zip(prompts, a, b, strict=True)]
+        return [
+            1.0
+            if prompt == "p0"
+            else float(len(x) > len(y))
+            if not (prompt == "p2" and asked.count("p2") > 2)
+            else 0.5
+            for prompt, x, y in zip(prompts, a, b, strict=True)
+        ]
 
     result = check_judge(pairs, FunctionJudge("known", judge))
     assert result["position_bias"]["disagreements"] == 1
     assert result["with_people"]["n"] == 3  # the fourth pair has no majority
     assert result["with_people"]["agreement"] == pytest.approx(1 / 3)  # p0 became a tie, p1 right, p2 wrong
     assert result["with_people"]["agreement_decided"] == pytest.approx(1 / 2)
-    assert result["length_bias"] == {"judge": 1.0, "people": pytest.approx(2 / 3), "yardstick": pytest.approx(2 / 3)}
+    assert result["length_bias"] == {
+        "judge": 1.0,
+        "people": pytest.approx(2 / 3),
+        "yardstick": pytest.approx(2 / 3),
+    }
     assert result["self_consistency"] == {"pairs": 4, "share": pytest.approx(3 / 4)}
     assert result["failures"] == {"pairs": 0, "again": 0, "reasons": {}}
     assert result["people"]["pairwise_agreement"] == pytest.approx((2 / 4 + 2 / 4 + 2 / 4) / 3, abs=0.2)
 
 
 def test_what_fails_only_when_asked_again_is_counted(tmp_path):
-    (tmp_path / "v.jsonl").write_text("".join(
-        f'{{"prompt": "p{n}", "a": "x", "b": "y", "preference": 1}}\n' for n in range(3)))
+    (tmp_path / "v.jsonl").write_text(
+        "".join(f'{{"prompt": "p{n}", "a": "x", "b": "y", "preference": 1}}\n' for n in range(3))
+    )
     asked: list[str] = []
 
     def tired(prompts, a, b):
@@ -126,11 +165,35 @@ def test_what_fails_only_when_asked_again_is_counted(tmp_path):
 def test_the_command_prints_one_table(tmp_path, monkeypatch, capsys):
     from redline.cli import app
 
-    (tmp_path / "v.csv").write_text("q,x,y,who\nq,longer,short,1\nq,long,longer,2\nq,same,size,0\nq,oh,well,7\n")
+    (tmp_path / "v.csv").write_text(
+        "q,x,y,who\nq,longer,short,1\nq,long,longer,2\nq,same,size,0\nq,oh,well,7\n"
+    )
     monkeypatch.chdir(tmp_path)
-    app(["judge-check", "v.csv", "--judge", "length", "--columns", "prompt=q", "--columns", "a=x", "--columns", "b=y",
-         "--columns", "people=who", "--values", "1=a", "--values", "2=b", "--values", "0=tie", "--out", "check.json"],
-        standalone_mode=False)
+    app(
+        [
+            "judge-check",
+            "v.csv",
+            "--judge",
+            "length",
+            "--columns",
+            "prompt=q",
+            "--columns",
+            "a=x",
+            "--columns",
+            "b=y",
+            "--columns",
+            "people=who",
+            "--values",
+            "1=a",
+            "--values",
+            "2=b",
+            "--values",
+            "0=tie",
+            "--out",
+            "check.json",
+        ],
+        standalone_mode=False,
+    )
     printed = capsys.readouterr().out
     assert "judge length on 3 pairs" in printed
     assert "1.000  3 pairs with majority and verdict" in printed
@@ -142,15 +205,24 @@ def test_the_command_prints_one_table(tmp_path, monkeypatch, capsys):
 def test_a_name_in_brackets_is_printed_as_it_is(tmp_path, capsys):
     (tmp_path / "v.jsonl").write_text('{"prompt": "p", "a": "x", "b": "y", "preference": 1}\n')
     pairs = read_human_verdicts(tmp_path / "v.jsonl", Rejects())
-    print_check(check_judge(pairs, FunctionJudge("[x]/[/bold].py:f", lambda prompts, a, b: [float(x == "x") for x in a])))
+    print_check(
+        check_judge(
+            pairs, FunctionJudge("[x]/[/bold].py:f", lambda prompts, a, b: [float(x == "x") for x in a])
+        )
+    )
     assert "judge [x]/[/bold].py:f on 1 pairs" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(("arguments", "said"), [
-    (["--columns", "promt=q"], "`promt` is none of"), (["--columns", "prompt"], "write it as key=value"),
-    (["--values", "1=first"], "`first` is no verdict"), ([], "no usable record"),
-    (["--out", "v.csv"], "v.csv: would be written over"),
-])
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--columns", "promt=q"], "`promt` is none of"),
+        (["--columns", "prompt"], "write it as key=value"),
+        (["--values", "1=first"], "`first` is no verdict"),
+        ([], "no usable record"),
+        (["--out", "v.csv"], "v.csv: would be written over"),
+    ],
+)
 def test_mistakes(tmp_path, monkeypatch, capsys, arguments, said):
     from redline.cli import main
 

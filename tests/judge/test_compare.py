@@ -13,12 +13,30 @@ from redline.judge.compare import compare, compare_files, compare_many
 from redline.judge.judges import FunctionJudge, load_judge
 
 GOOD, BAD, PLAIN = "What a lovely, wonderful place.", "What an awful, terrible place.", "It is a place."
-RESULT = {"win_rate", "ci95", "n", "judge", "wins", "ties", "losses", "standard_error", "sign_test_p", "mean_length_a",
-          "mean_length_b", "length_controlled_win_rate", "position_bias", "failures", "judge_settings"}
+RESULT = {
+    "win_rate",
+    "ci95",
+    "n",
+    "judge",
+    "wins",
+    "ties",
+    "losses",
+    "standard_error",
+    "sign_test_p",
+    "mean_length_a",
+    "mean_length_b",
+    "length_controlled_win_rate",
+    "position_bias",
+    "failures",
+    "judge_settings",
+}
 
 
 def responses(texts: list[str], prompt: str = "prompt", first: int = 0) -> list[Response]:
-    return [Response(id=str(number), prompt=f"{prompt} {number}", response=text) for number, text in enumerate(texts, first)]
+    return [
+        Response(id=str(number), prompt=f"{prompt} {number}", response=text)
+        for number, text in enumerate(texts, first)
+    ]
 
 
 def save(path: Path, texts: list[str], first: int = 0) -> Path:
@@ -47,19 +65,32 @@ def test_the_numbers_of_a_comparison():
 
 
 def test_failures_and_position_bias_are_reported():
-    def moody(prompts, a, b):  # fails on prompt 0, always takes the first on prompts 1 and 2, honest otherwise
-        return [None if prompt.endswith("0") else 1.0 if prompt[-1] in "12" else float(x > y)
-                for prompt, x, y in zip(prompts, a, b, strict=True)]
+    def moody(
+        prompts, a, b
+    ):  # fails on prompt 0, always takes the first on prompts 1 and 2, honest otherwise
+        return [
+            None if prompt.endswith("0") else 1.0 if prompt[-1] in "12" else float(x > y)
+            for prompt, x, y in zip(prompts, a, b, strict=True)
+        ]
 
     result = compare(responses(["b"] * 6), responses(["a"] * 6), FunctionJudge("moody", moody))
     assert (result["n"], result["wins"], result["ties"], result["failures"]["pairs"]) == (5, 3, 2, 1)
     assert result["failures"]["reasons"] == {"the function returned None": 2}
-    assert result["position_bias"] == {"pairs": 5, "disagreements": 2, "share": 0.4, "prefers_first": pytest.approx(0.7)}
+    assert result["position_bias"] == {
+        "pairs": 5,
+        "disagreements": 2,
+        "share": 0.4,
+        "prefers_first": pytest.approx(0.7),
+    }
 
 
 def test_a_judge_without_any_verdict_is_an_error():
     with pytest.raises(UserError, match=r"not one verdict on 2 pairs: the function returned None"):
-        compare(responses(["a", "b"]), responses(["c", "d"]), FunctionJudge("mute", lambda prompts, a, b: [None] * len(a)))
+        compare(
+            responses(["a", "b"]),
+            responses(["c", "d"]),
+            FunctionJudge("mute", lambda prompts, a, b: [None] * len(a)),
+        )
 
 
 def test_matching_by_id():
@@ -75,11 +106,18 @@ def test_matching_by_id():
 
 
 def test_three_systems():
-    systems = {"good": responses([GOOD] * 12), "mixed": responses([GOOD, BAD] * 6), "plain": responses([PLAIN] * 12)}
+    systems = {
+        "good": responses([GOOD] * 12),
+        "mixed": responses([GOOD, BAD] * 6),
+        "plain": responses([PLAIN] * 12),
+    }
     result = compare_many(systems, load_judge("vader"))
     assert (result["a"], result["b"], result["win_rate"]) == ("good", "plain", 1.0)
     assert [(pair["a"], pair["b"], pair["win_rate"]) for pair in result["pairs"]] == [
-        ("good", "mixed", 0.75), ("good", "plain", 1.0), ("mixed", "plain", 0.5)]
+        ("good", "mixed", 0.75),
+        ("good", "plain", 1.0),
+        ("mixed", "plain", 0.5),
+    ]
     (difference,) = result["differences"]
     assert (difference["a"], difference["b"], difference["over"]) == ("good", "mixed", "plain")
     assert difference["difference"] == pytest.approx(0.5)
@@ -91,7 +129,11 @@ def test_three_systems():
 def test_one_prompt_is_enough_and_what_it_writes_is_json():
     one = {name: responses([text]) for name, text in (("good", GOOD), ("bad", BAD), ("plain", PLAIN))}
     result = json.loads(json.dumps(compare_many(one, load_judge("vader")), allow_nan=False))
-    assert (result["n"], result["standard_error"], result["differences"][0]["standard_error"]) == (1, None, None)
+    assert (result["n"], result["standard_error"], result["differences"][0]["standard_error"]) == (
+        1,
+        None,
+        None,
+    )
     assert 0 < result["ci95"][0] < 0.1 < result["ci95"][1] == 1
 
 
@@ -107,7 +149,9 @@ def test_compare_files_writes_the_result_and_every_verdict(tmp_path):
     assert json.loads((tmp_path / "winrate.json").read_text()) == result
     rows = [json.loads(line) for line in (tmp_path / "winrate.verdicts.jsonl").read_text().splitlines()]
     assert [(row["id"], row["prompt"], row["a"], row["b"], row["preference"]) for row in rows] == [
-        ("0", "prompt 0", GOOD, PLAIN, 1.0), ("1", "prompt 1", BAD, PLAIN, 0.0)]
+        ("0", "prompt 0", GOOD, PLAIN, 1.0),
+        ("1", "prompt 1", BAD, PLAIN, 0.0),
+    ]
 
 
 def test_a_file_is_not_compared_with_itself(tmp_path):
@@ -119,7 +163,9 @@ def test_a_file_is_not_compared_with_itself(tmp_path):
 def test_the_command(tmp_path):
     save(tmp_path / "a.jsonl", [GOOD] * 8)
     save(tmp_path / "b.jsonl", [BAD] * 8)
-    done = redline("compare", "a.jsonl", "b.jsonl", "--judge", "vader", "--out", "out/winrate.json", folder=tmp_path)
+    done = redline(
+        "compare", "a.jsonl", "b.jsonl", "--judge", "vader", "--out", "out/winrate.json", folder=tmp_path
+    )
     assert done.returncode == 0, done.stderr
     assert "a.jsonl over b.jsonl, judged by vader: win rate 1.000 [0.631, 1.000], n = 8" in done.stdout
     assert json.loads((tmp_path / "out/winrate.json").read_text())["wins"] == 8
@@ -141,11 +187,31 @@ def test_models_answer_the_same_prompts_with_the_same_seed(tmp_path, monkeypatch
         text = GOOD if model.name == "one" else BAD
         return [Response(id=prompt.id, prompt=prompt.prompt, response=text) for prompt in prompts]
 
-    monkeypatch.setattr("redline.policy.sample.sample_responses", sample_responses, raising=False)
+    monkeypatch.setattr("redline.sampling.local.sample_responses", sample_responses, raising=False)
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "p.jsonl").write_text("".join(f'{{"id": "{name}", "prompt": "It was {name}"}}\n' for name in "wxyz") + "{\n")
-    app(["compare", "one", "two", "--judge", "vader", "--prompts", "p.jsonl", "--seed", "7", "--limit", "3", "--out", "w.json",
-         "--max-new-tokens", "9"], standalone_mode=False)
+    (tmp_path / "p.jsonl").write_text(
+        "".join(f'{{"id": "{name}", "prompt": "It was {name}"}}\n' for name in "wxyz") + "{\n"
+    )
+    app(
+        [
+            "compare",
+            "one",
+            "two",
+            "--judge",
+            "vader",
+            "--prompts",
+            "p.jsonl",
+            "--seed",
+            "7",
+            "--limit",
+            "3",
+            "--out",
+            "w.json",
+            "--max-new-tokens",
+            "9",
+        ],
+        standalone_mode=False,
+    )
     assert calls == [("one", ["w", "x", "y"], 9, 7), ("two", ["w", "x", "y"], 9, 7)]
     assert json.loads((tmp_path / "w.json").read_text())["win_rate"] == 1.0
     kept = [json.loads(line) for line in (tmp_path / "w.1.jsonl").read_text().splitlines()]
@@ -153,27 +219,49 @@ def test_models_answer_the_same_prompts_with_the_same_seed(tmp_path, monkeypatch
     assert "one over two" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(("arguments", "said"), [
-    (["a.jsonl", "b.jsonl", "--judge", "no_module:f"], "no_module cannot be imported"),
-    (["a.jsonl", "missing.jsonl", "--judge", "length"], "missing.jsonl: cannot be read"),
-    (["a.jsonl", "broken.jsonl", "--judge", "length"], "broken.jsonl, line 2"),
-    (["a.jsonl", "half.jsonl", "--judge", "length"], "half.jsonl, line 1: response: Field required"),
-    (["a.jsonl", "empty.jsonl", "--judge", "length"], "empty.jsonl: holds no responses"),
-    (["a.jsonl", "a.jsonl", "--judge", "length"], "named twice"),
-    (["a.jsonl", "--judge", "length"], "takes two systems"),
-    (["a.jsonl", "some-model", "--judge", "length"], "some-model: is a model, so --prompts is needed"),
-    (["a.jsonl", "b.jsonl", "--judge", "folder"], "not a model folder"),
-    (["a.jsonl", "b.jsonl", "--judge", "m", "--base-url", "localhost:1"], "not a URL"),
-    (["a.jsonl", "b.jsonl", "--judge", "m", "--base-url", "http://127.0.0.1:9/v1", "--verdict", "xml"], "json or token"),
-    (["a.jsonl", "b.jsonl", "--judge", "length", "--out", "a.jsonl/winrate.json"], "a.jsonl"),
-    (["a.jsonl", "b.jsonl", "--judge", "length", "--out", "folder"], "--out folder: is a folder"),
-    (["a.jsonl", "b.jsonl", "--judge", "length", "--out", "."], "--out .: is a folder"),
-    (["a.jsonl", "b.jsonl", "--judge", "length", "--out", "./b.jsonl"], "b.jsonl: would be written over"),
-    (["a.jsonl", "some-model", "--judge", "length", "--prompts", "b.jsonl", "--out", "b.json", "--cache", "b.2.jsonl"],
-     "b.2.jsonl: two things would be written there"),
-    (["winrate.2.jsonl", "some-model", "--judge", "length", "--prompts", "b.jsonl"], "winrate.2.jsonl: would be written over"),
-    (["a.jsonl", "latin.jsonl", "--judge", "length"], "latin.jsonl, line 1"),
-])
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["a.jsonl", "b.jsonl", "--judge", "no_module:f"], "no_module cannot be imported"),
+        (["a.jsonl", "missing.jsonl", "--judge", "length"], "missing.jsonl: cannot be read"),
+        (["a.jsonl", "broken.jsonl", "--judge", "length"], "broken.jsonl, line 2"),
+        (["a.jsonl", "half.jsonl", "--judge", "length"], "half.jsonl, line 1: response: Field required"),
+        (["a.jsonl", "empty.jsonl", "--judge", "length"], "empty.jsonl: holds no responses"),
+        (["a.jsonl", "a.jsonl", "--judge", "length"], "named twice"),
+        (["a.jsonl", "--judge", "length"], "takes two systems"),
+        (["a.jsonl", "some-model", "--judge", "length"], "some-model: is a model, so --prompts is needed"),
+        (["a.jsonl", "b.jsonl", "--judge", "folder"], "not a model folder"),
+        (["a.jsonl", "b.jsonl", "--judge", "m", "--base-url", "localhost:1"], "not a URL"),
+        (
+            ["a.jsonl", "b.jsonl", "--judge", "m", "--base-url", "http://127.0.0.1:9/v1", "--verdict", "xml"],
+            "json or token",
+        ),
+        (["a.jsonl", "b.jsonl", "--judge", "length", "--out", "a.jsonl/winrate.json"], "a.jsonl"),
+        (["a.jsonl", "b.jsonl", "--judge", "length", "--out", "folder"], "--out folder: is a folder"),
+        (["a.jsonl", "b.jsonl", "--judge", "length", "--out", "."], "--out .: is a folder"),
+        (["a.jsonl", "b.jsonl", "--judge", "length", "--out", "./b.jsonl"], "b.jsonl: would be written over"),
+        (
+            [
+                "a.jsonl",
+                "some-model",
+                "--judge",
+                "length",
+                "--prompts",
+                "b.jsonl",
+                "--out",
+                "b.json",
+                "--cache",
+                "b.2.jsonl",
+            ],
+            "b.2.jsonl: two things would be written there",
+        ),
+        (
+            ["winrate.2.jsonl", "some-model", "--judge", "length", "--prompts", "b.jsonl"],
+            "winrate.2.jsonl: would be written over",
+        ),
+        (["a.jsonl", "latin.jsonl", "--judge", "length"], "latin.jsonl, line 1"),
+    ],
+)
 def test_mistakes_are_one_line_and_status_2(tmp_path, arguments, said, monkeypatch, capsys):
     from redline.cli import main
 
@@ -182,7 +270,9 @@ def test_mistakes_are_one_line_and_status_2(tmp_path, arguments, said, monkeypat
     (tmp_path / "broken.jsonl").write_text('{"id": "0", "prompt": "p", "response": "r"}\n{"id": \n')
     (tmp_path / "half.jsonl").write_text('{"id": "0", "prompt": "p"}\n')
     (tmp_path / "empty.jsonl").write_text("")
-    (tmp_path / "latin.jsonl").write_bytes('{"id": "0", "prompt": "p", "response": "caf\u00e9"}\n'.encode("latin-1"))
+    (tmp_path / "latin.jsonl").write_bytes(
+        '{"id": "0", "prompt": "p", "response": "caf\u00e9"}\n'.encode("latin-1")
+    )
     save(tmp_path / "winrate.2.jsonl", [GOOD])
     (tmp_path / "folder").mkdir()
     monkeypatch.chdir(tmp_path)

@@ -10,7 +10,8 @@ import pytest
 
 from redline.errors import UserError
 from redline.judge.cache import VerdictCache
-from redline.judge.judges import FunctionJudge, ScoreJudge, load_judge
+from redline.judge.judges import FunctionJudge, load_judge
+from redline.judge.protocol import ScoreJudge
 from redline.judge.verdicts import combine, judge_pairs
 
 PAIRS = [(f"prompt {number}", f"answer {number}", f"another answer {number}") for number in range(6)]
@@ -32,7 +33,9 @@ class Counting(FunctionJudge):
 
 def test_vader_prefers_the_warmer_text():
     judge = load_judge("vader")
-    verdicts = judge.prefer(["x"] * 3, ["A lovely day.", "Awful.", "A table."], ["Awful.", "A lovely day.", "A chair."])
+    verdicts = judge.prefer(
+        ["x"] * 3, ["A lovely day.", "Awful.", "A table."], ["Awful.", "A lovely day.", "A chair."]
+    )
     assert verdicts == [1, 0, 0.5]
     assert not judge.both_orders
 
@@ -45,7 +48,11 @@ def test_vader_names_its_package_when_it_is_missing(monkeypatch):
 
 def test_length_prefers_the_longer_in_characters():
     message = [{"role": "assistant", "content": "four"}]
-    assert load_judge("length").prefer(["x"] * 3, ["ab", "abc", message], ["a", "def", "fives"]) == [1, 0.5, 0]
+    assert load_judge("length").prefer(["x"] * 3, ["ab", "abc", message], ["a", "def", "fives"]) == [
+        1,
+        0.5,
+        0,
+    ]
 
 
 def test_function_judges_from_file_and_module(tmp_path, monkeypatch):
@@ -58,12 +65,15 @@ def test_function_judges_from_file_and_module(tmp_path, monkeypatch):
         assert judge.both_orders
 
 
-@pytest.mark.parametrize("code", [
-    "def judge(prompts, a, b):\n    return [1.0] * len(a)\n",
-    "import torch\n@torch.inference_mode()\ndef judge(prompts, a, b):\n    return [1.0] * len(a)\n",
-    "import torch\nclass Judge:\n    @torch.inference_mode()\n    def __call__(self, prompts, a, b):\n"
-    "        return [1.0] * len(a)\njudge = Judge()\n",
-])
+@pytest.mark.parametrize(
+    "code",
+    [
+        "def judge(prompts, a, b):\n    return [1.0] * len(a)\n",
+        "import torch\n@torch.inference_mode()\ndef judge(prompts, a, b):\n    return [1.0] * len(a)\n",
+        "import torch\nclass Judge:\n    @torch.inference_mode()\n    def __call__(self, prompts, a, b):\n"
+        "        return [1.0] * len(a)\njudge = Judge()\n",
+    ],
+)
 def test_a_changed_function_is_another_judge(tmp_path, code):
     file = tmp_path / "mine.py"
     file.write_text(code)
@@ -75,34 +85,52 @@ def test_a_changed_function_is_another_judge(tmp_path, code):
 
 def test_a_partial_function_is_never_answered_from_the_cache(tmp_path):
     """Its settings differ each time: where its arguments come from is not known."""
-    (tmp_path / "mine.py").write_text("from functools import partial\ndef f(by, prompts, a, b):\n    return [by]\n"
-                                      "judge = partial(f, 1.0)\n")
+    (tmp_path / "mine.py").write_text(
+        "from functools import partial\ndef f(by, prompts, a, b):\n    return [by]\njudge = partial(f, 1.0)\n"
+    )
     first, second = (load_judge(f"{tmp_path}/mine.py:judge") for _ in range(2))
     assert first.settings != second.settings
 
 
-@pytest.mark.parametrize("code", [
-    "def judge(prompts, a, b):\n    raise KeyError('two\\nlines')\n", "def judge(prompts, a, b):\n    yield {}['two\\nlines']\n",
-])
+@pytest.mark.parametrize(
+    "code",
+    [
+        "def judge(prompts, a, b):\n    raise KeyError('two\\nlines')\n",
+        "def judge(prompts, a, b):\n    yield {}['two\\nlines']\n",
+    ],
+)
 def test_a_function_judge_that_raises(tmp_path, code):
     (tmp_path / "mine.py").write_text(code)
     with pytest.raises(UserError, match=r"mine.py:judge: raised KeyError: 'two\\nlines'\.$"):
         load_judge(f"{tmp_path}/mine.py:judge").prefer(["p"], ["a"], ["b"])
 
 
-@pytest.mark.parametrize(("returned", "message"), [("[2.0] * len(a)", "2.0 is no preference"), ("[1.0]", "1 preferences for 2"),
-                                                   ("['a'] * 2", "'a' is no preference"), ("None", "returned NoneType")])
+@pytest.mark.parametrize(
+    ("returned", "message"),
+    [
+        ("[2.0] * len(a)", "2.0 is no preference"),
+        ("[1.0]", "1 preferences for 2"),
+        ("['a'] * 2", "'a' is no preference"),
+        ("None", "returned NoneType"),
+    ],
+)
 def test_what_a_function_judge_may_not_return(tmp_path, returned, message):
     (tmp_path / "mine.py").write_text(f"def judge(prompts, a, b):\n    return {returned}\n")
     with pytest.raises(UserError, match=message):
         load_judge(f"{tmp_path}/mine.py:judge").prefer(["p", "p"], ["a", "b"], ["c", "d"])
 
 
-@pytest.mark.parametrize(("name", "message"), [
-    ("no_such_module:judge", "no_such_module cannot be imported"), ("nowhere/mine.py:judge", "no such file"),
-    ("json:no_such_function", "no function `no_such_function`"), ("human", "human:verdicts.jsonl"),
-    ("human:missing.jsonl", "missing.jsonl: cannot be read"), ("./no/such/folder", "no such model folder"),
-])
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("no_such_module:judge", "no_such_module cannot be imported"),
+        ("nowhere/mine.py:judge", "no such file"),
+        ("json:no_such_function", "no function `no_such_function`"),
+        ("human", "human:verdicts.jsonl"),
+        ("human:missing.jsonl", "missing.jsonl: cannot be read"),
+        ("./no/such/folder", "no such model folder"),
+    ],
+)
 def test_judges_that_are_not_there(name, message):
     with pytest.raises(UserError, match=message):
         load_judge(name)
@@ -110,8 +138,10 @@ def test_judges_that_are_not_there(name, message):
 
 def test_human_verdicts_in_either_order_and_averaged(tmp_path):
     file = tmp_path / "people.jsonl"
-    rows = [{"id": "1", "prompt": "p", "a": "x", "b": "y", "preference": 1},
-            {"id": "2", "prompt": "p", "a": "y", "b": "x", "preference": 0.5}]
+    rows = [
+        {"id": "1", "prompt": "p", "a": "x", "b": "y", "preference": 1},
+        {"id": "2", "prompt": "p", "a": "y", "b": "x", "preference": 0.5},
+    ]
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     judge = load_judge(f"human:{file}")
     assert judge.prefer(["p", "p", "p"], ["x", "y", "x"], ["y", "x", "z"]) == [0.75, 0.25, None]
@@ -126,12 +156,20 @@ def test_human_verdicts_in_either_order_and_averaged(tmp_path):
 
 def test_a_score_that_is_no_number_is_a_failure_and_no_loss():
     judge = ScoreJudge("broken", lambda prompts, responses: [float(response) for response in responses])
-    assert judge.prefer(["p"] * 4, ["nan", "1", "inf", "2"], ["1", "nan", "inf", "-inf"]) == [None, None, 0.5, 1.0]
+    assert judge.prefer(["p"] * 4, ["nan", "1", "inf", "2"], ["1", "nan", "inf", "-inf"]) == [
+        None,
+        None,
+        0.5,
+        1.0,
+    ]
     assert judge.failures == {"a score that is no number": 2}
 
 
 def test_numbers_of_numpy_are_preferences():
-    judge = FunctionJudge("arrays", lambda prompts, a, b: np.array([len(x) > len(y) for x, y in zip(a, b, strict=True)], "float32"))
+    judge = FunctionJudge(
+        "arrays",
+        lambda prompts, a, b: np.array([len(x) > len(y) for x, y in zip(a, b, strict=True)], "float32"),
+    )
     assert judge.prefer(["p", "p"], ["long", "s"], ["s", "long"]) == [1.0, 0.0]
 
 
@@ -157,9 +195,18 @@ def test_scorers_are_asked_once():
     assert [verdict.preference for verdict in verdicts] == [0.0] * len(PAIRS)
 
 
-@pytest.mark.parametrize(("first", "second", "combined"), [
-    (1.0, 1.0, 1.0), (0.9, 0.6, 0.75), (0.9, 0.4, 0.5), (0.5, 0.5, 0.5), (0.5, 1.0, 0.5), (None, 1.0, None), (0.0, 0.2, 0.1),
-])
+@pytest.mark.parametrize(
+    ("first", "second", "combined"),
+    [
+        (1.0, 1.0, 1.0),
+        (0.9, 0.6, 0.75),
+        (0.9, 0.4, 0.5),
+        (0.5, 0.5, 0.5),
+        (0.5, 1.0, 0.5),
+        (None, 1.0, None),
+        (0.0, 0.2, 0.1),
+    ],
+)
 def test_how_two_orders_combine(first, second, combined):
     assert combine(first, second) == (combined if combined is None else pytest.approx(combined))
 
@@ -221,7 +268,9 @@ def test_other_settings_are_other_verdicts():
 
 
 def test_a_file_that_is_no_cache(tmp_path: Path):
-    (tmp_path / "verdicts.sqlite").write_text("this is a letter, not a database, and rather long for its header " * 20)
+    (tmp_path / "verdicts.sqlite").write_text(
+        "this is a letter, not a database, and rather long for its header " * 20
+    )
     with pytest.raises(UserError, match="not a usable cache"):
         VerdictCache(tmp_path / "verdicts.sqlite")
     with sqlite3.connect(tmp_path / "other.sqlite") as other:
@@ -236,5 +285,8 @@ def test_a_cache_that_is_damaged_further_on(tmp_path: Path):
         cache.put((f"{number}", 1.0, "judge " * 50) for number in range(200))
     whole = file.read_bytes()
     file.write_bytes(whole[:4096] + b"\xff" * (len(whole) - 4096))
-    with VerdictCache(file) as cache, pytest.raises(UserError, match=r"verdicts cannot be read \(.*\)\. Choose another --cache"):
+    with (
+        VerdictCache(file) as cache,
+        pytest.raises(UserError, match=r"verdicts cannot be read \(.*\)\. Choose another --cache"),
+    ):
         cache.get("7")

@@ -13,15 +13,15 @@ from typing import Any
 
 import pytest
 
+from redline.chat import Answer
 from redline.data.files import write_jsonl
 from redline.data.records import Response
-from redline.edit.chat import Answer
 from redline.errors import UserError
 from redline.judge.cache import VerdictCache
 from redline.judge.llm import LlmJudge, as_transcript, read_json_verdict, read_template, read_token
 from redline.judge.verdicts import judge_pairs
-from redline.recipe_file import load_recipe
-from redline.run import Run
+from redline.recipe import load_recipe
+from redline.run.run import Run
 
 Reply = tuple[int, Any]
 
@@ -61,11 +61,27 @@ class Server:
 
 
 def message(text: str, logprobs: dict[str, float] | None = None) -> dict:
-    content = [{"token": text, "logprob": 0.0, "top_logprobs": [{"token": token, "logprob": value}
-                                                               for token, value in (logprobs or {}).items()]}]
-    return {"id": "1", "object": "chat.completion", "created": 0, "model": "m", "choices": [
-        {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text},
-         "logprobs": {"content": content} if logprobs else None}]}
+    content = [
+        {
+            "token": text,
+            "logprob": 0.0,
+            "top_logprobs": [{"token": token, "logprob": value} for token, value in (logprobs or {}).items()],
+        }
+    ]
+    return {
+        "id": "1",
+        "object": "chat.completion",
+        "created": 0,
+        "model": "m",
+        "choices": [
+            {
+                "index": 0,
+                "finish_reason": "stop",
+                "message": {"role": "assistant", "content": text},
+                "logprobs": {"content": content} if logprobs else None,
+            }
+        ],
+    }
 
 
 @pytest.fixture
@@ -85,7 +101,9 @@ def shown(body: dict) -> tuple[str, str]:
 def test_json_verdicts_in_both_orders(server):
     def prefers_good(body: dict) -> str:
         a, _ = shown(body)
-        return "Thinking aloud {as models do}. " + json.dumps({"reason": "x", "verdict": "A" if a == "good" else "B"})
+        return "Thinking aloud {as models do}. " + json.dumps(
+            {"reason": "x", "verdict": "A" if a == "good" else "B"}
+        )
 
     server.reply = prefers_good
     judge = LlmJudge("judge-1", server.url)
@@ -106,8 +124,13 @@ def test_position_bias_becomes_ties(server):
 
 
 def test_token_verdicts_from_log_probabilities(server):
-    server.reply = lambda body: (200, message("A", {"A": math.log(0.6), " A": math.log(0.1), "B": math.log(0.1), "The": -1.0}))
-    assert LlmJudge("m", server.url, verdict="token").prefer(["p"], ["x"], ["y"]) == [pytest.approx(0.7 / 0.8)]
+    server.reply = lambda body: (
+        200,
+        message("A", {"A": math.log(0.6), " A": math.log(0.1), "B": math.log(0.1), "The": -1.0}),
+    )
+    assert LlmJudge("m", server.url, verdict="token").prefer(["p"], ["x"], ["y"]) == [
+        pytest.approx(0.7 / 0.8)
+    ]
     body = server.bodies[0]
     assert (body["logprobs"], body["top_logprobs"], body["max_tokens"]) == (True, 20, 1)
 
@@ -144,7 +167,13 @@ def test_an_answer_that_is_cut_short_has_no_verdict(server):
 
 
 def test_a_server_error_is_asked_again(server):
-    answers = iter([(500, {"error": {"message": "hiccup"}}), (429, {"error": {"message": "slow down"}}), '{"verdict": "B"}'])
+    answers = iter(
+        [
+            (500, {"error": {"message": "hiccup"}}),
+            (429, {"error": {"message": "slow down"}}),
+            '{"verdict": "B"}',
+        ]
+    )
     server.reply = lambda body: next(answers)
     assert LlmJudge("m", server.url).prefer(["p"], ["x"], ["y"]) == [0.0]
     assert len(server.bodies) == 3
@@ -159,7 +188,9 @@ def test_requests_run_side_by_side(server):
 
     server.reply = reply
     with VerdictCache(None) as cache:
-        judge_pairs(LlmJudge("m", server.url, concurrency=4), [(f"p{number}", "x", "y") for number in range(4)], cache)
+        judge_pairs(
+            LlmJudge("m", server.url, concurrency=4), [(f"p{number}", "x", "y") for number in range(4)], cache
+        )
     assert len(server.bodies) == 8
 
 
@@ -171,10 +202,25 @@ def test_a_killed_comparison_goes_on_where_it_stood(server, tmp_path):
 
     server.reply = reply
     for name, text in (("a", "first"), ("b", "second")):
-        rows = [{"id": str(number), "prompt": f"p{number}", "response": f"{text} {number}"} for number in range(60)]
+        rows = [
+            {"id": str(number), "prompt": f"p{number}", "response": f"{text} {number}"}
+            for number in range(60)
+        ]
         (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    command = [sys.executable, "-m", "redline.cli", "compare", "a.jsonl", "b.jsonl", "--judge", "m", "--base-url", server.url,
-               "--concurrency", "2"]
+    command = [
+        sys.executable,
+        "-m",
+        "redline.cli",
+        "compare",
+        "a.jsonl",
+        "b.jsonl",
+        "--judge",
+        "m",
+        "--base-url",
+        server.url,
+        "--concurrency",
+        "2",
+    ]
     with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as killed:
         while len(server.bodies) < 50:
             time.sleep(0.01)
@@ -231,16 +277,20 @@ def test_the_users_own_template(server, tmp_path):
     mine.prefer(["{a} or {b}?"], ["x{b}"], ["y"])
     assert [turn["role"] for turn in server.bodies[0]["messages"]] == ["user"]
     assert server.bodies[0]["messages"][0]["content"] == (
-        'Which is kinder?\nQ: {a} or {b}?\nA: x{b}\nB: y\nReply {"verdict": ...}')
+        'Which is kinder?\nQ: {a} or {b}?\nA: x{b}\nB: y\nReply {"verdict": ...}'
+    )
     assert default.settings != mine.settings  # another template, other verdicts
 
 
 def test_a_recipe_says_how_an_llm_is_asked(server, tmp_path, monkeypatch):
-    """Of the comparison and, where it is the same judge, of watching the training: template, one letter, key in no file."""
+    """Of the comparison and, where it is the same judge, of watching the training: template, one letter, key
+    in no file."""
     (tmp_path / "mine.txt").write_text("Kinder? {prompt} A: {a} B: {b}")
     (tmp_path / "recipe.yaml").write_text(
-        "data: {edits: {path: e.jsonl}}\nwatch: {judge: judge-1}\ncompare: {judge: judge-1, template: mine.txt, verdict: token, "
-        f"base_url: '{server.url.replace('//', '//me:secret@')}'}}\n")
+        "data: {edits: {path: e.jsonl}}\nwatch: {judge: judge-1}\ncompare: {judge: judge-1, template: "
+        "mine.txt, verdict: token, "
+        f"base_url: '{server.url.replace('//', '//me:secret@')}'}}\n"
+    )
     server.reply = lambda body: "A" if "A: warm" in body["messages"][0]["content"] else "B"
     run = Run(load_recipe(tmp_path / "recipe.yaml"), tmp_path / "run")
     prompts = [{"id": str(number), "prompt": f"q{number}"} for number in range(3)]
@@ -249,7 +299,10 @@ def test_a_recipe_says_how_an_llm_is_asked(server, tmp_path, monkeypatch):
     monkeypatch.setattr("redline.policy.evaluate.side_by_side", lambda *_: (a, b, {}))
     run._compare()
     assert {body["messages"][0]["content"] for body in server.bodies} == {
-        f"Kinder? q{number} A: {x} B: {y}" for number in range(3) for x, y in (("warm", "cold"), ("cold", "warm"))}
+        f"Kinder? q{number} A: {x} B: {y}"
+        for number in range(3)
+        for x, y in (("warm", "cold"), ("cold", "warm"))
+    }
     assert {body["max_tokens"] for body in server.bodies} == {1}
     result = json.loads((run.folder / "winrate.json").read_text())
     assert (result["win_rate"], result["judge_settings"]["verdict"]) == (1.0, "token")
@@ -258,7 +311,9 @@ def test_a_recipe_says_how_an_llm_is_asked(server, tmp_path, monkeypatch):
     assert gold is not None
     assert gold.prefer(a[:1], b[:1]) == [1.0]
     assert {body["messages"][0]["content"] for body in server.bodies[asked:]} == {
-        "Kinder? q0 A: warm B: cold", "Kinder? q0 A: cold B: warm"}
+        "Kinder? q0 A: warm B: cold",
+        "Kinder? q0 A: cold B: warm",
+    }
 
 
 def test_templates_that_cannot_be_used(tmp_path):
@@ -269,13 +324,25 @@ def test_templates_that_cannot_be_used(tmp_path):
         read_template(str(tmp_path / "half.txt"))
 
 
-@pytest.mark.parametrize(("answer", "preference"), [
-    ('{"verdict": "A"}', 1.0), ('{"verdict": "TIE"}', 0.5), ('{"a": {"verdict": "A"}}', 1.0), ('[{"verdict": "B"}]', 0.0),
-    ('```json\n{"reason": "a {brace}", "verdict": "b"}\n```', 0.0), ('First {"verdict": "A"}, no: {"verdict": "B"}', 0.0),
-    ('{"a": ' * 5000, None),
-    ('{"verdict": "A", "note": {"verdict": "B"}}', 1.0), ('{"verdict": null, "note": {"verdict": "B"}}', None),
-    ('{"verdict": "both"}', None), ('{"verdict": "A"', None), ('{"verdict": null}', None), ("A", None), ("", None),
-])
+@pytest.mark.parametrize(
+    ("answer", "preference"),
+    [
+        ('{"verdict": "A"}', 1.0),
+        ('{"verdict": "TIE"}', 0.5),
+        ('{"a": {"verdict": "A"}}', 1.0),
+        ('[{"verdict": "B"}]', 0.0),
+        ('```json\n{"reason": "a {brace}", "verdict": "b"}\n```', 0.0),
+        ('First {"verdict": "A"}, no: {"verdict": "B"}', 0.0),
+        ('{"a": ' * 5000, None),
+        ('{"verdict": "A", "note": {"verdict": "B"}}', 1.0),
+        ('{"verdict": null, "note": {"verdict": "B"}}', None),
+        ('{"verdict": "both"}', None),
+        ('{"verdict": "A"', None),
+        ('{"verdict": null}', None),
+        ("A", None),
+        ("", None),
+    ],
+)
 def test_reading_json_verdicts(answer, preference):
     assert read_json_verdict(answer) == preference
 

@@ -31,7 +31,9 @@ def test_published_win_rate_and_error(published):
     verdicts, row = published
     preferences = [CODES[verdict["preference"]] for verdict in verdicts]
     assert statistics.win_rate(preferences) * 100 == pytest.approx(float(row["win_rate"]), abs=1e-9)
-    assert statistics.standard_error(preferences) * 100 == pytest.approx(float(row["standard_error"]), abs=1e-9)
+    assert statistics.standard_error(preferences) * 100 == pytest.approx(
+        float(row["standard_error"]), abs=1e-9
+    )
     wins, ties, losses = statistics.outcome_counts(preferences)
     assert [wins, losses, ties] == [int(row[key]) for key in ("n_wins", "n_wins_base", "n_draws")]
 
@@ -49,13 +51,17 @@ def test_sign_test_is_exact():
     for wins, losses in [(0, 0), (1, 0), (3, 1), (5, 5), (12, 30), (100, 61)]:
         total = wins + losses
         tail = sum(Fraction(math.comb(total, k), 2**total) for k in range(min(wins, losses) + 1))
-        assert statistics.sign_test(wins, losses) == pytest.approx(float(min(Fraction(1), 2 * tail)), rel=1e-9)
+        assert statistics.sign_test(wins, losses) == pytest.approx(
+            float(min(Fraction(1), 2 * tail)), rel=1e-9
+        )
     assert statistics.sign_test(51_000, 50_000) == pytest.approx(0.001658, rel=0.02)  # normal, corrected
 
 
 def test_bootstrap_against_all_resamples():
     values = [0.0, 0.5, 1.0, 1.0]
-    means = sorted(sum(draw) / 4 for draw in itertools.product(values, repeat=4))  # the bootstrap distribution itself
+    means = sorted(
+        sum(draw) / 4 for draw in itertools.product(values, repeat=4)
+    )  # the bootstrap distribution itself
     low, high = statistics.bootstrap_interval(values, seed=3, resamples=40_000)
     assert low == pytest.approx(np.quantile(means, 0.025), abs=0.126)
     assert high == pytest.approx(np.quantile(means, 0.975), abs=0.126)
@@ -75,7 +81,9 @@ def test_interval_of_a_clean_sweep_still_has_width():
     assert (low, high) == (pytest.approx(0.6915, abs=1e-4), 1.0)  # Clopper-Pearson, tabled
     assert statistics.win_rate_interval([0.0] * 10) == (0.0, pytest.approx(0.3085, abs=1e-4))
     assert statistics.win_rate_interval([0.5] * 10) == pytest.approx((0.3457, 0.6543), abs=1e-4)
-    assert statistics.win_rate_interval([0.5]) == pytest.approx((0.0125, 0.9875))  # one tie says next to nothing
+    assert statistics.win_rate_interval([0.5]) == pytest.approx(
+        (0.0125, 0.9875)
+    )  # one tie says next to nothing
 
 
 def test_paired_difference_uses_the_pairing():
@@ -86,7 +94,10 @@ def test_paired_difference_uses_the_pairing():
     assert found.difference == pytest.approx(0.1)
     assert found.ci95[0] > 0.04
     assert found.sign_test_p == pytest.approx(2 / 2**10)
-    assert found.standard_error < math.hypot(statistics.standard_error(better), statistics.standard_error(shared)) / 2
+    assert (
+        found.standard_error
+        < math.hypot(statistics.standard_error(better), statistics.standard_error(shared)) / 2
+    )
 
 
 def test_paired_difference_of_equals_and_of_one_prompt():
@@ -157,8 +168,11 @@ def test_length_control_with_difficulty_averages_over_prompts():
     assert controlled.win_rate == pytest.approx(preferences.mean(), abs=0.005)
 
 
-JUDGED = st.lists(st.tuples(st.sampled_from([0.0, 0.3, 0.5, 1.0]), st.integers(0, 400), st.integers(0, 400)), min_size=1,
-                  max_size=40)
+JUDGED = st.lists(
+    st.tuples(st.sampled_from([0.0, 0.3, 0.5, 1.0]), st.integers(0, 400), st.integers(0, 400)),
+    min_size=1,
+    max_size=40,
+)
 
 
 @given(JUDGED)
@@ -189,7 +203,10 @@ def test_logistic_fit_is_a_stationary_point():
 
     def objective(at: np.ndarray) -> float:
         chance = 1 / (1 + np.exp(-features @ at))
-        return -(targets * np.log(chance) + (1 - targets) * np.log(1 - chance)).sum() + (precision * (at - mean) ** 2).sum() / 2
+        return (
+            -(targets * np.log(chance) + (1 - targets) * np.log(1 - chance)).sum()
+            + (precision * (at - mean) ** 2).sum() / 2
+        )
 
     for axis in range(3):
         for step in (-1e-3, 1e-3):
@@ -200,9 +217,21 @@ def test_kappas_on_worked_examples():
     first = [1.0] * 20 + [0.0] * 15 + [1.0] * 5 + [0.0] * 10
     second = [1.0] * 20 + [0.0] * 15 + [0.0] * 5 + [1.0] * 10
     assert agreement.agreement(first, second) == pytest.approx(0.7)
-    assert agreement.cohen_kappa(first, second) == pytest.approx(0.4)  # the textbook 2 x 2 table 20, 5, 10, 15
-    counts = [(0, 0, 0, 0, 14), (0, 2, 6, 4, 2), (0, 0, 3, 5, 6), (0, 3, 9, 2, 0), (2, 2, 8, 1, 1),
-              (7, 7, 0, 0, 0), (3, 2, 6, 3, 0), (2, 5, 3, 2, 2), (6, 5, 2, 1, 0), (0, 2, 2, 3, 7)]  # 14 raters, 5 categories
+    assert agreement.cohen_kappa(first, second) == pytest.approx(
+        0.4
+    )  # the textbook 2 x 2 table 20, 5, 10, 15
+    counts = [
+        (0, 0, 0, 0, 14),
+        (0, 2, 6, 4, 2),
+        (0, 0, 3, 5, 6),
+        (0, 3, 9, 2, 0),
+        (2, 2, 8, 1, 1),
+        (7, 7, 0, 0, 0),
+        (3, 2, 6, 3, 0),
+        (2, 5, 3, 2, 2),
+        (6, 5, 2, 1, 0),
+        (0, 2, 2, 3, 7),
+    ]  # 14 raters, 5 categories
     rows = [[category for category, count in enumerate(row) for _ in range(count)] for row in counts]
     random.Random(1).shuffle(rows)
     assert agreement.fleiss_kappa(rows) == pytest.approx(0.210, abs=5e-4)
@@ -222,4 +251,8 @@ def test_pandalm_people_as_published(data_dir):
     assert [round(kappa, 2) for kappa in kappas] == [0.85, 0.88, 0.86]  # the data set's card
     assert min(kappas) < agreement.fleiss_kappa(np.array(people).T) < max(kappas)
     votes = [agreement.majority(verdicts) for verdicts in zip(*people, strict=True)]
-    assert [votes.count(verdict) for verdict in (0.5, 0.0, 1.0)] == [105, 422, 472]  # the data set's card: 0, 1, 2
+    assert [votes.count(verdict) for verdict in (0.5, 0.0, 1.0)] == [
+        105,
+        422,
+        472,
+    ]  # the data set's card: 0, 1, 2

@@ -12,43 +12,84 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from redline.data.records import Prompt
+from redline.engine.rollout import Rollout
+from redline.engine.settings import Adapt, Model, Optimizer
+from redline.engine.views import Split
 from redline.policy import actor, ppo
 from redline.policy.ppo import Ppo
-from redline.recipe import Adapt, Kl, Model, Optimizer, Policy, RewardTerm, Sampling
-from redline.rollout import Rollout
-from redline.trunk import Split
+from redline.policy.settings import Kl, Policy
+from redline.reward.settings import RewardTerm
+from redline.sampling.settings import Sampling
 
-ADAPTS = {"LoRA": Adapt(lora_rank=4), "LoRA, upper layers": Adapt(lora_rank=4, train_layers=2), "full": Adapt(lora_rank=0),
-          "full, upper layers": Adapt(lora_rank=0, train_layers=1)}
+ADAPTS = {
+    "LoRA": Adapt(lora_rank=4),
+    "LoRA, upper layers": Adapt(lora_rank=4, train_layers=2),
+    "full": Adapt(lora_rank=0),
+    "full, upper layers": Adapt(lora_rank=0, train_layers=1),
+}
 LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 
 def recipe(adapt: Adapt, **changes) -> Policy:
-    """Fixed scale and KL coefficient, and Adam's epsilon so large that an update is nearly proportional to the gradient: then a
-    rounding error stays one."""
-    return Policy(**{
-        "reward": [RewardTerm(function="builtins:len")], "adapt": adapt, "updates": 3, "batch_size": 4, "minibatch_size": 4,
-        "epochs": 2, "reward_scale": 0.5, "no_eos_penalty": 0, "kl": Kl(target=None, coefficient=0.05),
-        "sampling": Sampling(max_new_tokens=10),
-        "optimizer": Optimizer(lr=0.3, head_lr=0.3, eps=1.0, warmup=0, decay="constant", max_grad_norm=1e6), **changes})
+    """Fixed scale and KL coefficient, and Adam's epsilon so large that an update is nearly proportional to
+    the gradient: then a rounding error stays one."""
+    return Policy(
+        **{
+            "reward": [RewardTerm(function="builtins:len")],
+            "adapt": adapt,
+            "updates": 3,
+            "batch_size": 4,
+            "minibatch_size": 4,
+            "epochs": 2,
+            "reward_scale": 0.5,
+            "no_eos_penalty": 0,
+            "kl": Kl(target=None, coefficient=0.05),
+            "sampling": Sampling(max_new_tokens=10),
+            "optimizer": Optimizer(
+                lr=0.3, head_lr=0.3, eps=1.0, warmup=0, decay="constant", max_grad_norm=1e6
+            ),
+            **changes,
+        }
+    )
 
 
 class Rig:
-    """An engine whose responses and rewards are given to ``update``; every update starts from the same, random weights."""
+    """An engine whose responses and rewards are given to ``update``; every update starts from the same,
+    random weights."""
 
-    def __init__(self, folder: Path, model: Model, how: Policy, prompts: Sequence[str] = ("the film",), spread: float = 0.05):
+    def __init__(
+        self,
+        folder: Path,
+        model: Model,
+        how: Policy,
+        prompts: Sequence[str] = ("the film",),
+        spread: float = 0.05,
+    ):
         set_seed(0)
         self.folder, self.recipe = model.name, how
-        self.ppo = Ppo(how, model, [Prompt(id=text, prompt=text) for text in prompts], folder, Accelerator(), None, 0)
-        self.trained = {name: parameter for name, parameter in self.ppo.actor.named_parameters() if parameter.requires_grad}
+        self.ppo = Ppo(
+            how, model, [Prompt(id=text, prompt=text) for text in prompts], folder, Accelerator(), None, 0
+        )
+        self.trained = {
+            name: parameter
+            for name, parameter in self.ppo.actor.named_parameters()
+            if parameter.requires_grad
+        }
         generator = torch.Generator().manual_seed(3)
         with torch.no_grad():
             for parameter in self.trained.values():
                 parameter += spread * torch.randn(parameter.shape, generator=generator)
         self.start = {name: parameter.detach().clone() for name, parameter in self.trained.items()}
         self.gradients: list[dict[str, Tensor]] = []
-        self.ppo.optimizer.optimizer.register_step_pre_hook(lambda *_: self.gradients.append(
-            {name: parameter.grad.clone() for name, parameter in self.trained.items() if parameter.grad is not None}))
+        self.ppo.optimizer.optimizer.register_step_pre_hook(
+            lambda *_: self.gradients.append(
+                {
+                    name: parameter.grad.clone()
+                    for name, parameter in self.trained.items()
+                    if parameter.grad is not None
+                }
+            )
+        )
 
     def restart(self) -> None:
         """Put back the weights that every update starts from."""
@@ -56,12 +97,17 @@ class Rig:
             for name, parameter in self.trained.items():
                 parameter.copy_(self.start[name])
 
-    def update(self, monkeypatch, batch: list[Sampled], pad: Callable | None = None, **changes) -> tuple[dict, dict]:
-        """One update of the engine on a batch, from the start; returns its metrics and columns, as ``Ppo.update`` does."""
+    def update(
+        self, monkeypatch, batch: list[Sampled], pad: Callable | None = None, **changes
+    ) -> tuple[dict, dict]:
+        """One update of the engine on a batch, from the start; returns its metrics and columns, as
+        ``Ppo.update`` does."""
         self.restart()
         self.ppo.optimizer.optimizer.state.clear()
         self.gradients.clear()
-        self.ppo.recipe = self.recipe.model_copy(update={"batch_size": len(batch), "minibatch_size": len(batch), **changes})
+        self.ppo.recipe = self.recipe.model_copy(
+            update={"batch_size": len(batch), "minibatch_size": len(batch), **changes}
+        )
         with monkeypatch.context() as patched:
             patched.setattr(ppo, "sample", lambda *_, **__: self.rollout(batch))
             patched.setattr(self.ppo, "reward", lambda _: [one.reward for one in batch])
@@ -71,34 +117,59 @@ class Rig:
             return self.ppo.update(0)
 
     def rollout(self, batch: list[Sampled]) -> Rollout:
-        """The batch as sampling would have made it; what no pass may read, the states of last tokens, is garbage."""
+        """The batch as sampling would have made it; what no pass may read, the states of last tokens, is
+        garbage."""
         sequences = [torch.cat([one.prompt, one.response]) for one in batch]
         cut = self.ppo.actor.split.cut
-        states = {cut: [Split(self.ppo.actor.lm, cut).lower(ids[None])[0] for ids in sequences]} if cut else {}
+        states = (
+            {cut: [Split(self.ppo.actor.lm, cut).lower(ids[None])[0] for ids in sequences]} if cut else {}
+        )
         for one, rows in zip(batch, states.get(cut, []), strict=False):
             if len(one.response):
                 rows[-1] = 50.0
-        return Rollout(prompts=[""] * len(batch), prompt_ids=[one.prompt for one in batch], states=states,
-                       response_ids=[one.response for one in batch], ended=[one.ended for one in batch],
-                       logprobs=[torch.zeros(len(one.response)) for one in batch])
+        return Rollout(
+            prompts=[""] * len(batch),
+            prompt_ids=[one.prompt for one in batch],
+            states=states,
+            response_ids=[one.response for one in batch],
+            ended=[one.ended for one in batch],
+            logprobs=[torch.zeros(len(one.response)) for one in batch],
+        )
 
 
 class Twin(PlainPpo):
-    """The plain loop with the weights that a rig has now; ``named`` are what it trains, by the engine's names."""
+    """The plain loop with the weights that a rig has now; ``named`` are what it trains, by the engine's
+    names."""
 
-    def __init__(self, rig: Rig, settings: Settings, dtype: torch.dtype = torch.float64,
-                 schedule: Callable[[int], float] = lambda _: 1.0):
-        policy, reference = (AutoModelForCausalLM.from_pretrained(rig.folder, dtype=dtype).eval().requires_grad_(False)
-                             for _ in range(2))
+    def __init__(
+        self,
+        rig: Rig,
+        settings: Settings,
+        dtype: torch.dtype = torch.float64,
+        schedule: Callable[[int], float] = lambda _: 1.0,
+    ):
+        policy, reference = (
+            AutoModelForCausalLM.from_pretrained(rig.folder, dtype=dtype).eval().requires_grad_(False)
+            for _ in range(2)
+        )
         how, optimizer = rig.recipe.adapt, rig.recipe.optimizer
         if how.lora_rank:
             depth = policy.config.num_hidden_layers
             upper = None if how.train_layers is None else list(range(depth - how.train_layers, depth))
-            policy = get_peft_model(policy, LoraConfig(r=how.lora_rank, lora_alpha=2 * how.lora_rank, target_modules=LINEAR,
-                                                       layers_to_transform=upper)).to(dtype)
+            policy = get_peft_model(
+                policy,
+                LoraConfig(
+                    r=how.lora_rank,
+                    lora_alpha=2 * how.lora_rank,
+                    target_modules=LINEAR,
+                    layers_to_transform=upper,
+                ),
+            ).to(dtype)
         head = torch.nn.Linear(policy.config.hidden_size, 1).to(dtype)
         prefix = "base_model.model." if how.lora_rank else ""
-        every = {"lm." + name.removeprefix(prefix): parameter for name, parameter in policy.named_parameters()}
+        every = {
+            "lm." + name.removeprefix(prefix): parameter for name, parameter in policy.named_parameters()
+        }
         every |= {f"value_head.{name}": parameter for name, parameter in head.named_parameters()}
         self.named = {name: every[name].requires_grad_(True) for name in rig.trained}
         with torch.no_grad():
@@ -106,9 +177,14 @@ class Twin(PlainPpo):
                 parameter.copy_(rig.trained[name])
         heads = [parameter for name, parameter in self.named.items() if name.startswith("value_head")]
         others = [parameter for name, parameter in self.named.items() if not name.startswith("value_head")]
-        adam = torch.optim.AdamW([{"params": others, "lr": optimizer.lr}, {"params": heads, "lr": optimizer.head_lr}],
-                                 eps=optimizer.eps, weight_decay=optimizer.weight_decay)
-        super().__init__(policy, reference, head, adam, torch.optim.lr_scheduler.LambdaLR(adam, schedule), settings)
+        adam = torch.optim.AdamW(
+            [{"params": others, "lr": optimizer.lr}, {"params": heads, "lr": optimizer.head_lr}],
+            eps=optimizer.eps,
+            weight_decay=optimizer.weight_decay,
+        )
+        super().__init__(
+            policy, reference, head, adam, torch.optim.lr_scheduler.LambdaLR(adam, schedule), settings
+        )
 
     @property
     def names(self) -> list[str]:
@@ -117,19 +193,38 @@ class Twin(PlainPpo):
 
 
 def settings(how: Policy) -> Settings:
-    return Settings(clip=how.clip, value_clip=how.value_clip, value_coefficient=how.value_coefficient, gamma=how.gamma,
-                    lam=how.gae_lambda, beta=how.kl.coefficient, temperature=how.sampling.temperature,
-                    max_grad_norm=how.optimizer.max_grad_norm, scale=how.reward_scale or 1.0)
+    return Settings(
+        clip=how.clip,
+        value_clip=how.value_clip,
+        value_coefficient=how.value_coefficient,
+        gamma=how.gamma,
+        lam=how.gae_lambda,
+        beta=how.kl.coefficient,
+        temperature=how.sampling.temperature,
+        max_grad_norm=how.optimizer.max_grad_norm,
+        scale=how.reward_scale or 1.0,
+    )
 
 
 def assert_equal(rig: Rig, metrics: dict, twin: Twin, seen, rtol: float = 2e-3) -> None:
     """Every logged mean and every gradient of an update of the engine are the twin's."""
     for name, value in seen.means.items():
-        torch.testing.assert_close(torch.tensor(metrics[name]).double(), torch.tensor(value).double(), rtol=rtol, atol=1e-4,
-                                   equal_nan=True, msg=lambda text, name=name: f"{name}: {text}")
+        torch.testing.assert_close(
+            torch.tensor(metrics[name]).double(),
+            torch.tensor(value).double(),
+            rtol=rtol,
+            atol=1e-4,
+            equal_nan=True,
+            msg=lambda text, name=name: f"{name}: {text}",
+        )
     assert len(rig.gradients) == len(seen.gradients)
     for found, wanted in zip(rig.gradients, seen.gradients, strict=True):
         largest = max(gradient.abs().max().item() for gradient in wanted)
         for name, gradient in zip(twin.names, wanted, strict=True):
-            torch.testing.assert_close(found[name].double(), gradient.double(), rtol=rtol, atol=2e-4 * largest,
-                                       msg=lambda text, name=name: f"gradient of {name}: {text}")
+            torch.testing.assert_close(
+                found[name].double(),
+                gradient.double(),
+                rtol=rtol,
+                atol=2e-4 * largest,
+                msg=lambda text, name=name: f"gradient of {name}: {text}",
+            )

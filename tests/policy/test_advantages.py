@@ -21,12 +21,16 @@ def test_gae_skips_masked_steps_wherever_they_are(seed, rows, width, gamma, lam)
     mask = rng.random((rows, width)) < 0.6
     rewards, values = rng.normal(size=(rows, width)), rng.normal(size=(rows, width))
     garbage = np.where(mask, 0, np.nan)  # whatever lies in masked positions must not matter
-    advantages, returns = gae(torch.tensor(rewards + garbage), torch.tensor(values + garbage), torch.tensor(mask), gamma, lam)
+    advantages, returns = gae(
+        torch.tensor(rewards + garbage), torch.tensor(values + garbage), torch.tensor(mask), gamma, lam
+    )
     for row in range(rows):
         kept = mask[row]
         expected = gae_by_definition(rewards[row, kept], values[row, kept], gamma, lam)
         np.testing.assert_allclose(advantages[row, torch.tensor(kept)], expected, rtol=1e-9, atol=1e-9)
-        np.testing.assert_allclose(returns[row, torch.tensor(kept)], np.array(expected) + values[row, kept], atol=1e-9)
+        np.testing.assert_allclose(
+            returns[row, torch.tensor(kept)], np.array(expected) + values[row, kept], atol=1e-9
+        )
         assert not advantages[row, torch.tensor(~kept)].any()
 
 
@@ -44,20 +48,30 @@ def test_whitening_is_numpys_on_the_valid_entries(seed, rows, width):
 def test_whitening_one_valid_token_changes_nothing_and_equal_ones_say_nothing():
     one = torch.tensor([[2.0, 9.0]])
     assert whiten(one, torch.tensor([[True, False]])).tolist() == [[2.0, 0.0]]
-    assert whiten(torch.full((2, 2), 3.0), torch.ones(2, 2, dtype=torch.bool)).tolist() == [[0.0, 0.0], [0.0, 0.0]]
+    assert whiten(torch.full((2, 2), 3.0), torch.ones(2, 2, dtype=torch.bool)).tolist() == [
+        [0.0, 0.0],
+        [0.0, 0.0],
+    ]
 
 
 def kl_estimator(estimator: str, distance: float) -> dict[str, torch.Tensor]:
-    """Exact expectations over 4 tokens of a policy at some distance from its reference, and gradients by autograd: of the estimator
-    as a loss on sampled tokens, and as a penalty in their reward (the policy gradient's), beside those of the KL both ways."""
+    """Exact expectations over 4 tokens of a policy at some distance from its reference, and gradients by
+    autograd: of the estimator as a loss on sampled tokens, and as a penalty in their reward (the policy
+    gradient's), beside those of the KL both ways."""
     base = torch.tensor([0.2, -0.4, 0.9, 0.1]).double()
     logits = (base + distance * torch.tensor([1.0, -0.5, 0.2, -0.8])).requires_grad_(True)
     policy, reference = logits.log_softmax(-1), base.log_softmax(-1)
     samples, chance = token_kl(policy, reference, estimator), policy.exp()
     found = {"value": (chance * samples).sum(), "kl": (chance * (policy - reference)).sum()}
-    wanted = {"loss": (chance.detach() * samples).sum(), "penalty": (chance * samples.detach()).sum(), "forward": found["kl"],
-              "reverse": (reference.exp() * (reference - policy)).sum()}
-    found |= {name: torch.autograd.grad(value, logits, retain_graph=True)[0] for name, value in wanted.items()}
+    wanted = {
+        "loss": (chance.detach() * samples).sum(),
+        "penalty": (chance * samples.detach()).sum(),
+        "forward": found["kl"],
+        "reverse": (reference.exp() * (reference - policy)).sum(),
+    }
+    found |= {
+        name: torch.autograd.grad(value, logits, retain_graph=True)[0] for name, value in wanted.items()
+    }
     return found | {"samples": samples}
 
 
@@ -90,7 +104,9 @@ def test_k3_has_the_kls_value_and_neither_way_its_gradient():
 def test_adaptive_kl_by_hand():
     controller = AdaptiveKl(0.1, target=6.0, horizon=100)
     assert abs(controller.coefficient - 0.01) < 1e-12  # a policy begins as its reference
-    controller.update(kl=12.0, responses=50)  # error clipped to 0.2: the level follows Ziegler, the factor is 2
+    controller.update(
+        kl=12.0, responses=50
+    )  # error clipped to 0.2: the level follows Ziegler, the factor is 2
     assert abs(controller.coefficient - 0.1 * (1 + 0.2 * 0.5) * 2) < 1e-12
     controller.update(kl=5.7, responses=50)  # error -0.05
     assert abs(controller.coefficient - 0.11 * (1 - 0.05 * 0.5) * 0.95) < 1e-12
@@ -103,7 +119,8 @@ def test_adaptive_kl_by_hand():
 
 
 def test_the_controller_holds_a_policy_that_answers_late():
-    """A crude policy: its KL drifts towards 2 / coefficient with a lag of ten updates; short runs end near the target."""
+    """A crude policy: its KL drifts towards 2 / coefficient with a lag of ten updates; short runs end near
+    the target."""
     controller, kl = AdaptiveKl(0.25, target=6.0, horizon=256), 0.0
     for _ in range(60):
         kl += 0.1 * (2 / max(controller.coefficient, 0.02) - kl)

@@ -1,4 +1,5 @@
-"""What an update meets at its edges: empty and one-token responses, ends everywhere or nowhere, rewards that say nothing."""
+"""What an update meets at its edges: empty and one-token responses, ends everywhere or nowhere, rewards that
+say nothing."""
 
 import json
 from pathlib import Path
@@ -12,23 +13,32 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForTokenClassification, GPT2Config
 
 from redline.data.records import Prompt
+from redline.data.settings import Data, Source
+from redline.data.tokenization import encode_prompt
+from redline.engine.settings import Adapt, Model, Optimizer
 from redline.errors import UserError
-from redline.label.tokenize import encode_prompt
 from redline.policy.log import RunLog
 from redline.policy.ppo import train_policy
-from redline.policy.sample import sample
-from redline.recipe import Adapt, Data, Kl, Model, Optimizer, Recipe, Reward, RewardTerm, Sampling, Source
+from redline.policy.settings import Kl
+from redline.recipe import Recipe
 from redline.reward.model import new_reward_model, save_reward_model
 from redline.reward.rewards import build_reward
-from redline.run import Run
+from redline.reward.settings import Reward, RewardTerm
+from redline.run.run import Run
+from redline.sampling.local import sample
+from redline.sampling.settings import Sampling
 from tiny_models import CONFIGS, model_folder, random_model
 from tiny_tokenizers import byte_bpe
 
 EOS = 1
-SHORT = GPT2Config(n_embd=32, n_layer=2, n_head=4, vocab_size=501, n_positions=16, bos_token_id=0, eos_token_id=1)
+SHORT = GPT2Config(
+    n_embd=32, n_layer=2, n_head=4, vocab_size=501, n_positions=16, bos_token_id=0, eos_token_id=1
+)
 
 
-def row(*response: int, ended: bool | None = None, prompt: tuple[int, ...] = (5, 6, 7), reward: float = 0.7) -> Sampled:
+def row(
+    *response: int, ended: bool | None = None, prompt: tuple[int, ...] = (5, 6, 7), reward: float = 0.7
+) -> Sampled:
     """A response, whose reward rises from token to token."""
     ids = torch.tensor(response, dtype=torch.long)
     ended = bool(response) and response[-1] == EOS if ended is None else ended
@@ -79,7 +89,9 @@ def test_an_update_at_the_edge_equals_the_plain_loop(rig, monkeypatch, case):
 
 @pytest.mark.parametrize("per_batch", [None, 0.01])
 def test_a_batch_of_empty_responses_changes_nothing_and_says_so(rig, monkeypatch, per_batch):
-    metrics, _ = rig.update(monkeypatch, [row(), row()], kl=Kl(target=None, coefficient=0.05, per_batch=per_batch))
+    metrics, _ = rig.update(
+        monkeypatch, [row(), row()], kl=Kl(target=None, coefficient=0.05, per_batch=per_batch)
+    )
     assert all(torch.equal(parameter, rig.start[name]) for name, parameter in rig.trained.items())
     assert metrics["kl"] == metrics["reward"] == metrics["policy_loss"] == metrics["grad_norm"] == 0
 
@@ -92,25 +104,39 @@ def test_an_empty_response_changes_no_gradient(rig, monkeypatch):
     rig.update(monkeypatch, BATCHES["an empty response"])
     with_it = rig.gradients[0]
     rig.gradients = []
-    rig.ppo.optimizer.optimizer.register_step_pre_hook(lambda *_: rig.gradients.append(
-        {name: parameter.grad.clone() for name, parameter in rig.trained.items()}))
+    rig.ppo.optimizer.optimizer.register_step_pre_hook(
+        lambda *_: rig.gradients.append(
+            {name: parameter.grad.clone() for name, parameter in rig.trained.items()}
+        )
+    )
     rig.update(monkeypatch, [one for one in BATCHES["an empty response"] if len(one.response)])
     for name, gradient in rig.gradients[0].items():
         torch.testing.assert_close(gradient, with_it[name], rtol=1e-4, atol=1e-6)
 
 
 def trained(out, model: Model, tmp_path, **changes) -> dict:
-    (tmp_path / "r.py").write_text("def f(prompts, responses):\n    return [float(text.count('a')) for text in responses]\n"
-                                   "def zero(prompts, responses):\n    return [0.0] * len(responses)\n")
-    how = engine_rig.recipe(Adapt(lora_rank=4, train_layers=2), **{
-        "reward": [RewardTerm(function=f"{tmp_path}/r.py:f")], "updates": 2, "optimizer": Optimizer(lr=0.01), **changes})
-    train_policy(how, model, [Prompt(id=text, prompt=text) for text in ("the film was<|endoftext|>", "I")], out)
+    (tmp_path / "r.py").write_text(
+        "def f(prompts, responses):\n    return [float(text.count('a')) for text in responses]\n"
+        "def zero(prompts, responses):\n    return [0.0] * len(responses)\n"
+    )
+    how = engine_rig.recipe(
+        Adapt(lora_rank=4, train_layers=2),
+        **{
+            "reward": [RewardTerm(function=f"{tmp_path}/r.py:f")],
+            "updates": 2,
+            "optimizer": Optimizer(lr=0.01),
+            **changes,
+        },
+    )
+    train_policy(
+        how, model, [Prompt(id=text, prompt=text) for text in ("the film was<|endoftext|>", "I")], out
+    )
     return load_file(out / "adapter/adapter_model.safetensors")
 
 
 def padded_with(folder: Path, pad: str | None, ends: float = 1) -> Model:
-    """A model whose padding is ``pad``, in its tokenizer and its configuration. The logit of its end of text is ``ends`` times what
-    it would be."""
+    """A model whose padding is ``pad``, in its tokenizer and its configuration. The logit of its end of text
+    is ``ends`` times what it would be."""
     name, tokenizer = model_folder(folder), byte_bpe()
     tokenizer.pad_token = pad
     tokenizer.save_pretrained(folder)
@@ -123,12 +149,14 @@ def padded_with(folder: Path, pad: str | None, ends: float = 1) -> Model:
 
 
 def test_which_token_pads_changes_nothing(tmp_path):
-    """Padding may be the end of text, as it is in most causal models, or any other token, or none. Prompts and responses end with
-    that token here, and a response's end earns its reward."""
+    """Padding may be the end of text, as it is in most causal models, or any other token, or none. Prompts
+    and responses end with that token here, and a response's end earns its reward."""
     found = []
     for pad in ("<|endoftext|>", "<s>", None):
         folder = tmp_path / str(pad).strip("<|>")
-        weights = trained(folder / "out", padded_with(folder, pad, ends=5), tmp_path, batch_size=8, eos_reward=2.0)
+        weights = trained(
+            folder / "out", padded_with(folder, pad, ends=5), tmp_path, batch_size=8, eos_reward=2.0
+        )
         samples = [json.loads(line) for line in (folder / "out/samples.jsonl").read_text().splitlines()]
         assert {line["ended"] for line in samples} == {True, False}
         assert all(line["rewards"][-1] >= 2 for line in samples if line["ended"])
@@ -140,7 +168,9 @@ def test_which_token_pads_changes_nothing(tmp_path):
 
 @pytest.mark.parametrize("case", ["all with an end", "ends inside the prompt", "nothing but ends"])
 def test_the_end_is_rewarded_and_trained_on_where_it_is_the_padding_too(tmp_path, monkeypatch, case):
-    rig = Rig(tmp_path / "rig", padded_with(tmp_path / "model", "<|endoftext|>"), engine_rig.recipe(ADAPTS["LoRA"]))
+    rig = Rig(
+        tmp_path / "rig", padded_with(tmp_path / "model", "<|endoftext|>"), engine_rig.recipe(ADAPTS["LoRA"])
+    )
     assert rig.ppo.tokenizer.pad_token_id == rig.ppo.actor.lm.config.pad_token_id == EOS
     batch = BATCHES[case]
     columns = assert_an_update_equals_the_plain_loop(rig, monkeypatch, batch)
@@ -150,10 +180,18 @@ def test_the_end_is_rewarded_and_trained_on_where_it_is_the_padding_too(tmp_path
 
 def test_a_reward_of_zeros_is_said_and_trained_on(tmp_path, model, capsys):
     """Its scale cannot be measured: it stays 1. The KL penalty alone moves the policy."""
-    trained(tmp_path / "out", model, tmp_path, reward=[RewardTerm(function=f"{tmp_path}/r.py:zero")], reward_scale=None)
+    trained(
+        tmp_path / "out",
+        model,
+        tmp_path,
+        reward=[RewardTerm(function=f"{tmp_path}/r.py:zero")],
+        reward_scale=None,
+    )
     lines = [json.loads(line) for line in (tmp_path / "out/log.jsonl").read_text().splitlines()]
     assert [line["reward"] for line in lines] == [0, 0]
-    assert {key for key, value in lines[0].items() if value is None} <= {"explained_variance"}  # of returns that are all 0
+    assert {key for key, value in lines[0].items() if value is None} <= {
+        "explained_variance"
+    }  # of returns that are all 0
     assert torch.tensor([value for value in lines[1].values() if value is not None]).isfinite().all()
     said = " ".join(capsys.readouterr().err.split())
     assert "the reward of all 16 responses of the reference is the same (0)" in said
@@ -161,7 +199,9 @@ def test_a_reward_of_zeros_is_said_and_trained_on(tmp_path, model, capsys):
 
 def test_a_prompt_at_the_models_limit():
     """GPT-2 has a position for so many tokens and no more."""
-    rollout = sample(random_model(SHORT), [list(range(5, 16)), [7]], Sampling(max_new_tokens=5), [500], seed=1, cuts={1})
+    rollout = sample(
+        random_model(SHORT), [list(range(5, 16)), [7]], Sampling(max_new_tokens=5), [500], seed=1, cuts={1}
+    )
     assert [len(ids) for ids in rollout.sequences] == [16, 6]
     assert [len(states) for states in rollout.states[1]] == [16, 6]
 
@@ -171,7 +211,11 @@ def test_an_update_up_to_the_models_last_position_equals_the_plain_loop(tmp_path
     """Rows in passes of their own, so that all are re-scored."""
     name = model_folder(tmp_path / "gpt2", SHORT)
     rig = Rig(tmp_path / "rig", Model(name=name, dtype="float32"), engine_rig.recipe(ADAPTS[adapt]))
-    batch = [row(8, 9, 10, 11, EOS, prompt=tuple(range(5, 16))), row(12, prompt=tuple(range(5, 20))), row(8, 9)]
+    batch = [
+        row(8, 9, 10, 11, EOS, prompt=tuple(range(5, 16))),
+        row(12, prompt=tuple(range(5, 20))),
+        row(8, 9),
+    ]
     assert [len(one.prompt) + len(one.response) for one in batch] == [16, 16, 5]
     assert_an_update_equals_the_plain_loop(rig, monkeypatch, batch, microbatch_tokens=16)
 
@@ -181,8 +225,9 @@ def test_the_models_last_position_is_scored(tmp_path, share_cut):
     """From the tokens or from the states that sampling kept, as plain Transformers do it."""
     lm = random_model(SHORT)
     name = model_folder(tmp_path / "gpt2", SHORT)
-    made, wrapped = new_reward_model(Reward(loss="pairwise", adapt=Adapt(lora_rank=2, train_layers=1)),
-                                     Model(name=name, dtype="float32"))
+    made, wrapped = new_reward_model(
+        Reward(loss="pairwise", adapt=Adapt(lora_rank=2, train_layers=1)), Model(name=name, dtype="float32")
+    )
     torch.nn.init.normal_(made.head.weight)
     save_reward_model(made, wrapped, tmp_path / "reward", name)
     reward, cuts = build_reward([RewardTerm(model=str(tmp_path / "reward"))], None, byte_bpe(), lm, share_cut)
@@ -192,7 +237,9 @@ def test_the_models_last_position_is_scored(tmp_path, share_cut):
     plain = AutoModelForTokenClassification.from_pretrained(tmp_path / "reward", dtype=torch.float32).eval()
     for found, prompt, ids in zip(reward(rollout), rollout.prompt_ids, rollout.sequences, strict=True):
         with torch.no_grad():
-            torch.testing.assert_close(found, plain(input_ids=ids[None]).logits[0, len(prompt):, 0], rtol=1e-4, atol=1e-4)
+            torch.testing.assert_close(
+                found, plain(input_ids=ids[None]).logits[0, len(prompt) :, 0], rtol=1e-4, atol=1e-4
+            )
 
 
 def test_what_just_fits_the_model_is_trained_on_and_a_token_more_is_refused(tmp_path):
@@ -202,7 +249,9 @@ def test_what_just_fits_the_model_is_trained_on_and_a_token_more_is_refused(tmp_
     lines = [json.loads(line) for line in (tmp_path / "fits/log.jsonl").read_text().splitlines()]
     assert [line["length"] for line in lines] == [room, room]
     assert all(line["first_ratio_error"] < 1e-4 and line["sampler_drift_max"] < 1e-4 for line in lines)
-    with pytest.raises(UserError, match=r"make 17 tokens; .* has 16 positions\. Lower sampling\.max_new_tokens"):
+    with pytest.raises(
+        UserError, match=r"make 17 tokens; .* has 16 positions\. Lower sampling\.max_new_tokens"
+    ):
         trained(tmp_path / "out", model, tmp_path, sampling=Sampling(max_new_tokens=room + 1))
 
 
@@ -212,13 +261,19 @@ def test_a_prompt_of_just_the_datas_limit_is_kept_and_one_of_a_token_more_left_o
     size, more = (len(encode_prompt(byte_bpe(), text)) for text in texts.values())
     assert more == size + 1
     path = tmp_path / "edits.jsonl"
-    path.write_text("".join(json.dumps({"id": name, "prompt": text, "rejected": " bad", "edited": " good"}) + "\n"
-                            for name, text in texts.items()))
+    path.write_text(
+        "".join(
+            json.dumps({"id": name, "prompt": text, "rejected": " bad", "edited": " good"}) + "\n"
+            for name, text in texts.items()
+        )
+    )
     source = Source(path=str(path))
     data = Data(edits=source, validation=source, prompts=source, max_prompt_tokens=size)
     Run(Recipe(model=model, data=data), tmp_path / "run").go("label")
     for kept in ("data/prompts", "labels/train", "labels/validation"):
-        assert [json.loads(line)["id"] for line in (tmp_path / f"run/{kept}.jsonl").read_text().splitlines()] == ["fits"]
+        assert [
+            json.loads(line)["id"] for line in (tmp_path / f"run/{kept}.jsonl").read_text().splitlines()
+        ] == ["fits"]
         assert f"prompt longer than {size} tokens" in (tmp_path / f"run/{kept}.rejects.jsonl").read_text()
 
 
@@ -245,23 +300,37 @@ def test_a_reward_of_the_wrong_length_is_named_before_terms_are_added(tmp_path, 
 
     (tmp_path / "r.py").write_text("def f(prompts, responses):\n    return [1.0] * len(responses)\n")
     lm = random_model(CONFIGS["llama"])
-    monkeypatch.setattr(rewards, "function_reward", lambda *_: lambda batch: [torch.zeros(len(ids) - (index == 1))
-                                                                              for index, ids in enumerate(batch.response_ids)])
+    monkeypatch.setattr(
+        rewards,
+        "function_reward",
+        lambda *_: (
+            lambda batch: [
+                torch.zeros(len(ids) - (index == 1)) for index, ids in enumerate(batch.response_ids)
+            ]
+        ),
+    )
     reward, _ = build_reward([RewardTerm(function=f"{tmp_path}/r.py:f")] * 2, None, byte_bpe(), lm, 0)
     rollout = sample(lm, [[5, 6], [7]], Sampling(max_new_tokens=4), [500], seed=1, texts=["the film", "I"])
     with pytest.raises(UserError, match=r"3 rewards for 4 tokens for sample 1 \(prompt 'I'\)"):
         reward(rollout)
 
 
-@pytest.mark.parametrize("tail", [b"", b'{"update": 3, "text": "torn', '{"update": 3, "text": "\U0001f600'.encode()[:-2]])
+@pytest.mark.parametrize(
+    "tail", [b"", b'{"update": 3, "text": "torn', '{"update": 3, "text": "\U0001f600'.encode()[:-2]]
+)
 def test_a_log_survives_line_separators_and_a_torn_character(tmp_path, tail):
-    """A response may hold any character: those that Python takes for line ends too. A kill may fall into the middle of one."""
+    """A response may hold any character: those that Python takes for line ends too. A kill may fall into the
+    middle of one."""
     first = RunLog(tmp_path, 0)
     for update in (1, 2):
         first.samples([{"update": update, "text": "a\u2028b\x85c\x0bd\U0001f600"}])
     with (tmp_path / "samples.jsonl").open("ab") as out:
         out.write(tail)
     RunLog(tmp_path, 2).samples([{"update": 3, "text": "now"}])
-    found = [json.loads(line) for line in (tmp_path / "samples.jsonl").read_text(encoding="utf-8").split("\n") if line]
+    found = [
+        json.loads(line)
+        for line in (tmp_path / "samples.jsonl").read_text(encoding="utf-8").split("\n")
+        if line
+    ]
     assert [record["update"] for record in found] == [1, 2, 3]
     assert found[0]["text"] == "a\u2028b\x85c\x0bd\U0001f600"

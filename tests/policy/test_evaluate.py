@@ -4,10 +4,12 @@ import pytest
 import torch
 
 from redline.data.records import Prompt
-from redline.models import load_causal_lm, load_tokenizer, save
+from redline.data.tokenization import load_tokenizer
+from redline.engine.models import load_causal_lm, save
+from redline.engine.settings import Model
 from redline.policy.evaluate import side_by_side
-from redline.policy.sample import respond
-from redline.recipe import Model, Sampling
+from redline.sampling.local import respond
+from redline.sampling.settings import Sampling
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
@@ -26,14 +28,33 @@ def test_kl_and_perplexities(tiny_model, tmp_path, temperature):
     first, second, found = side_by_side(policy, reference, prompts, sampling, 3)
 
     def logprobs(lm, rollout, heat):
-        return [torch.log_softmax(lm(ids[None]).logits[0, len(prompt) - 1:-1] / heat, 1).gather(1, response[:, None])[:, 0]
-                for ids, prompt, response in zip(rollout.sequences, rollout.prompt_ids, rollout.response_ids, strict=True)]
+        return [
+            torch.log_softmax(lm(ids[None]).logits[0, len(prompt) - 1 : -1] / heat, 1).gather(
+                1, response[:, None]
+            )[:, 0]
+            for ids, prompt, response in zip(
+                rollout.sequences, rollout.prompt_ids, rollout.response_ids, strict=True
+            )
+        ]
 
     with torch.no_grad():
-        (said_a, rollout_a), (said_b, rollout_b) = (respond(lm, tokenizer, prompts, sampling, 3) for lm in (moved, base))
-        nats = torch.stack([(own - other).sum() for own, other in zip(
-            logprobs(moved, rollout_a, temperature), logprobs(base, rollout_a, temperature), strict=True)])
-        perplexities = [(-torch.cat(logprobs(base, rollout, 1.0)).mean()).exp().item() for rollout in (rollout_a, rollout_b)]
+        (said_a, rollout_a), (said_b, rollout_b) = (
+            respond(lm, tokenizer, prompts, sampling, 3) for lm in (moved, base)
+        )
+        nats = torch.stack(
+            [
+                (own - other).sum()
+                for own, other in zip(
+                    logprobs(moved, rollout_a, temperature),
+                    logprobs(base, rollout_a, temperature),
+                    strict=True,
+                )
+            ]
+        )
+        perplexities = [
+            (-torch.cat(logprobs(base, rollout, 1.0)).mean()).exp().item()
+            for rollout in (rollout_a, rollout_b)
+        ]
     assert (first, second) == (said_a, said_b)
     assert found["kl"] == pytest.approx(nats.mean().item(), abs=1e-4)
     assert found["kl"] > 0.01

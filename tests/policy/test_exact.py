@@ -1,4 +1,5 @@
-"""The engine is exact: it equals a plain loop in float64, whatever the padding, the packing and the order of rows."""
+"""The engine is exact: it equals a plain loop in float64, whatever the padding, the packing and the order of
+rows."""
 
 import json
 from dataclasses import replace
@@ -11,18 +12,25 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from reference_loop import Sampled, score_at_the_end
 
-from redline.batches import minibatches
-from redline.batches import pad as plain_pad
 from redline.data.records import Prompt
+from redline.engine.batching import minibatches
+from redline.engine.batching import pad as plain_pad
+from redline.engine.settings import Adapt, Model, Optimizer
 from redline.policy.advantages import gae, token_kl
 from redline.policy.loss import ppo_loss
 from redline.policy.ppo import Ppo, train_policy
-from redline.policy.sample import sample
-from redline.recipe import Adapt, Kl, Model, Optimizer, RewardTerm, Sampling
+from redline.policy.settings import Kl
+from redline.reward.settings import RewardTerm
+from redline.sampling.local import sample
+from redline.sampling.settings import Sampling
 from tiny_models import CONFIGS, model_folder, random_model
 
-PROPERTY = settings(max_examples=12, deadline=None, derandomize=True, suppress_health_check=[
-    HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+PROPERTY = settings(
+    max_examples=12,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 EOS = 1
 COUNT = "def f(prompts, responses):\n    return [float(text.count('a')) for text in responses]\n"
 
@@ -34,22 +42,37 @@ def model(tmp_path_factory) -> Model:
 
 @pytest.fixture(scope="module", params=ADAPTS)
 def rig(request, model, tmp_path_factory) -> Rig:
-    return Rig(tmp_path_factory.mktemp("rig"), model, engine_rig.recipe(ADAPTS[request.param], clip=0.1, value_clip=0.05))
+    return Rig(
+        tmp_path_factory.mktemp("rig"),
+        model,
+        engine_rig.recipe(ADAPTS[request.param], clip=0.1, value_clip=0.05),
+    )
 
 
 @st.composite
 def batches(draw) -> list[Sampled]:
     """Prompts and responses of all lengths, some with an end and some cut off, with dense rewards."""
-    rows = draw(st.lists(st.tuples(st.integers(1, 9), st.integers(0, 9), st.booleans()), min_size=1, max_size=5))
+    rows = draw(
+        st.lists(st.tuples(st.integers(1, 9), st.integers(0, 9), st.booleans()), min_size=1, max_size=5)
+    )
     generator = torch.Generator().manual_seed(draw(st.integers(0, 2**31)))
     batch = []
-    for prompt_size, size, ended in [*rows, (2, 3, True)]:  # the last one, so that there is something to learn from
+    for prompt_size, size, ended in [
+        *rows,
+        (2, 3, True),
+    ]:  # the last one, so that there is something to learn from
         response = torch.randint(2, 500, (size,), generator=generator)
         ended = ended and size > 0
         if ended:
             response[-1] = EOS
-        batch.append(Sampled(torch.randint(2, 500, (prompt_size,), generator=generator), response,
-                             torch.randn(size, generator=generator), ended))
+        batch.append(
+            Sampled(
+                torch.randint(2, 500, (prompt_size,), generator=generator),
+                response,
+                torch.randn(size, generator=generator),
+                ended,
+            )
+        )
     return batch
 
 
@@ -71,8 +94,11 @@ def padding(extra: int, seed: int):
 
 @PROPERTY
 @given(batch=batches(), budget=st.sampled_from([1, 20, 45, 4096]), extra=st.integers(0, 5), data=st.data())
-def test_an_update_equals_the_plain_loop_whatever_padding_packing_and_order(rig, monkeypatch, batch, budget, extra, data):
-    """Loss, gradients of both optimizer steps, advantages, returns, KL and all logged means. The second epoch clips."""
+def test_an_update_equals_the_plain_loop_whatever_padding_packing_and_order(
+    rig, monkeypatch, batch, budget, extra, data
+):
+    """Loss, gradients of both optimizer steps, advantages, returns, KL and all logged means. The second epoch
+    clips."""
     order = data.draw(st.permutations(range(len(batch))))
     shuffled = [batch[row] for row in order]
     metrics, columns = rig.update(monkeypatch, shuffled, padding(extra, 7), microbatch_tokens=budget)
@@ -85,13 +111,19 @@ def test_an_update_equals_the_plain_loop_whatever_padding_packing_and_order(rig,
         torch.testing.assert_close(rig_after[name].double(), parameter, rtol=1e-3, atol=1e-4)
     for place, row in enumerate(order):
         for name in ("kl", "values", "advantages"):
-            torch.testing.assert_close(columns[name][place].double(), seen.columns[name][row], rtol=1e-3, atol=1e-4)
+            torch.testing.assert_close(
+                columns[name][place].double(), seen.columns[name][row], rtol=1e-3, atol=1e-4
+            )
 
 
 def test_the_critic_may_learn_the_plain_sums_of_what_follows(rig, monkeypatch):
     """With a lambda of 1 of its own; the policy's advantages keep theirs."""
-    batch = [Sampled(torch.tensor([5, 6, 7]), torch.tensor([8, 9, 10, EOS]), torch.tensor([0.3, -1.0, 0.5, 2.0]), True),
-             Sampled(torch.tensor([5]), torch.tensor([11, 12]), torch.tensor([1.0, -0.2]))]
+    batch = [
+        Sampled(
+            torch.tensor([5, 6, 7]), torch.tensor([8, 9, 10, EOS]), torch.tensor([0.3, -1.0, 0.5, 2.0]), True
+        ),
+        Sampled(torch.tensor([5]), torch.tensor([11, 12]), torch.tensor([1.0, -0.2])),
+    ]
     metrics, _ = rig.update(monkeypatch, batch, gae_lambda=0.5, value_lambda=1.0)
     rig.restart()
     twin = Twin(rig, replace(engine_rig.settings(rig.recipe), lam=0.5, unbiased_returns=True))
@@ -99,7 +131,11 @@ def test_the_critic_may_learn_the_plain_sums_of_what_follows(rig, monkeypatch):
 
 
 @PROPERTY
-@given(sizes=st.lists(st.integers(1, 7), min_size=1, max_size=4), longest=st.integers(8, 20), seed=st.integers(0, 2**31))
+@given(
+    sizes=st.lists(st.integers(1, 7), min_size=1, max_size=4),
+    longest=st.integers(8, 20),
+    seed=st.integers(0, 2**31),
+)
 def test_sampling_does_not_depend_on_left_padding_nor_on_what_lies_there(sizes, longest, seed):
     """A long prompt beside them pads the others on the left, with a token whose embedding is garbage."""
     lm = random_model(CONFIGS["llama"])
@@ -108,7 +144,10 @@ def test_sampling_does_not_depend_on_left_padding_nor_on_what_lies_there(sizes, 
     generator = torch.Generator().manual_seed(seed)
     prompts = [torch.randint(2, 500, (size,), generator=generator).tolist() for size in [*sizes, longest]]
     how, ends = Sampling(max_new_tokens=8, temperature=0.8, top_p=0.95), list(range(100, 140))
-    wide, narrow = sample(lm, prompts, how, ends, seed, cuts={2}), sample(lm, prompts[:-1], how, ends, seed, cuts={2})
+    wide, narrow = (
+        sample(lm, prompts, how, ends, seed, cuts={2}),
+        sample(lm, prompts[:-1], how, ends, seed, cuts={2}),
+    )
     exact = random_model(CONFIGS["llama"]).double()
     exact.load_state_dict(lm.state_dict())
     for row, ids in enumerate(narrow.response_ids):
@@ -118,17 +157,23 @@ def test_sampling_does_not_depend_on_left_padding_nor_on_what_lies_there(sizes, 
         torch.testing.assert_close(wide.states[2][row], narrow.states[2][row], rtol=1e-3, atol=1e-3)
         sequence = torch.cat([narrow.prompt_ids[row], ids])
         with torch.no_grad():
-            logits = exact(input_ids=sequence[None]).logits[0, len(narrow.prompt_ids[row]) - 1:-1] / how.temperature
+            logits = (
+                exact(input_ids=sequence[None]).logits[0, len(narrow.prompt_ids[row]) - 1 : -1]
+                / how.temperature
+            )
         wanted = logits.log_softmax(-1)[torch.arange(len(ids)), ids]
         torch.testing.assert_close(narrow.logprobs[row].double(), wanted, rtol=1e-4, atol=1e-4)
 
 
 def test_the_penalised_reward_has_the_exact_gradient():
-    """All 9 sequences of a policy of 3 tokens and 2 steps: PPO's first step on ``reward - beta k1``, with GAE and a critic that is
-    wrong, has the gradient of ``E[reward] - beta KL``. The KL is not in the loss, so no estimator's own gradient matters."""
+    """All 9 sequences of a policy of 3 tokens and 2 steps: PPO's first step on ``reward - beta k1``, with GAE
+    and a critic that is wrong, has the gradient of ``E[reward] - beta KL``. The KL is not in the loss, so no
+    estimator's own gradient matters."""
     generator = torch.Generator().manual_seed(2)
-    first, second, base, other, reward, wrong = (torch.randn(*shape, generator=generator, dtype=torch.double)
-                                                 for shape in ((3,), (3, 3), (3,), (3, 3), (3, 3), (4,)))
+    first, second, base, other, reward, wrong = (
+        torch.randn(*shape, generator=generator, dtype=torch.double)
+        for shape in ((3,), (3, 3), (3,), (3, 3), (3, 3), (4,))
+    )
     first.requires_grad_(True)
     second.requires_grad_(True)
 
@@ -142,7 +187,9 @@ def test_the_penalised_reward_has_the_exact_gradient():
     flat, old = logprobs(first, second).reshape(9, 2), policy.detach().reshape(9, 2)
     rewards = -0.3 * token_kl(old, reference.reshape(9, 2))
     rewards[:, 1] += reward.reshape(9)
-    values = torch.stack([wrong[:1].expand(9), wrong[1:].repeat_interleave(3)], dim=1)  # of the states: start, first token
+    values = torch.stack(
+        [wrong[:1].expand(9), wrong[1:].repeat_interleave(3)], dim=1
+    )  # of the states: start, first token
     advantages, _ = gae(rewards, values, torch.ones(9, 2, dtype=torch.bool), 1.0, 1.0)
     weighted = advantages * chance.detach().reshape(9, 1)
     zeros = torch.zeros(18, dtype=torch.double)
@@ -152,7 +199,9 @@ def test_the_penalised_reward_has_the_exact_gradient():
 
 
 def test_the_penalty_is_k1_whatever_estimator_is_logged(model, monkeypatch, tmp_path):
-    batch = [Sampled(torch.tensor([5, 6]), torch.tensor([7, 8, 9, EOS]), torch.tensor([0.0, 0.0, 0.0, 1.0]), True)]
+    batch = [
+        Sampled(torch.tensor([5, 6]), torch.tensor([7, 8, 9, EOS]), torch.tensor([0.0, 0.0, 0.0, 1.0]), True)
+    ]
     seen = {}
     for estimator in ("k1", "k2", "k3"):
         how = engine_rig.recipe(ADAPTS["LoRA"], kl=Kl(target=None, coefficient=0.5, estimator=estimator))
@@ -170,15 +219,24 @@ def test_gradients_of_the_clipped_losses_by_hand():
     parts = ppo_loss(new, values, old, torch.zeros(4), advantages, returns, clip=0.2, value_clip=0.2)
     (parts.policy + parts.value).backward()
     assert new.grad.tolist() == pytest.approx([0, 1.5, -0.5, 0])  # -A r where it is not clipped
-    assert values.grad.tolist() == pytest.approx([0, 0.1, 0, 0.3])  # v - R; nothing once v left its range on the wrong side
+    assert values.grad.tolist() == pytest.approx(
+        [0, 0.1, 0, 0.3]
+    )  # v - R; nothing once v left its range on the wrong side
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma2"])
-@pytest.mark.parametrize("adapt", [Adapt(lora_rank=4), Adapt(lora_rank=4, train_layers=2), Adapt(lora_rank=0),
-                                   Adapt(lora_rank=0, train_layers=2)])
+@pytest.mark.parametrize(
+    "adapt",
+    [
+        Adapt(lora_rank=4),
+        Adapt(lora_rank=4, train_layers=2),
+        Adapt(lora_rank=0),
+        Adapt(lora_rank=0, train_layers=2),
+    ],
+)
 def test_the_first_epochs_ratio_is_one_with_temperature_top_p_and_top_k(tmp_path, monkeypatch, family, adapt):
-    """Every token's re-scored log-probability is the sampler's, in every update: also once the policy has left its reference. The
-    monitors say so at run time."""
+    """Every token's re-scored log-probability is the sampler's, in every update: also once the policy has
+    left its reference. The monitors say so at run time."""
     drift, plain = [], Ppo._metrics
 
     def metrics(self, rollout, *others):
@@ -188,10 +246,20 @@ def test_the_first_epochs_ratio_is_one_with_temperature_top_p_and_top_k(tmp_path
     monkeypatch.setattr(Ppo, "_metrics", metrics)
     model = Model(name=model_folder(tmp_path / "model", CONFIGS[family]), dtype="float32")
     (tmp_path / "r.py").write_text(COUNT)
-    how = engine_rig.recipe(adapt, reward=[RewardTerm(function=f"{tmp_path}/r.py:f")], batch_size=8, minibatch_size=4,
-                            sampling=Sampling(max_new_tokens=10, temperature=0.7, top_p=0.9, top_k=30),
-                            optimizer=Optimizer(lr=0.003, warmup=0))
-    train_policy(how, model, [Prompt(id=text, prompt=text) for text in ("the film was", "I", "very much a")], tmp_path / "out")
+    how = engine_rig.recipe(
+        adapt,
+        reward=[RewardTerm(function=f"{tmp_path}/r.py:f")],
+        batch_size=8,
+        minibatch_size=4,
+        sampling=Sampling(max_new_tokens=10, temperature=0.7, top_p=0.9, top_k=30),
+        optimizer=Optimizer(lr=0.003, warmup=0),
+    )
+    train_policy(
+        how,
+        model,
+        [Prompt(id=text, prompt=text) for text in ("the film was", "I", "very much a")],
+        tmp_path / "out",
+    )
     lines = [json.loads(line) for line in (tmp_path / "out/log.jsonl").read_text().splitlines()]
     assert len(lines) == 3
     assert all(line["first_ratio_error"] < 1e-4 and line["sampler_drift_max"] < 1e-4 for line in lines)
@@ -202,25 +270,47 @@ def test_the_first_epochs_ratio_is_one_with_temperature_top_p_and_top_k(tmp_path
 
 @pytest.mark.parametrize("adapt", ["LoRA", "LoRA, upper layers", "full"])
 def test_a_sequence_reward_is_ordinary_ppo(model, tmp_path, adapt):
-    """Parameters after 3 updates are those of the plain loop in float32, which knows a score at the last token and nothing else."""
+    """Parameters after 3 updates are those of the plain loop in float32, which knows a score at the last
+    token and nothing else."""
     (tmp_path / "r.py").write_text(COUNT)
     prompts = ["the film was", "I liked", "this is a", "why", "not good at all"]
-    how = engine_rig.recipe(ADAPTS[adapt], reward=[RewardTerm(function=f"{tmp_path}/r.py:f")], batch_size=8, minibatch_size=4,
-                            epochs=2, clip=0.1, value_clip=0.1, sampling=Sampling(max_new_tokens=10, temperature=0.8),
-                            optimizer=Optimizer(lr=0.003, head_lr=0.01, warmup=0.3, decay="linear", max_grad_norm=0.5))
+    how = engine_rig.recipe(
+        ADAPTS[adapt],
+        reward=[RewardTerm(function=f"{tmp_path}/r.py:f")],
+        batch_size=8,
+        minibatch_size=4,
+        epochs=2,
+        clip=0.1,
+        value_clip=0.1,
+        sampling=Sampling(max_new_tokens=10, temperature=0.8),
+        optimizer=Optimizer(lr=0.003, head_lr=0.01, warmup=0.3, decay="linear", max_grad_norm=0.5),
+    )
     rig = Rig(tmp_path, model, how, prompts)
     steps, rising = 3 * 2 * 2, round(0.3 * 12)
-    twin = Twin(rig, engine_rig.settings(how), torch.float32,
-                lambda step: step / rising if step < rising else (steps - step) / (steps - rising))
+    twin = Twin(
+        rig,
+        engine_rig.settings(how),
+        torch.float32,
+        lambda step: step / rising if step < rising else (steps - step) / (steps - rising),
+    )
     norms = []
     for step in range(3):
         metrics, columns = rig.ppo.update(step)
         norms.append(metrics["grad_norm"])
         rollout = columns["rollout"]
-        scores = [float(rig.ppo.tokenizer.decode(ids, skip_special_tokens=True).count("a")) for ids in rollout.response_ids]
-        batch = [Sampled(prompt, ids, score_at_the_end(len(ids), score), ended) for prompt, ids, score, ended
-                 in zip(rollout.prompt_ids, rollout.response_ids, scores, rollout.ended, strict=True)]
-        seen = twin.update(batch, [rows for epoch in range(2) for rows in minibatches(8, 4, 7919 * step, epoch)])
+        scores = [
+            float(rig.ppo.tokenizer.decode(ids, skip_special_tokens=True).count("a"))
+            for ids in rollout.response_ids
+        ]
+        batch = [
+            Sampled(prompt, ids, score_at_the_end(len(ids), score), ended)
+            for prompt, ids, score, ended in zip(
+                rollout.prompt_ids, rollout.response_ids, scores, rollout.ended, strict=True
+            )
+        ]
+        seen = twin.update(
+            batch, [rows for epoch in range(2) for rows in minibatches(8, 4, 7919 * step, epoch)]
+        )
         for name, value in seen.means.items():
             assert metrics[name] == pytest.approx(value, rel=1e-3, abs=1e-5), name
     assert min(norms) > 0.5, "an update without clipping"
@@ -234,4 +324,7 @@ def test_values_within_the_clip_range_are_not_counted_as_clipped():
     generator = torch.Generator().manual_seed(0)
     old, values = 0.05 * torch.rand(10000, generator=generator), 0.1 * torch.rand(10000, generator=generator)
     zeros, returns = torch.zeros(10000), torch.randn(10000, generator=generator)
-    assert ppo_loss(zeros, values, zeros, old, zeros, returns, clip=0.2, value_clip=0.2).value_clipped.item() == 0
+    assert (
+        ppo_loss(zeros, values, zeros, old, zeros, returns, clip=0.2, value_clip=0.2).value_clipped.item()
+        == 0
+    )

@@ -3,15 +3,20 @@
 import pytest
 import torch
 
+from redline.engine.logprobs import token_logprobs
 from redline.policy import loss as losses
-from redline.policy.loss import ppo_loss, token_logprobs
+from redline.policy.loss import ppo_loss
 
 
 def test_clipped_losses_by_hand():
     old = torch.log(torch.tensor([0.5, 0.5, 0.5, 0.5]))
     new = torch.log(torch.tensor([0.75, 0.75, 0.25, 0.25]))  # ratios 1.5, 1.5, 0.5, 0.5
     advantages = torch.tensor([1.0, -1.0, 1.0, -1.0])
-    values, old_values, returns = torch.tensor([1.0, 0.1, 0.0, 0.5]), torch.zeros(4), torch.tensor([2.0, 0.0, 0.0, 0.2])
+    values, old_values, returns = (
+        torch.tensor([1.0, 0.1, 0.0, 0.5]),
+        torch.zeros(4),
+        torch.tensor([2.0, 0.0, 0.0, 0.2]),
+    )
     parts = ppo_loss(new, values, old, old_values, advantages, returns, clip=0.2, value_clip=0.2)
     # -1.2 (clipped), +1.5, -0.5, +0.8 (clipped)
     assert parts.policy.item() == pytest.approx(-1.2 + 1.5 - 0.5 + 0.8)
@@ -40,7 +45,10 @@ def test_logprobs_entropy_and_gradients_equal_log_softmax(trained_head, cap, bia
 
     expected, expected_entropy = plain()
     (expected * upstream).sum().backward()
-    wanted = [hidden.grad.clone(), *(parameter.grad.clone() for parameter in head.parameters() if parameter.requires_grad)]
+    wanted = [
+        hidden.grad.clone(),
+        *(parameter.grad.clone() for parameter in head.parameters() if parameter.requires_grad),
+    ]
     hidden.grad = None
     head.zero_grad()
     found, entropy = token_logprobs(hidden, head, targets, 0.7, cap, entropy=True)

@@ -1,4 +1,5 @@
-"""PPO on a tiny model: it learns, resumes bit for bit, equals a plain loop, and stops on what is not finite."""
+"""PPO on a tiny model: it learns, resumes bit for bit, equals a plain loop, and stops on what is not
+finite."""
 
 import json
 from pathlib import Path
@@ -10,10 +11,13 @@ from accelerate import Accelerator
 from safetensors.torch import load_file
 
 from redline.data.records import Prompt
+from redline.engine.models import load_causal_lm
+from redline.engine.settings import Adapt, Model, Optimizer
 from redline.errors import UserError
-from redline.models import load_causal_lm
 from redline.policy.ppo import Ppo, train_policy
-from redline.recipe import Adapt, Kl, Model, Optimizer, Policy, RewardTerm, Sampling
+from redline.policy.settings import Kl, Policy
+from redline.reward.settings import RewardTerm
+from redline.sampling.settings import Sampling
 from tiny_models import model_folder
 
 REWARDS = '''
@@ -35,7 +39,8 @@ def generate(lm, prompts, sampling, seed):
     import torch
     found = []
     for prompt in prompts:
-        ids = lm.generate(torch.tensor([prompt]), do_sample=False, max_new_tokens=sampling.max_new_tokens)[0, len(prompt):]
+        whole = lm.generate(torch.tensor([prompt]), do_sample=False, max_new_tokens=sampling.max_new_tokens)
+        ids = whole[0, len(prompt):]
         found.append(ids.tolist())
     return found
 
@@ -45,8 +50,21 @@ def lazy(lm, prompts, sampling, seed):
 def endless(lm, prompts, sampling, seed):
     return [[5, 1, 5] for _ in prompts]
 '''
-PROMPTS = [Prompt(id=str(index), prompt=text) for index, text in enumerate(
-    ["the film was", "I liked", "this is a", "why did they", "not good", "very much", "a book", "the actors were"])]
+PROMPTS = [
+    Prompt(id=str(index), prompt=text)
+    for index, text in enumerate(
+        [
+            "the film was",
+            "I liked",
+            "this is a",
+            "why did they",
+            "not good",
+            "very much",
+            "a book",
+            "the actors were",
+        ]
+    )
+]
 
 
 @pytest.fixture(scope="module")
@@ -62,11 +80,23 @@ def rewards(tmp_path_factory) -> Path:
 
 
 def recipe(rewards: Path, function: str = "vowels", **changes) -> Policy:
-    return Policy(**{
-        "reward": [RewardTerm(function=f"{rewards}:{function}")], "updates": 4, "batch_size": 8, "minibatch_size": 4,
-        "epochs": 2, "adapt": Adapt(lora_rank=4, train_layers=2), "sampling": Sampling(max_new_tokens=10),
-        "kl": Kl(target=None, coefficient=0.02), "optimizer": Optimizer(lr=0.01, warmup=0), "no_eos_penalty": 0,
-        "checkpoint_every": 1, "sample_every": 1, **changes})
+    return Policy(
+        **{
+            "reward": [RewardTerm(function=f"{rewards}:{function}")],
+            "updates": 4,
+            "batch_size": 8,
+            "minibatch_size": 4,
+            "epochs": 2,
+            "adapt": Adapt(lora_rank=4, train_layers=2),
+            "sampling": Sampling(max_new_tokens=10),
+            "kl": Kl(target=None, coefficient=0.02),
+            "optimizer": Optimizer(lr=0.01, warmup=0),
+            "no_eos_penalty": 0,
+            "checkpoint_every": 1,
+            "sample_every": 1,
+            **changes,
+        }
+    )
 
 
 def weights(folder: Path) -> dict:
@@ -78,12 +108,30 @@ def log(folder: Path) -> list[dict]:
     return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
 
 
-@pytest.mark.parametrize("adapt", [Adapt(lora_rank=4, train_layers=2), Adapt(lora_rank=4), Adapt(lora_rank=0, train_layers=1),
-                                   Adapt(lora_rank=0)])
+@pytest.mark.parametrize(
+    "adapt",
+    [
+        Adapt(lora_rank=4, train_layers=2),
+        Adapt(lora_rank=4),
+        Adapt(lora_rank=0, train_layers=1),
+        Adapt(lora_rank=0),
+    ],
+)
 def test_it_learns_with_every_kind_of_training(tmp_path, model, rewards, adapt):
-    """Credit is local here (gamma and lambda near 0), which is what a reward at every token is for: fifteen updates suffice."""
-    how = recipe(rewards, updates=15, batch_size=32, minibatch_size=16, gamma=0.01, gae_lambda=0, adapt=adapt, checkpoint_every=15,
-                 optimizer=Optimizer(lr=0.02 if adapt.lora_rank else 0.005, warmup=0), kl=Kl(target=None, coefficient=0))
+    """Credit is local here (gamma and lambda near 0), which is what a reward at every token is for: fifteen
+    updates suffice."""
+    how = recipe(
+        rewards,
+        updates=15,
+        batch_size=32,
+        minibatch_size=16,
+        gamma=0.01,
+        gae_lambda=0,
+        adapt=adapt,
+        checkpoint_every=15,
+        optimizer=Optimizer(lr=0.02 if adapt.lora_rank else 0.005, warmup=0),
+        kl=Kl(target=None, coefficient=0),
+    )
     train_policy(how, model, PROMPTS, tmp_path)
     lines = log(tmp_path)
     first, last = (sum(line["raw_reward"] for line in part) / 4 for part in (lines[:4], lines[-4:]))
@@ -102,8 +150,12 @@ def test_the_saved_adapter_is_the_trained_policy_for_plain_peft(tmp_path, model,
     plain = AutoPeftModelForCausalLM.from_pretrained(tmp_path / "adapter", dtype=torch.float32).eval()
     merged = load_causal_lm(Model(name=str(tmp_path), dtype="float32"))
     ids = torch.arange(5, 25)[None]
-    torch.testing.assert_close(plain(input_ids=ids).logits, merged(input_ids=ids).logits, rtol=1e-4, atol=1e-4)
-    assert not torch.allclose(merged(input_ids=ids).logits, load_causal_lm(model)(input_ids=ids).logits, atol=1e-3)
+    torch.testing.assert_close(
+        plain(input_ids=ids).logits, merged(input_ids=ids).logits, rtol=1e-4, atol=1e-4
+    )
+    assert not torch.allclose(
+        merged(input_ids=ids).logits, load_causal_lm(model)(input_ids=ids).logits, atol=1e-3
+    )
 
 
 def test_other_settings_than_the_checkpoints_are_refused(tmp_path, model, rewards):
@@ -139,8 +191,10 @@ def test_micro_batches_do_not_change_the_result(tmp_path, model, rewards):
         torch.testing.assert_close(one[name], other[name], rtol=1e-3, atol=1e-5)
 
 
-@pytest.mark.parametrize(("function", "message"), [("broken", "NaN or infinite for sample 0"),
-                                                   ("short", "1 rewards for 8 responses")])
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [("broken", "NaN or infinite for sample 0"), ("short", "1 rewards for 8 responses")],
+)
 def test_a_reward_that_is_none_is_one_clear_line(tmp_path, model, rewards, function, message):
     """The batch that did it is kept for inspection."""
     with pytest.raises(UserError, match=rf"{message}.*bad_batch\.jsonl"):
@@ -150,12 +204,16 @@ def test_a_reward_that_is_none_is_one_clear_line(tmp_path, model, rewards, funct
 
 
 @pytest.mark.parametrize("length_normalise", [False, True])
-def test_the_scale_gives_the_references_returns_a_standard_deviation_of_1(tmp_path, model, rewards, monkeypatch, length_normalise):
+def test_the_scale_gives_the_references_returns_a_standard_deviation_of_1(
+    tmp_path, model, rewards, monkeypatch, length_normalise
+):
     how = recipe(rewards, length_normalise=length_normalise, sampling=Sampling(max_new_tokens=12))
     trainer = Ppo(how, model, PROMPTS, tmp_path, Accelerator(), None, 0)
     trainer.eos = list(range(100, 160))  # so that responses differ in length
     seen, scored = [], trainer.reward
-    monkeypatch.setattr(trainer, "reward", lambda rollout: seen.append((rollout, scored(rollout))) or seen[-1][1])
+    monkeypatch.setattr(
+        trainer, "reward", lambda rollout: seen.append((rollout, scored(rollout))) or seen[-1][1]
+    )
     trainer._calibrate()
     rows = [row for _, rewards in seen for row in rewards]
     sizes = [size for rollout, _ in seen for size in rollout.sizes]
@@ -175,7 +233,9 @@ def test_a_few_sampled_responses_are_logged_with_four_numbers_a_token(tmp_path, 
     records = [json.loads(line) for line in (tmp_path / "samples.jsonl").read_text().splitlines()]
     assert [record["update"] for record in records] == [1, 1, 1, 3, 3, 3, 5, 5, 5]
     for record in records:
-        assert all(len(record[name]) == len(record["offsets"]) for name in ("rewards", "values", "kl", "advantages"))
+        assert all(
+            len(record[name]) == len(record["offsets"]) for name in ("rewards", "values", "kl", "advantages")
+        )
 
 
 def test_a_family_without_plain_layers_trains_by_whole_passes(tmp_path, rewards):
@@ -205,10 +265,18 @@ def test_rewards_at_the_end_of_text(tmp_path, model, rewards, monkeypatch):
 
 def test_a_critic_of_its_own_leaves_the_policy_to_the_policy_loss(tmp_path, model, rewards):
     """Whatever the value loss weighs, the policy ends the same; with a shared trunk it does not."""
+
     def policy(critic: str, weight: float, adapt: Adapt) -> dict:
         out = tmp_path / f"{critic}-{weight}-{adapt.lora_rank}"
-        how = recipe(rewards, updates=1, critic=critic, value_coefficient=weight, adapt=adapt, reward_scale=1,
-                     optimizer=Optimizer(lr=0.005, head_lr=0.1, warmup=0, max_grad_norm=1e9))
+        how = recipe(
+            rewards,
+            updates=1,
+            critic=critic,
+            value_coefficient=weight,
+            adapt=adapt,
+            reward_scale=1,
+            optimizer=Optimizer(lr=0.005, head_lr=0.1, warmup=0, max_grad_norm=1e9),
+        )
         train_policy(how, model, PROMPTS, out)
         return weights(out)
 
@@ -221,26 +289,38 @@ def test_a_critic_of_its_own_leaves_the_policy_to_the_policy_loss(tmp_path, mode
 
 
 def test_a_batch_that_moved_the_policy_far_enough_is_left(tmp_path, model, rewards):
-    train_policy(recipe(rewards, updates=2, epochs=4, kl=Kl(target=None, per_batch=1e-7)), model, PROMPTS, tmp_path)
+    train_policy(
+        recipe(rewards, updates=2, epochs=4, kl=Kl(target=None, per_batch=1e-7)), model, PROMPTS, tmp_path
+    )
     assert log(tmp_path)[0]["optimizer_steps"] == 1
     train_policy(recipe(rewards, updates=2, epochs=4), model, PROMPTS, tmp_path / "all")
     assert log(tmp_path / "all")[0]["optimizer_steps"] == 8
-    assert log(tmp_path)[0]["learning_rate"] == log(tmp_path / "all")[0]["learning_rate"] == 0.005  # it goes by updates
+    assert (
+        log(tmp_path)[0]["learning_rate"] == log(tmp_path / "all")[0]["learning_rate"] == 0.005
+    )  # it goes by updates
 
 
 @pytest.mark.parametrize("adapt", [Adapt(lora_rank=4, train_layers=2), Adapt(lora_rank=4)])
 def test_another_engine_may_sample(tmp_path, model, rewards, adapt):
-    """Greedy sampling by Transformers' generate gives what our own sampler gives at top-k 1, down to the trained weights."""
+    """Greedy sampling by Transformers' generate gives what our own sampler gives at top-k 1, down to the
+    trained weights."""
     how = {"adapt": adapt, "sampling": Sampling(max_new_tokens=10, top_k=1)}
     train_policy(recipe(rewards, **how), model, PROMPTS, tmp_path / "own")
     train_policy(recipe(rewards, sampler=f"{rewards}:generate", **how), model, PROMPTS, tmp_path / "theirs")
     own, theirs = weights(tmp_path / "own"), weights(tmp_path / "theirs")
     assert all(torch.allclose(own[name], theirs[name], atol=1e-4) for name in own)
-    assert [line["length"] for line in log(tmp_path / "own")] == [line["length"] for line in log(tmp_path / "theirs")]
+    assert [line["length"] for line in log(tmp_path / "own")] == [
+        line["length"] for line in log(tmp_path / "theirs")
+    ]
 
 
-@pytest.mark.parametrize(("engine", "message"), [("lazy", "11 tokens for prompt 0, of at most 10"),
-                                                 ("endless", "tokens behind the end of text for prompt 0")])
+@pytest.mark.parametrize(
+    ("engine", "message"),
+    [
+        ("lazy", "11 tokens for prompt 0, of at most 10"),
+        ("endless", "tokens behind the end of text for prompt 0"),
+    ],
+)
 def test_what_an_engine_returns_is_checked(tmp_path, model, rewards, engine, message):
     with pytest.raises(UserError, match=message):
         train_policy(recipe(rewards, sampler=f"{rewards}:{engine}"), model, PROMPTS, tmp_path)

@@ -1,4 +1,5 @@
-"""A finished run's folder, made up: every file that the report reads, with texts that try to break out of it."""
+"""A finished run's folder, made up: every file that the report reads, with texts that try to break out of
+it."""
 
 import json
 import math
@@ -10,7 +11,8 @@ from typing import Any
 import pytest
 
 HOSTILE = (
-    '<script>document.title="broken in"</script><img src="http://example.invalid/x.png" onerror="document.title=1">'
+    '<script>document.title="broken in"</script><img src="http://example.invalid/x.png" '
+    'onerror="document.title=1">'
     '</p></style><b style="color:red">" onmouseover="x \0 \x1b[31m \u202e שלום عربى \ud800'
 )
 WORDS = [
@@ -61,14 +63,23 @@ def make_run(folder: Path) -> Path:
         folder / "state.json",
         {
             name: {"settings": "0", "seconds": seconds}
-            for name, seconds in (("data", 0.1), ("label", 3.2), ("reward", 184.0), ("policy", 301.5), ("compare", 40.2))
+            for name, seconds in (
+                ("data", 0.1),
+                ("label", 3.2),
+                ("reward", 184.0),
+                ("policy", 301.5),
+                ("compare", 40.2),
+            )
         },
     )
     for name, count in (("edits", 40), ("test", 8), ("eval_prompts", 40)):
         lines(folder / f"data/{name}.jsonl", [edit(draw, f"{name}{index}") for index in range(count)])
     lines(
         folder / "data/edits.rejects.jsonl",
-        [{"reason": "rejected and edited are equal", "file": "edits.jsonl", "line": line, "record": {}} for line in (3, 9)],
+        [
+            {"reason": "rejected and edited are equal", "file": "edits.jsonl", "line": line, "record": {}}
+            for line in (3, 9)
+        ],
     )
     for name, count in (("train", 36), ("validation", 4), ("test", 8)):
         lines(folder / f"labels/{name}.jsonl", [labels(draw, f"{name}{index}") for index in range(count)])
@@ -88,7 +99,8 @@ def write_reward(folder: Path, draw: random.Random) -> None:
         "ece": 0.1261,
         "f1": {"negative": 0.36, "neutral": 0.89, "positive": 0.58},
         "reliability": [
-            {"probability": 0.05 + 0.1 * step, "observed": min(1.0, 0.11 * step), "count": 20 + step} for step in range(10)
+            {"probability": 0.05 + 0.1 * step, "observed": min(1.0, 0.11 * step), "count": 20 + step}
+            for step in range(10)
         ],
     }
     write(
@@ -119,7 +131,9 @@ def write_reward(folder: Path, draw: random.Random) -> None:
             text = sentence(draw)
             offsets = spans(text)
             marks = [sign if draw.random() < 0.2 else 0 for _ in offsets]
-            rewards = [round(0.6 * mark * draw.choice((1, 1, 1, -1)) + draw.uniform(-0.3, 0.3), 4) for mark in marks]
+            rewards = [
+                round(0.6 * mark * draw.choice((1, 1, 1, -1)) + draw.uniform(-0.3, 0.3), 4) for mark in marks
+            ]
             scored.append(
                 {
                     "id": f"test{index}",
@@ -204,7 +218,12 @@ def write_comparison(folder: Path, draw: random.Random) -> None:
     for name in ("policy", "reference"):
         texts = [(f"eval{index}", sentence(draw)) for index in range(30)]  # ten of them were not scored
         scores = [
-            {"id": row, "text": text, "offsets": spans(text), "rewards": [round(draw.gauss(0, 0.4), 4) for _ in spans(text)]}
+            {
+                "id": row,
+                "text": text,
+                "offsets": spans(text),
+                "rewards": [round(draw.gauss(0, 0.4), 4) for _ in spans(text)],
+            }
             for row, text in texts
         ]
         lines(folder / f"compare/{name}.scores.jsonl", scores)

@@ -13,12 +13,21 @@ def watched(run: Path, **last: Any) -> None:
     """Give the made-up run a judge's measurements at updates 4, 8 and 12, the last one changed."""
     log = [json.loads(line) for line in (run / "policy/log.jsonl").read_text().splitlines()]
     for update, score in ((4, 0.75), (8, 0.5), (12, 0.25)):
-        log[update - 1] |= {"gold": score, "gold_error": 0.05, "gold_proxy": 0.2 * update, "gold_kl": 2.0 * update}
+        log[update - 1] |= {
+            "gold": score,
+            "gold_error": 0.05,
+            "gold_proxy": 0.2 * update,
+            "gold_kl": 2.0 * update,
+        }
     log[-1] |= last
     (run / "policy/log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in log))
     (run / "policy/watch").mkdir()
-    (run / "policy/watch/reference.jsonl").write_text("".join(
-        json.dumps({"id": str(row), "prompt": "p", "response": "r", "reward": 0.5 * row}) + "\n" for row in range(4)))
+    (run / "policy/watch/reference.jsonl").write_text(
+        "".join(
+            json.dumps({"id": str(row), "prompt": "p", "response": "r", "reward": 0.5 * row}) + "\n"
+            for row in range(4)
+        )
+    )
 
 
 def test_without_a_judge_nothing_is_said(run: Path) -> None:
@@ -53,7 +62,10 @@ def test_the_warning_stands_out_and_is_escaped(run: Path) -> None:
 
 def test_a_judge_that_never_answered_is_named(run: Path) -> None:
     log = (run / "policy/log.jsonl").read_text().splitlines()
-    log[-1] = json.dumps(json.loads(log[-1]) | {"gold_proxy": 1.0, "gold_kl": 2.0, "warning": "no gold score: cannot be reached"})
+    log[-1] = json.dumps(
+        json.loads(log[-1])
+        | {"gold_proxy": 1.0, "gold_kl": 2.0, "warning": "no gold score: cannot be reached"}
+    )
     (run / "policy/log.jsonl").write_text("\n".join(log) + "\n")
     page = write_report(run).read_text(encoding="utf-8")
     assert "Not measured at update 12: no gold score: cannot be reached" in page

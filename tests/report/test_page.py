@@ -49,18 +49,24 @@ def test_page_stands_alone(run: Path) -> None:
 
 def test_size_of_long_runs(run: Path) -> None:
     log = json.loads((run / "policy/log.jsonl").read_text().splitlines()[5])
-    (run / "policy/log.jsonl").write_text("".join(json.dumps(log | {"update": step}) + "\n" for step in range(1, 5001)))
+    (run / "policy/log.jsonl").write_text(
+        "".join(json.dumps(log | {"update": step}) + "\n" for step in range(1, 5001))
+    )
     text = "word " * 4000
     offsets = [[5 * place, 5 * place + 5] for place in range(4000)]
     sample = {"prompt": text, "text": text, "offsets": offsets}
     sample |= {name: [0.1234] * 4000 for name in ("rewards", "values", "kl", "advantages")}
     (run / "policy/samples.jsonl").write_text(
         "".join(
-            json.dumps({"update": update, "id": f"{update}-{index}", **sample}) + "\n" for update in (1, 5000) for index in range(8)
+            json.dumps({"update": update, "id": f"{update}-{index}", **sample}) + "\n"
+            for update in (1, 5000)
+            for index in range(8)
         )
     )
     verdict = {"prompt": text * 5, "a": text * 5, "b": text * 5, "preference": 1.0}
-    (run / "compare/verdicts.jsonl").write_text("".join(json.dumps({"id": str(index), **verdict}) + "\n" for index in range(200)))
+    (run / "compare/verdicts.jsonl").write_text(
+        "".join(json.dumps({"id": str(index), **verdict}) + "\n" for index in range(200))
+    )
     assert write_report(run).stat().st_size < MOST_BYTES
 
 
@@ -132,14 +138,19 @@ def test_token_shows_its_numbers(run: Path, chromium: Any) -> None:
         (("recipe.yaml", "data", "labels", "reward", "policy"), 3, 2),
     ],
 )
-def test_stopped_half_way(run: Path, tmp_path: Path, kept: tuple[str, ...], sections: int, missing: int) -> None:
+def test_stopped_half_way(
+    run: Path, tmp_path: Path, kept: tuple[str, ...], sections: int, missing: int
+) -> None:
     half = tmp_path / "half"
     half.mkdir()
     for name in kept:
         (shutil.copytree if (run / name).is_dir() else shutil.copy)(run / name, half / name)
     page = write_report(half).read_text(encoding="utf-8")
     assert page.count('class="missing">Not here yet') == missing
-    assert sum(heading in page for heading in ("What was read", "What it is sure of", "Explained variance")) == sections
+    assert (
+        sum(heading in page for heading in ("What was read", "What it is sure of", "Explained variance"))
+        == sections
+    )
 
 
 def test_torn_last_line_of_a_run_under_way(run: Path) -> None:
@@ -179,7 +190,9 @@ def test_answers_refused_by_a_gate_have_their_reason(run: Path) -> None:
         {"gate": "ratio", "why": "it changes 80% of the words"},
         {"gate": "input", "why": "the rejected response is empty"},
     ]
-    (run / "data/edits.rejects.jsonl").write_text("".join(json.dumps({"id": "x", **line}) + "\n" for line in rejects))
+    (run / "data/edits.rejects.jsonl").write_text(
+        "".join(json.dumps({"id": "x", **line}) + "\n" for line in rejects)
+    )
     page = write_report(run).read_text(encoding="utf-8")
     assert "2 more words changed than the limit allows, 1 the rejected response is empty" in page
     assert "no reason given" not in page
@@ -187,7 +200,14 @@ def test_answers_refused_by_a_gate_have_their_reason(run: Path) -> None:
 
 def test_white_space_between_tokens_is_drawn() -> None:
     text = "The capital is\n\nBerlin <b> it"
-    offsets = [(0, 3), (4, 11), (12, 14), (16, 22), (23, 26), (26, 29)]  # a tokenizer that trims them, and one that does not
+    offsets = [
+        (0, 3),
+        (4, 11),
+        (12, 14),
+        (16, 22),
+        (23, 26),
+        (26, 29),
+    ]  # a tokenizer that trims them, and one that does not
     drawn = str(render(Tokens(text, offsets, {"reward": [0.1] * len(offsets)}), 1.0))
     assert unescape(re.sub(r"<[^>]*>", "", drawn)) == text.replace("\n", "↵")
 
@@ -218,9 +238,13 @@ def test_a_run_without_rl_says_nothing_of_ppo(run: Path) -> None:
     assert "imitating the edits (SFT)" in page
     assert "Reward model" not in page
     assert "aimed at" not in page
-    (run / "policy/log.jsonl").write_text('{"update": 1, "seconds": 2.0}\n{"update": 2, "seconds": 2.0, "seconds_watch": 30.0}\n')
+    (run / "policy/log.jsonl").write_text(
+        '{"update": 1, "seconds": 2.0}\n{"update": 2, "seconds": 2.0, "seconds_watch": 30.0}\n'
+    )
     page = write_report(run).read_text(encoding="utf-8")
-    assert "<p>2 of 2 updates. <code" in page  # the judge's time is not an update's, and nobody measured memory
+    assert (
+        "<p>2 of 2 updates. <code" in page
+    )  # the judge's time is not an update's, and nobody measured memory
 
 
 @pytest.mark.parametrize(

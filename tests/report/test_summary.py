@@ -11,7 +11,9 @@ from redline.report.summary import print_summary
 
 def printed(run: Path) -> str:
     out = io.StringIO()
-    print_summary(run, run / "report.html", Console(file=out, force_terminal=True, width=160, highlight=False))
+    print_summary(
+        run, run / "report.html", Console(file=out, force_terminal=True, width=160, highlight=False)
+    )
     return out.getvalue()
 
 

@@ -28,12 +28,15 @@ def test_hard_targets_are_cross_entropy_of_three_classes():
     logits = torch.randn(9, 3, generator=torch.Generator().manual_seed(0))
     labels = torch.tensor([-1, 0, 1] * 3)
     total, _ = classification_loss(logits, labels, changed_weight=1.0)
-    assert total.item() == pytest.approx(torch.nn.functional.cross_entropy(logits, labels + 1, reduction="sum").item(), rel=1e-6)
+    assert total.item() == pytest.approx(
+        torch.nn.functional.cross_entropy(logits, labels + 1, reduction="sum").item(), rel=1e-6
+    )
 
 
 def test_pairwise_loss_by_hand():
     assert pairwise_loss(torch.tensor([1.0, 0.0]), torch.tensor([0.0, 2.0])).item() == pytest.approx(
-        math.log(1 + math.exp(-1)) + math.log(1 + math.exp(2)))
+        math.log(1 + math.exp(-1)) + math.log(1 + math.exp(2))
+    )
 
 
 def test_rewards_of_each_form():
@@ -44,7 +47,10 @@ def test_rewards_of_each_form():
     assert three.item() == pytest.approx(0)
 
 
-@given(st.lists(st.integers(-4, 4), min_size=1, max_size=12), st.lists(st.integers(-4, 4), min_size=1, max_size=12))
+@given(
+    st.lists(st.integers(-4, 4), min_size=1, max_size=12),
+    st.lists(st.integers(-4, 4), min_size=1, max_size=12),
+)
 def test_auc_is_the_share_of_ordered_pairs(positive, negative):
     expected = np.mean([(p > n) + 0.5 * (p == n) for p in positive for n in negative])
     assert auc(torch.tensor(positive), torch.tensor(negative)) == pytest.approx(expected)
@@ -53,7 +59,9 @@ def test_auc_is_the_share_of_ordered_pairs(positive, negative):
 def test_metrics_on_nothing_are_nan_and_by_hand():
     assert math.isnan(auc(torch.zeros(0), torch.ones(2)))
     assert math.isnan(pairwise_accuracy(torch.zeros(0), torch.zeros(0)))
-    assert pairwise_accuracy(torch.tensor([1.0, 0.0, 2.0]), torch.tensor([0.0, 0.0, 3.0])) == pytest.approx(0.5)
+    assert pairwise_accuracy(torch.tensor([1.0, 0.0, 2.0]), torch.tensor([0.0, 0.0, 3.0])) == pytest.approx(
+        0.5
+    )
     assert f1(torch.tensor([True, True, False]), torch.tensor([True, False, True])) == pytest.approx(0.5)
     error, table = calibration(torch.tensor([0.05, 0.05, 0.95, 0.95]), torch.tensor([0, 0, 1, 0]))
     assert error == pytest.approx(0.5 * 0.05 + 0.5 * 0.45)
@@ -62,7 +70,9 @@ def test_metrics_on_nothing_are_nan_and_by_hand():
 
 def test_a_model_may_tell_the_sides_apart_and_not_find_the_faults():
     labels = [(torch.tensor([0, 1, 0]), torch.tensor([0, -1, 0, 0]))]
-    rewards = [(torch.tensor([0.2, 0.9, 0.2]), torch.tensor([-0.5, -0.4, -0.6, 0.1]))]  # the removed token is not the least
+    rewards = [
+        (torch.tensor([0.2, 0.9, 0.2]), torch.tensor([-0.5, -0.4, -0.6, 0.1]))
+    ]  # the removed token is not the least
     found = measure(rewards, labels, [True], "token", probabilities=False)
     assert found["auc"] == 1
     assert found["fault_auc"] == pytest.approx(1 / 3)

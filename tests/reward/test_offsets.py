@@ -12,34 +12,59 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from redline.label.tokenize import encode_response
+from redline.data.tokenization import encode_response
+from redline.engine.rollout import Rollout
 from redline.reward.offsets import carry, token_offsets
 from redline.reward.rewards import model_reward
-from redline.rollout import Rollout
 from tiny_tokenizers import TEXT, byte_bpe
 
-KNOWN = ["the", "film", "was", "bad", "good", "unfair", "replaying", "안녕하세요", "세계", "😀", "👩‍👩‍👧", "naïve", "中文"]
-WORDS = st.lists(st.one_of(st.sampled_from(KNOWN), st.text("abz.!é한😀", min_size=1, max_size=4)), min_size=1,
-                 max_size=6)
+KNOWN = [
+    "the",
+    "film",
+    "was",
+    "bad",
+    "good",
+    "unfair",
+    "replaying",
+    "안녕하세요",
+    "세계",
+    "😀",
+    "👩‍👩‍👧",
+    "naïve",
+    "中文",
+]
+WORDS = st.lists(
+    st.one_of(st.sampled_from(KNOWN), st.text("abz.!é한😀", min_size=1, max_size=4)), min_size=1, max_size=6
+)
 GAPS = st.sampled_from([" ", " ", "  "])
 
 
 @cache
 def tokenizer_of(kind: str) -> PreTrainedTokenizerFast:
-    """Byte-level BPE, or SentencePiece's Unigram with its visible space: without bytes to fall back on, or with them."""
+    """Byte-level BPE, or SentencePiece's Unigram with its visible space: without bytes to fall back on, or
+    with them."""
     if kind == "byte-level BPE":
         return byte_bpe()
     made = Tokenizer(models.Unigram())
     made.pre_tokenizer, made.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
-    made.train_from_iterator(TEXT, trainers.UnigramTrainer(vocab_size=200, special_tokens=["<s>", "</s>", "<unk>"],
-                                                           unk_token="<unk>", show_progress=False))
+    made.train_from_iterator(
+        TEXT,
+        trainers.UnigramTrainer(
+            vocab_size=200, special_tokens=["<s>", "</s>", "<unk>"], unk_token="<unk>", show_progress=False
+        ),
+    )
     if kind == "Unigram with bytes":
         pieces = [tuple(piece) for piece in json.loads(made.to_str())["model"]["vocab"]]
-        made = Tokenizer(models.Unigram([*pieces, *((f"<0x{byte:02X}>", -20.0) for byte in range(256))], 2, True))
+        made = Tokenizer(
+            models.Unigram([*pieces, *((f"<0x{byte:02X}>", -20.0) for byte in range(256))], 2, True)
+        )
         made.pre_tokenizer = pre_tokenizers.Metaspace()
-        made.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(),
-                                          decoders.Strip(" ", 1, 0)])
-    return PreTrainedTokenizerFast(tokenizer_object=made, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
+        made.decoder = decoders.Sequence(
+            [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+        )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=made, bos_token="<s>", eos_token="</s>", unk_token="<unk>"
+    )
 
 
 KINDS = ["byte-level BPE", "Unigram", "Unigram with bytes"]
@@ -91,7 +116,9 @@ def test_nowhere_to_go():
     assert carry(torch.zeros(0), [], []).shape == (0,)
 
 
-@pytest.mark.parametrize("text", ["the film was good", "안녕하세요 세계", "fine 👩‍👩‍👧 day", " naïve café\n\nnew"])
+@pytest.mark.parametrize(
+    "text", ["the film was good", "안녕하세요 세계", "fine 👩‍👩‍👧 day", " naïve café\n\nnew"]
+)
 def test_offsets_of_sampled_tokens_tile_the_text(text):
     tokenizer = byte_bpe()
     ids = [*tokenizer(text, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
@@ -110,16 +137,20 @@ def test_offsets_of_sampled_tokens_tile_the_text(text):
 def test_offsets_of_long_responses_are_those_of_all_prefixes_whole(kind, data):
     """Any ids, as a policy may sample them: halves of characters, special tokens, spaces anywhere."""
     tokenizer = tokenizer_of(kind)
-    some = st.one_of(st.integers(0, len(tokenizer) - 1).map(lambda one: [one]), st.sampled_from(KNOWN).map(
-        lambda word: tokenizer(word, add_special_tokens=False)["input_ids"]))
+    some = st.one_of(
+        st.integers(0, len(tokenizer) - 1).map(lambda one: [one]),
+        st.sampled_from(KNOWN).map(lambda word: tokenizer(word, add_special_tokens=False)["input_ids"]),
+    )
     ids = list(itertools.chain.from_iterable(data.draw(st.lists(some, min_size=40, max_size=150))))
     assert token_offsets(tokenizer, ids) == from_whole_prefixes(tokenizer, ids)
 
 
 def test_a_stray_byte_far_behind_makes_its_run_unreadable():
     tokenizer = tokenizer_of("Unigram with bytes")
-    word, run, stray, the = (tokenizer(text, add_special_tokens=False)["input_ids"]
-                             for text in ("bad", "ж" * 20, "\x80", "the the"))
+    word, run, stray, the = (
+        tokenizer(text, add_special_tokens=False)["input_ids"]
+        for text in ("bad", "ж" * 20, "\x80", "the the")
+    )
     for size in range(40):  # wherever the bytes lie in the tokens that are decoded again
         ids = [*(word * 40)[:size], *run, stray[-1], *the]
         assert tokenizer.decode(ids).endswith("\ufffd the the")
@@ -128,8 +159,10 @@ def test_a_stray_byte_far_behind_makes_its_run_unreadable():
 
 def from_whole_prefixes(tokenizer, ids) -> tuple[str, list[tuple[int, int]]]:
     """What token_offsets is to give, by decoding every prefix from its beginning."""
-    prefixes = [tokenizer.decode(ids[:size], skip_special_tokens=True, clean_up_tokenization_spaces=False)
-                for size in range(len(ids) + 1)]
+    prefixes = [
+        tokenizer.decode(ids[:size], skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        for size in range(len(ids) + 1)
+    ]
     ends = [0]
     for prefix in prefixes[1:-1]:
         ends.append(max(ends[-1], len(prefix.rstrip("\ufffd"))))
@@ -161,7 +194,9 @@ def test_a_words_reward_lands_on_that_words_tokens_and_on_no_others(policy, rewa
     source = encode_response(tokenizer_of(reward), "p", text).offsets
     marked = torch.tensor([float(one < end and start < other) for one, other in source], dtype=torch.double)
     found = carry(marked, source, target)
-    begin = len(text[:start].rstrip())  # white space before the word belongs to its first token, or is a token of its own
+    begin = len(
+        text[:start].rstrip()
+    )  # white space before the word belongs to its first token, or is a token of its own
     touching = torch.tensor([one < end and begin < other for one, other in target])
     assert marked.sum() > 0
     torch.testing.assert_close(found[touching].sum(), marked.sum())
@@ -169,7 +204,8 @@ def test_a_words_reward_lands_on_that_words_tokens_and_on_no_others(policy, rewa
 
 
 class Marking:
-    """A reward model that gives -1 to each of its tokens that belongs to the word `bad`, and nothing to others."""
+    """A reward model that gives -1 to each of its tokens that belongs to the word `bad`, and nothing to
+    others."""
 
     kind = "token"
 
@@ -180,19 +216,37 @@ class Marking:
         for prompt, response in zip(prompts, responses, strict=True):
             text, _, offsets = encode_response(self.tokenizer, prompt, response)
             start = text.index("bad")
-            yield text, offsets, torch.tensor([-float(one < start + 3 and start < other) for one, other in offsets])
+            yield (
+                text,
+                offsets,
+                torch.tensor([-float(one < start + 3 and start < other) for one, other in offsets]),
+            )
 
 
-@pytest.mark.parametrize(("policy", "reward"), [(policy, reward) for policy, reward in PAIRS if policy != reward])
+@pytest.mark.parametrize(
+    ("policy", "reward"), [(policy, reward) for policy, reward in PAIRS if policy != reward]
+)
 @pytest.mark.parametrize("text", ["the film was bad , very unfair", "안녕 😀 bad 세계", "bad"])
 def test_the_reward_of_another_tokenizers_model(policy, reward, text):
     ids, written, offsets = sampled(policy, [text], "")
-    batch = Rollout(prompts=["p"], prompt_ids=[torch.tensor([5])], response_ids=[torch.tensor(ids)],
-                    logprobs=[torch.zeros(len(ids))], ended=[True])
+    batch = Rollout(
+        prompts=["p"],
+        prompt_ids=[torch.tensor([5])],
+        response_ids=[torch.tensor(ids)],
+        logprobs=[torch.zeros(len(ids))],
+        ended=[True],
+    )
     (found,) = model_reward(Marking(tokenizer_of(reward)), tokenizer_of(policy))(batch)
     start = written.index("bad")
     inside = torch.tensor([one < start + 3 and max(start - 1, 0) < other for one, other in offsets])
-    assert found.sum() == pytest.approx(-len([token for token in encode_response(tokenizer_of(reward), "p", written).offsets
-                                              if token[0] < start + 3 and start < token[1]]))
+    assert found.sum() == pytest.approx(
+        -len(
+            [
+                token
+                for token in encode_response(tokenizer_of(reward), "p", written).offsets
+                if token[0] < start + 3 and start < token[1]
+            ]
+        )
+    )
     assert not found[~inside].any()
     assert found[-1] == 0  # the end of text is no part of the word

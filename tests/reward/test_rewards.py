@@ -3,19 +3,32 @@
 import pytest
 import torch
 
+from redline.engine.rollout import Rollout
 from redline.errors import UserError
 from redline.reward.rewards import checked, discrete, function_reward, last, shuffled, uniform, weighted_sum
-from redline.rollout import Rollout
 from tiny_tokenizers import byte_bpe
 
 TOKENIZER = byte_bpe()
 
 
 def rollout(*texts: str, ended: bool = True) -> Rollout:
-    ids = [torch.tensor([*TOKENIZER(text, add_special_tokens=False)["input_ids"], *([TOKENIZER.eos_token_id] if ended else [])],
-                        dtype=torch.long) for text in texts]
-    return Rollout(prompts=["p"] * len(ids), prompt_ids=[torch.tensor([5])] * len(ids), response_ids=ids,
-                   logprobs=[torch.zeros(len(row)) for row in ids], ended=[ended] * len(ids))
+    ids = [
+        torch.tensor(
+            [
+                *TOKENIZER(text, add_special_tokens=False)["input_ids"],
+                *([TOKENIZER.eos_token_id] if ended else []),
+            ],
+            dtype=torch.long,
+        )
+        for text in texts
+    ]
+    return Rollout(
+        prompts=["p"] * len(ids),
+        prompt_ids=[torch.tensor([5])] * len(ids),
+        response_ids=ids,
+        logprobs=[torch.zeros(len(row)) for row in ids],
+        ended=[ended] * len(ids),
+    )
 
 
 def given(*rows: list[float]):
@@ -45,9 +58,15 @@ def test_a_functions_number_lies_on_the_last_token_and_spans_on_theirs():
     assert spans[1].abs().sum() == 0
 
 
-@pytest.mark.parametrize(("returned", "message"), [
-    (None, "returned None"), ([1.0], "1 rewards for 2"), (["good", "bad"], "must be a number"),
-    ([(1, 2), 3.0], "must be a number")])
+@pytest.mark.parametrize(
+    ("returned", "message"),
+    [
+        (None, "returned None"),
+        ([1.0], "1 rewards for 2"),
+        (["good", "bad"], "must be a number"),
+        ([(1, 2), 3.0], "must be a number"),
+    ],
+)
 def test_what_a_function_may_not_return(returned, message):
     with pytest.raises(UserError, match=message):
         function_reward(lambda prompts, responses: returned, TOKENIZER)(rollout("a", "b"))

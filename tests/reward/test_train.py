@@ -4,15 +4,23 @@ import pytest
 import torch
 from transformers import BloomConfig
 
-from redline.recipe import Adapt, Model, Optimizer, Reward
+from redline.engine.settings import Adapt, Model, Optimizer
+from redline.engine.views import Split, forked
 from redline.reward.examples import Example, Side
 from redline.reward.model import new_reward_model
+from redline.reward.settings import Reward
 from redline.reward.train import _Trainer
-from redline.trunk import Split, forked
 from tiny_models import CONFIGS, model_folder, random_model
 
-BLOOM = BloomConfig(hidden_size=32, n_layer=2, n_head=4, vocab_size=501, bos_token_id=0, eos_token_id=1)  # no positions: ALiBi
-KINDS = {"soft": {"loss": "soft"}, "hard": {"loss": "hard"}, "pairwise": {"loss": "pairwise"}, "sequence": {"kind": "sequence"}}
+BLOOM = BloomConfig(
+    hidden_size=32, n_layer=2, n_head=4, vocab_size=501, bos_token_id=0, eos_token_id=1
+)  # no positions: ALiBi
+KINDS = {
+    "soft": {"loss": "soft"},
+    "hard": {"loss": "hard"},
+    "pairwise": {"loss": "pairwise"},
+    "sequence": {"kind": "sequence"},
+}
 ROWS = {  # prompt, better, worse
     "a common beginning": ([5, 6, 7], [8, 9, 10, 11, 12], [8, 9, 20, 12]),
     "no common beginning": ([], [8, 9, 10], [20, 9, 10, 11]),
@@ -21,7 +29,11 @@ ROWS = {  # prompt, better, worse
     "the worse is the beginning of the better": ([], [8, 9, 10, 11, 12, 13], [8, 9]),
     "equal sides": ([5, 6], [8, 9, 10], [8, 9, 10]),
     "responses of one token": ([5], [8], [9]),
-    "a long one, so that others are padded": ([30, 31], list(range(40, 60)), [*range(40, 52), 99, *range(53, 58)]),
+    "a long one, so that others are padded": (
+        [30, 31],
+        list(range(40, 60)),
+        [*range(40, 52), 99, *range(53, 58)],
+    ),
 }
 
 
@@ -31,8 +43,15 @@ def edits() -> list[Example]:
     for name, (prompt, better, worse) in ROWS.items():
         marks = [int(place >= len(worse) or token != worse[place]) for place, token in enumerate(better)]
         other = [-int(place >= len(better) or token != better[place]) for place, token in enumerate(worse)]
-        found.append(Example(name, *(Side(torch.tensor(prompt + ids), len(prompt), torch.tensor(labels))
-                                     for ids, labels in ((better, marks), (worse, other)))))
+        found.append(
+            Example(
+                name,
+                *(
+                    Side(torch.tensor(prompt + ids), len(prompt), torch.tensor(labels))
+                    for ids, labels in ((better, marks), (worse, other))
+                ),
+            )
+        )
     return found
 
 
@@ -50,19 +69,30 @@ def trainer(folder, out, depth_trained: int | None = None, rank: int = 4, **kind
     return _Trainer(recipe, reward, Accelerator(), out, 0)
 
 
-def loss_and_gradients(trained: _Trainer, batch: list[Example]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+def loss_and_gradients(
+    trained: _Trainer, batch: list[Example]
+) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     trained.model.zero_grad()
     loss = trained._loss(batch)
     loss.backward()
-    return loss.detach(), {name: parameter.grad.clone() for name, parameter in trained.model.named_parameters()
-                           if parameter.grad is not None}
+    return loss.detach(), {
+        name: parameter.grad.clone()
+        for name, parameter in trained.model.named_parameters()
+        if parameter.grad is not None
+    }
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen3", "gemma", "gpt2"])
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize(("depth_trained", "rank"), [(None, 4), (2, 4), (2, 0)], ids=["all layers", "upper layers", "full, upper"])
-def test_one_row_for_both_sides_has_the_losses_and_gradients_of_two(tmp_path, family, kind, depth_trained, rank):
-    trained = trainer(model_folder(tmp_path / "model", CONFIGS[family]), tmp_path, depth_trained, rank, **KINDS[kind])
+@pytest.mark.parametrize(
+    ("depth_trained", "rank"), [(None, 4), (2, 4), (2, 0)], ids=["all layers", "upper layers", "full, upper"]
+)
+def test_one_row_for_both_sides_has_the_losses_and_gradients_of_two(
+    tmp_path, family, kind, depth_trained, rank
+):
+    trained = trainer(
+        model_folder(tmp_path / "model", CONFIGS[family]), tmp_path, depth_trained, rank, **KINDS[kind]
+    )
     found = {}
     for joint in (False, True):
         batch = edits()
@@ -73,9 +103,13 @@ def test_one_row_for_both_sides_has_the_losses_and_gradients_of_two(tmp_path, fa
     assert found[True][1].keys() == found[False][1].keys()
     assert len(found[True][1]) > 3
     for name, gradient in found[False][1].items():
-        torch.testing.assert_close(found[True][1][name], gradient, rtol=1e-4, atol=1e-5 * float(gradient.abs().max()), msg=name)
+        torch.testing.assert_close(
+            found[True][1][name], gradient, rtol=1e-4, atol=1e-5 * float(gradient.abs().max()), msg=name
+        )
     for example, one, two in zip(edits(), found[True][2], found[False][2], strict=True):
-        assert [len(part) for part in one] == [1 if kind == "sequence" else len(side.labels) for side in example.sides]
+        assert [len(part) for part in one] == [
+            1 if kind == "sequence" else len(side.labels) for side in example.sides
+        ]
         for mine, plain in zip(one, two, strict=True):
             torch.testing.assert_close(mine, plain, rtol=1e-4, atol=1e-5)
 
@@ -83,9 +117,12 @@ def test_one_row_for_both_sides_has_the_losses_and_gradients_of_two(tmp_path, fa
 def test_what_is_shared_is_computed_once():
     example = edits()[0]  # three tokens of prompt and two of the response in common
     example.lay_out(joint=True)
-    row, = example.rows
+    (row,) = example.rows
     assert (row.ids.tolist(), row.fork, row.second) == ([5, 6, 7, 8, 9, 10, 11, 12, 20, 12], 5, 8)
-    assert [(place, columns.tolist()) for place, columns in example.places] == [(0, [3, 4, 5, 6, 7]), (0, [3, 4, 8, 9])]
+    assert [(place, columns.tolist()) for place, columns in example.places] == [
+        (0, [3, 4, 5, 6, 7]),
+        (0, [3, 4, 8, 9]),
+    ]
     assert example.cost == 10
     example.lay_out(joint=False)
     assert example.cost == 16
@@ -105,11 +142,19 @@ def test_steps_in_micro_batches_add_up_either_way(tmp_path, tiny_model):
     for apart, budget in ((True, 8192), (False, 8192), (False, 30)):
         trained, batch = trainer(tiny_model, tmp_path, 2), edits()
         trained.budget = budget
-        trained.optimizer = torch.optim.SGD(trained.model.parameters(), lr=0.3)  # Adam would make much of a gradient of 1e-9
+        trained.optimizer = torch.optim.SGD(
+            trained.model.parameters(), lr=0.3
+        )  # Adam would make much of a gradient of 1e-9
         trained.lay_out(batch, apart)
         for _ in range(3):
             trained._step(batch)
-        ended.append({name: parameter.detach() for name, parameter in trained.model.named_parameters() if parameter.requires_grad})
+        ended.append(
+            {
+                name: parameter.detach()
+                for name, parameter in trained.model.named_parameters()
+                if parameter.requires_grad
+            }
+        )
     for other in ended[1:]:
         for name, parameter in ended[0].items():
             torch.testing.assert_close(other[name], parameter, rtol=1e-4, atol=1e-5, msg=name)
@@ -129,12 +174,22 @@ def test_a_step_follows_the_gradient_clipped_to_the_limit(tmp_path, tiny_model, 
     trained._step(batch)
     for name, parameter in trained.model.named_parameters():
         wanted = min(share, 1) * summed[name] / weight if name in summed else torch.zeros_like(parameter)
-        torch.testing.assert_close(before[name] - parameter.detach(), wanted, rtol=1e-3, atol=1e-4 * norm, msg=name)
+        torch.testing.assert_close(
+            before[name] - parameter.detach(), wanted, rtol=1e-3, atol=1e-4 * norm, msg=name
+        )
 
 
-@pytest.mark.parametrize(("config", "longest", "can"), [
-    (CONFIGS["llama"], 300, True), (CONFIGS["gemma2"], 4, True), (CONFIGS["gemma2"], 5, False),
-    (CONFIGS["gemma3"], 300, False), (BLOOM, 300, False)], ids=["llama", "gemma2", "beyond its window", "gemma3", "bloom"])
+@pytest.mark.parametrize(
+    ("config", "longest", "can"),
+    [
+        (CONFIGS["llama"], 300, True),
+        (CONFIGS["gemma2"], 4, True),
+        (CONFIGS["gemma2"], 5, False),
+        (CONFIGS["gemma3"], 300, False),
+        (BLOOM, 300, False),
+    ],
+    ids=["llama", "gemma2", "beyond its window", "gemma3", "bloom"],
+)
 def test_a_model_that_cannot_read_rows_that_fork_is_known(config, longest, can):
     assert Split(random_model(config), 0).can_fork(longest) == can
 

@@ -1,16 +1,19 @@
-"""The difference of two token sequences: a shortest Levenshtein script, and one stated choice among the shortest.
+"""The difference of two token sequences: a shortest Levenshtein script, and one stated choice among the
+shortest.
 
-**The tie rule.** Among all scripts with the fewest single-token edits (delete, insert, replace: one each), take
+**The tie rule.** Among all scripts with the fewest single-token edits (delete, insert, replace: one each),
+take
 
 1. the one with the fewest changed runs (a run is changed tokens with no kept token between them);
-2. then the one in which the fewest runs start inside a word, where the caller says which tokens start words (of a run with
-   sides of different length the longer side counts, else both);
+2. then the one in which the fewest runs start inside a word, where the caller says which tokens start words
+   (of a run with sides of different length the longer side counts, else both);
 3. then the one that keeps the most tokens;
-4. then the one whose changes lie latest: where "good" becomes "good good", the second one is the insertion, so that a run
-   starts where the two texts first part.
+4. then the one whose changes lie latest: where "good" becomes "good good", the second one is the insertion,
+   so that a run starts where the two texts first part.
 
-The rule, not the library, decides: RapidFuzz supplies the distance and a first script, from which only those kept tokens are
-taken over that *every* shortest script keeps (see ``_anchors``); what lies between them is solved by dynamic programming.
+The rule, not the library, decides: RapidFuzz supplies the distance and a first script, from which only those
+kept tokens are taken over that *every* shortest script keeps (see ``_anchors``); what lies between them is
+solved by dynamic programming.
 """
 
 import re
@@ -39,7 +42,8 @@ Table = Any  # rows of costs: lists, or a NumPy array
 
 
 class Prices(NamedTuple):
-    """What a script pays: for an edit, for a run, once more for a run that starts inside a word, for a token not kept."""
+    """What a script pays: for an edit, for a run, once more for a run that starts inside a word, for a token
+    not kept."""
 
     edit: int
     start: int
@@ -48,7 +52,8 @@ class Prices(NamedTuple):
 
 
 class Op(NamedTuple):
-    """One step: tokens ``[start, end)`` of the rejected side against ``[edited_start, edited_end)`` of the edited side."""
+    """One step: tokens ``[start, end)`` of the rejected side against ``[edited_start, edited_end)`` of the
+    edited side."""
 
     kind: Kind
     start: int
@@ -66,15 +71,21 @@ class Script:
     @property
     def distance(self) -> int:
         """Single-token edits: the Levenshtein distance."""
-        return sum(max(op.end - op.start, op.edited_end - op.edited_start) for op in self.ops if op.kind != "equal")
+        return sum(
+            max(op.end - op.start, op.edited_end - op.edited_start) for op in self.ops if op.kind != "equal"
+        )
 
 
-def align(rejected: Sequence[Hashable], edited: Sequence[Hashable], rejected_start: Starts | None = None,
-          edited_start: Starts | None = None) -> Script:
+def align(
+    rejected: Sequence[Hashable],
+    edited: Sequence[Hashable],
+    rejected_start: Starts | None = None,
+    edited_start: Starts | None = None,
+) -> Script:
     """A shortest script from ``rejected`` to ``edited``, chosen by the rule at the head of this module.
 
-    ``rejected_start(i)`` says whether a word starts with token ``i`` of the rejected side, ``edited_start`` likewise (asked
-    only where it matters); without them every token counts as a word.
+    ``rejected_start(i)`` says whether a word starts with token ``i`` of the rejected side, ``edited_start``
+    likewise (asked only where it matters); without them every token counts as a word.
     """
     a: Any = list(rejected)
     b: Any = list(edited)
@@ -87,7 +98,8 @@ def align(rejected: Sequence[Hashable], edited: Sequence[Hashable], rejected_sta
 
 
 def _are_ids(tokens: list[Any]) -> bool:
-    """Whether RapidFuzz, which compares hashes, can take them as they are: small integers are their own hashes."""
+    """Whether RapidFuzz, which compares hashes, can take them as they are: small integers are their own
+    hashes."""
     return set(map(type, tokens)) <= {int} and (not tokens or (min(tokens) >= 0 and max(tokens) < 1 << 60))
 
 
@@ -96,7 +108,8 @@ def _always(_: int) -> bool:
 
 
 def labels(script: Script) -> tuple[list[int], list[int]]:
-    """-1 for each deleted or replaced rejected token, +1 for each inserted or replacing edited token, 0 for the others."""
+    """-1 for each deleted or replaced rejected token, +1 for each inserted or replacing edited token, 0 for
+    the others."""
     rejected: list[int] = []
     edited: list[int] = []
     for kind, start, end, edited_start, edited_end in script.ops:
@@ -106,7 +119,8 @@ def labels(script: Script) -> tuple[list[int], list[int]]:
 
 
 def apply(script: Script, rejected: Sequence[Hashable], edited: Sequence[Hashable]) -> list[Hashable]:
-    """Carry the script out: kept tokens from ``rejected``, new ones from ``edited``. The result equals ``edited``."""
+    """Carry the script out: kept tokens from ``rejected``, new ones from ``edited``. The result equals
+    ``edited``."""
     out: list[Hashable] = []
     for kind, start, end, edited_start, edited_end in script.ops:
         out += rejected[start:end] if kind == "equal" else edited[edited_start:edited_end]
@@ -116,7 +130,8 @@ def apply(script: Script, rejected: Sequence[Hashable], edited: Sequence[Hashabl
 def words(text: str) -> list[str]:
     """The words of a text: what lies between white space, punctuation left on them. Edit ratios count these.
 
-    In scripts written without spaces (Thai, Lao, Burmese, Khmer, kana, Han) each character counts, lest a sentence be one word.
+    In scripts written without spaces (Thai, Lao, Burmese, Khmer, kana, Han) each character counts, lest a
+    sentence be one word.
     """
     return text.split() if text.isascii() else _WORD.findall(text)
 
@@ -130,7 +145,8 @@ def word_spans(text: str) -> list[tuple[int, int]]:
 
 
 def edit_ratio(rejected: Sequence[Hashable], edited: Sequence[Hashable]) -> float:
-    """Levenshtein distance of two lists of words over the longer one's length: 0 unchanged, 1 nothing kept."""
+    """Levenshtein distance of two lists of words over the longer one's length: 0 unchanged, 1 nothing
+    kept."""
     longer = max(len(rejected), len(edited))
     return Levenshtein.distance(rejected, edited) / longer if longer else 0.0
 
@@ -149,8 +165,8 @@ def _steps(cuts: Sequence[Cut], n: int, m: int) -> Iterator[Op]:
 def _solve(a: Ids, b: Ids, start_a: Starts, start_b: Starts, at_a: int = 0, at_b: int = 0) -> list[Cut]:
     """The changed runs: one where that is enough, else by table, else stretch by stretch between anchors.
 
-    Each stretch is a problem of its own, since the rule's counts add up over stretches. ``a`` and ``b`` lie at ``at_a`` and
-    ``at_b`` of the whole.
+    Each stretch is a problem of its own, since the rule's counts add up over stretches. ``a`` and ``b`` lie
+    at ``at_a`` and ``at_b`` of the whole.
     """
     n, m = len(a), len(b)
     shorter = min(n, m)
@@ -161,7 +177,9 @@ def _solve(a: Ids, b: Ids, start_a: Starts, start_b: Starts, at_a: int = 0, at_b
         suffix += 1
     kept = min(prefix + suffix, shorter)
     one_run = max(n, m) - kept
-    if one_run == 1 or one_run == abs(n - m) or one_run == Levenshtein.distance(a, b):  # the fewest runs there can be
+    if (
+        one_run == 1 or one_run == abs(n - m) or one_run == Levenshtein.distance(a, b)
+    ):  # the fewest runs there can be
         place = prefix
         if kept - suffix < prefix:  # a pure insertion or deletion, which can slide
             starts, at = (start_b, at_b) if m > n else (start_a, at_a)
@@ -171,7 +189,10 @@ def _solve(a: Ids, b: Ids, start_a: Starts, start_b: Starts, at_a: int = 0, at_b
     if not anchors:
         inside_a = [not start_a(k) for k in range(at_a, at_a + n)]
         inside_b = [not start_b(k) for k in range(at_b, at_b + m)]
-        return [(at_a + i0, at_a + i1, at_b + j0, at_b + j1) for i0, i1, j0, j1 in _table(a, b, inside_a, inside_b)]
+        return [
+            (at_a + i0, at_a + i1, at_b + j0, at_b + j1)
+            for i0, i1, j0, j1 in _table(a, b, inside_a, inside_b)
+        ]
     cuts = []
     i = j = 0
     for next_i, next_j in [*anchors, (n, m)]:
@@ -185,9 +206,10 @@ def _solve(a: Ids, b: Ids, start_a: Starts, start_b: Starts, at_a: int = 0, at_b
 def _anchors(a: Ids, b: Ids) -> list[tuple[int, int]]:
     """Pairs (i, j) of kept tokens that every shortest script keeps, as one more distance proves.
 
-    Replace r kept tokens of ``a`` by tokens that occur nowhere. A shortest script that keeps all of them then costs r more; one
-    that misses any costs less than r more. So if the distance grows by r, no shortest script misses one; and a token that
-    occurs only once in ``b`` can be kept only against that one. If it grows by less, short blocks are not trusted.
+    Replace r kept tokens of ``a`` by tokens that occur nowhere. A shortest script that keeps all of them then
+    costs r more; one that misses any costs less than r more. So if the distance grows by r, no shortest
+    script misses one; and a token that occurs only once in ``b`` can be kept only against that one. If it
+    grows by less, short blocks are not trusted.
     """
     script = Levenshtein.editops(a, b)
     once = {token for token, count in Counter(b).items() if count == 1}
@@ -217,26 +239,36 @@ def _anchors(a: Ids, b: Ids) -> list[tuple[int, int]]:
 def _table(a: Ids, b: Ids, inside_a: list[bool], inside_b: list[bool]) -> list[Cut]:
     """The rule by dynamic programming, in O(len(a) len(b)) time and memory.
 
-    Cost of a script as one integer, its parts in the rule's order: edits, runs, runs that start inside a word, tokens not kept.
-    ``kept[i][j]`` is the least cost of a[:i] -> b[:j] when the last token is kept (or there is none), ``run[i][j]`` when it
-    is not; both are stored less ``(i + j) * step``, which makes a deletion or an insertion within a run free.
+    Cost of a script as one integer, its parts in the rule's order: edits, runs, runs that start inside a
+    word, tokens not kept. ``kept[i][j]`` is the least cost of a[:i] -> b[:j] when the last token is kept (or
+    there is none), ``run[i][j]`` when it is not; both are stored less ``(i + j) * step``, which makes a
+    deletion or an insertion within a run free.
     """
     n, m = len(a), len(b)
     if n * m > LARGEST_TABLE or n + m > LONGEST_TABLE:
-        return [(op.src_start, op.src_end, op.dest_start, op.dest_end)
-                for op in Levenshtein.opcodes(a, b) if op.tag != "equal"]
+        return [
+            (op.src_start, op.src_end, op.dest_start, op.dest_end)
+            for op in Levenshtein.opcodes(a, b)
+            if op.tag != "equal"
+        ]
     digit = (n + m + 1).bit_length()
     prices = Prices(*(1 << digit * place for place in (3, 2, 1, 0)))
     kept, run = (_by_cell if n * m <= SMALL_TABLE else _by_row)(a, b, inside_a, inside_b, prices)
     return _trace(kept, run, inside_a, inside_b, prices)
 
 
-def _by_cell(a: Ids, b: Ids, inside_a: list[bool], inside_b: list[bool], prices: Prices) -> tuple[Table, Table]:
-    """In plain Python, and only the cells near the diagonal that a shortest script can pass: quicker for small tables."""
+def _by_cell(
+    a: Ids, b: Ids, inside_a: list[bool], inside_b: list[bool], prices: Prices
+) -> tuple[Table, Table]:
+    """In plain Python, and only the cells near the diagonal that a shortest script can pass: quicker for
+    small tables."""
     edit, start, inner, lost = prices
     n, m, step = len(a), len(b), edit + lost
     distance = Levenshtein.distance(a, b)
-    lowest, highest = -((distance - m + n) // 2), (distance + m - n) // 2  # j - i, as |j - i| + |m - j - n + i| <= distance
+    lowest, highest = (
+        -((distance - m + n) // 2),
+        (distance + m - n) // 2,
+    )  # j - i, as |j - i| + |m - j - n + i| <= distance
     kept, run = ([[NEVER] * (m + 1) for _ in range(n + 1)] for _ in range(2))
     kept[0][0] = 0
     inserts = [start + inner * inside for inside in inside_b]
@@ -266,7 +298,9 @@ def _by_cell(a: Ids, b: Ids, inside_a: list[bool], inside_b: list[bool], prices:
     return kept, run
 
 
-def _by_row(a: Ids, b: Ids, inside_a: list[bool], inside_b: list[bool], prices: Prices) -> tuple[Table, Table]:
+def _by_row(
+    a: Ids, b: Ids, inside_a: list[bool], inside_b: list[bool], prices: Prices
+) -> tuple[Table, Table]:
     """A row at a time with NumPy: quicker for large tables."""
     edit, start, inner, lost = prices
     n, m, step = len(a), len(b), edit + lost
@@ -290,7 +324,8 @@ def _by_row(a: Ids, b: Ids, inside_a: list[bool], inside_b: list[bool], prices: 
 
 
 def _trace(kept: Table, run: Table, inside_a: list[bool], inside_b: list[bool], prices: Prices) -> list[Cut]:
-    """The changed runs of the cheapest script, read from the end: where two cost the same, the later change is taken."""
+    """The changed runs of the cheapest script, read from the end: where two cost the same, the later change
+    is taken."""
     edit, start, inner, _ = prices
     i, j = len(inside_a), len(inside_b)
     cuts: list[Cut] = []

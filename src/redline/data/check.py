@@ -18,11 +18,12 @@ EQUAL = "rejected and edited are equal"
 
 
 class Rejects:
-    """Records left out of a run: counts by reason, and one line ``{reason, file, line, record}`` each in ``path``.
+    """Records left out of a run: counts by reason, and one line ``{reason, file, line, record}`` each in
+    ``path``.
 
-    The file appears with the first rejected record; one that an earlier run left there is replaced then, or removed at the end
-    of a run without any. Use as a context manager, or call ``close``. ``kept`` counts what was not left out. Raises UserError
-    where ``path`` holds anything else.
+    The file appears with the first rejected record; one that an earlier run left there is replaced then, or
+    removed at the end of a run without any. Use as a context manager, or call ``close``. ``kept`` counts what
+    was not left out. Raises UserError where ``path`` holds anything else.
     """
 
     def __init__(self, path: Path | str | None = None):
@@ -31,12 +32,15 @@ class Rejects:
         self.kept = 0
         self._out: IO[str] | None = None
         if self.path is not None and not self._is_of_this_kind(self.path):
-            raise UserError(f"{self.path}: what is left out would be written there, over a file that is no list of such records. "
-                            "Move it, or choose another output.")
+            raise UserError(
+                f"{self.path}: what is left out would be written there, over a file that is no list of such "
+                "records. Move it, or choose another output."
+            )
 
     @classmethod
     def beside(cls, out: Path | str) -> "Rejects":
-        """The rejects file next to an output: edits.jsonl -> edits.rejects.jsonl. Beside a device or a pipe there is none."""
+        """The rejects file next to an output: edits.jsonl -> edits.rejects.jsonl. Beside a device or a pipe
+        there is none."""
         if not Path(out).name or Path(out).is_dir():
             raise UserError(f"{out}: is a folder. Give the name of a file.")
         return cls(None if is_no_file(out) else Path(out).with_suffix(".rejects.jsonl"))
@@ -72,7 +76,9 @@ class Rejects:
             return False
 
     def _unwritable(self, error: OSError) -> UserError:
-        return UserError(f"{self.path}: cannot be written ({error.strerror or error}). Choose another folder.")
+        return UserError(
+            f"{self.path}: cannot be written ({error.strerror or error}). Choose another folder."
+        )
 
     @property
     def total(self) -> int:
@@ -110,7 +116,8 @@ class Rejects:
 
 
 class Seen:
-    """Ids and contents met so far, as 8-byte hashes: some 70 bytes of memory each, whatever the records' length."""
+    """Ids and contents met so far, as 8-byte hashes: some 70 bytes of memory each, whatever the records'
+    length."""
 
     def __init__(self) -> None:
         self._ids: set[int] = set()
@@ -131,14 +138,18 @@ class Seen:
 
 
 TEXTS: dict[type[Record], tuple[str, ...]] = {
-    Pair: ("prompt", "chosen", "rejected"), Edit: ("prompt", "rejected", "edited"), Prompt: ("prompt",),
-    Response: ("prompt", "response"), ToEdit: ("prompt", "rejected"),
+    Pair: ("prompt", "chosen", "rejected"),
+    Edit: ("prompt", "rejected", "edited"),
+    Prompt: ("prompt",),
+    Response: ("prompt", "response"),
+    ToEdit: ("prompt", "rejected"),
 }  # the fields that must be text, in order
 MAY_BE_EMPTY = {(Edit, "prompt"), (Response, "prompt"), (Response, "response")}
 
 
 def problem(record: Record, keep_unchanged: bool = False) -> str | None:
-    """Why a record cannot be used, naming the field, or None. ``keep_unchanged`` lets edits through that change nothing."""
+    """Why a record cannot be used, naming the field, or None. ``keep_unchanged`` lets edits through that
+    change nothing."""
     kind = type(record)
     for name in TEXTS[kind]:
         value: Text = getattr(record, name)
@@ -163,4 +174,6 @@ def _same(one: Text, other: Text) -> bool:
 
 
 def _hash(text: str) -> int:
-    return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")
+    return int.from_bytes(
+        hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little"
+    )

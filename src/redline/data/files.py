@@ -20,8 +20,9 @@ R = TypeVar("R", bound=BaseModel)
 def whole_file(path: Path | str) -> Iterator[IO[str]]:
     """Open ``path`` for writing; it appears under its name only when the block ends without an error.
 
-    What a symbolic link names is written, the link stays. A device or a pipe (/dev/null, /dev/stdout) is written to at once.
-    Raises UserError where it cannot be written; an OSError of the block's own passes through.
+    What a symbolic link names is written, the link stays. A device or a pipe (/dev/null, /dev/stdout) is
+    written to at once. Raises UserError where it cannot be written; an OSError of the block's own passes
+    through.
     """
     direct = is_no_file(path)
     path = Path(path if direct else os.path.realpath(path))
@@ -68,7 +69,8 @@ class _Part(io.FileIO):
 
 
 def lock_file(file: IO[Any], told: str) -> None:
-    """Keep other processes out of an open file; the system lets go of it when it is closed, or the process is gone.
+    """Keep other processes out of an open file; the system lets go of it when it is closed, or the process is
+    gone.
 
     Raises UserError, which says ``told``, when another has it.
     """
@@ -84,7 +86,9 @@ def _writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror or error}). Free space or choose another.") from error
+        raise UserError(
+            f"{path}: cannot be written ({error.strerror or error}). Free space or choose another."
+        ) from error
 
 
 def line_of(record: BaseModel | dict[str, Any]) -> str:
@@ -120,7 +124,8 @@ def read_json(path: Path | str) -> Any:
 
 
 def read_jsonl(path: Path | str, kind: type[R]) -> Iterator[R]:
-    """The records of a file that Redline itself wrote, strictly: a broken line raises UserError with file, line and field.
+    """The records of a file that Redline itself wrote, strictly: a broken line raises UserError with file,
+    line and field.
 
     For files that users bring, with other formats and with broken records, see ``redline.data.read``.
     """

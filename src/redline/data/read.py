@@ -1,4 +1,5 @@
-"""Pairs, edits, prompts and responses from any source: columns mapped, records checked, broken ones set aside with a reason."""
+"""Pairs, edits, prompts and responses from any source: columns mapped, records checked, broken ones set aside
+with a reason."""
 
 import re
 from collections.abc import Callable, Iterable, Iterator
@@ -12,20 +13,26 @@ from redline.data.check import TEXTS, Rejects, Seen, problem
 from redline.data.files import check_apart, explain
 from redline.data.records import Edit, Message, Pair, Prompt, Record, Response, ToEdit
 from redline.data.rows import Row, rows
+from redline.data.settings import Source, assignments
 from redline.errors import UserError
-from redline.recipe import Source
-from redline.recipe_file import assignments
 
 R = TypeVar("R", Pair, ToEdit, Edit, Prompt, Response)
 GIVE_UP = 100  # rows without a needed column, none with it, after which the mapping is wrong and not the rows
 
 
-def read(source: Source, kind: type[R], rejects: Rejects, *, keep_unchanged: bool = False,
-         refuse: Callable[[R], str | None] | None = None) -> Iterator[R]:
+def read(
+    source: Source,
+    kind: type[R],
+    rejects: Rejects,
+    *,
+    keep_unchanged: bool = False,
+    refuse: Callable[[R], str | None] | None = None,
+) -> Iterator[R]:
     """The records of a source, streamed; what cannot be used goes to ``rejects`` with its reason.
 
-    ``refuse`` may name a further reason to leave a record out, ``keep_unchanged`` lets edits through that change nothing.
-    Raises UserError when the source is missing or unreadable, lacks a needed column altogether, or is the file of ``rejects``.
+    ``refuse`` may name a further reason to leave a record out, ``keep_unchanged`` lets edits through that
+    change nothing. Raises UserError when the source is missing or unreadable, lacks a needed column
+    altogether, or is the file of ``rejects``.
     """
     check_apart([rejects.path] if rejects.path else [], [source.path])
     reader = _Reader(source, kind)
@@ -37,8 +44,12 @@ def read(source: Source, kind: type[R], rejects: Rejects, *, keep_unchanged: boo
         except ValidationError as error:
             rejects.add(explain(error), row.file, row.line, row.values)
             continue
-        reason = (problem(record, keep_unchanged) or _unwritable(record) or seen.duplicate(record)
-                  or (refuse(record) if refuse else None))
+        reason = (
+            problem(record, keep_unchanged)
+            or _unwritable(record)
+            or seen.duplicate(record)
+            or (refuse(record) if refuse else None)
+        )
         if reason:
             rejects.add(reason, row.file, row.line, row.values)
             continue
@@ -49,10 +60,21 @@ def read(source: Source, kind: type[R], rejects: Rejects, *, keep_unchanged: boo
             return
 
 
-def source_of(path: str, columns: list[str] | None = None, split: str = "train", format: str = "auto",
-              limit: int | None = None) -> Source:
+def source_of(
+    path: str,
+    columns: list[str] | None = None,
+    split: str = "train",
+    format: str = "auto",
+    limit: int | None = None,
+) -> Source:
     """The source that a command's options describe. Raises UserError that names the option."""
-    plain = {"path": path, "columns": assignments(columns, "--columns"), "split": split, "format": format, "limit": limit}
+    plain = {
+        "path": path,
+        "columns": assignments(columns, "--columns"),
+        "split": split,
+        "format": format,
+        "limit": limit,
+    }
     try:
         return Source.model_validate(plain)
     except ValidationError as error:
@@ -111,7 +133,9 @@ class _Reader:
         if source.sides:
             lacking = [name for name in ("id", "side", "text") if name not in self.columns]
             if lacking:
-                raise UserError(f"{source.path}: `sides` needs `columns` for id, side and text; add {', '.join(lacking)}.")
+                raise UserError(
+                    f"{source.path}: `sides` needs `columns` for id, side and text; add {', '.join(lacking)}."
+                )
             self.joins = [self.columns.pop(name) for name in ("id", "side", "text")]
         self.texts = TEXTS[kind]
         self.responses = [name for name in self.texts if name != "prompt"]
@@ -144,8 +168,12 @@ class _Reader:
         if isinstance(value, list):
             if not all(isinstance(message, dict) for message in value):
                 raise _Broken(f"{name} is a list, but not of messages")
-            return [{**message, "content": self._cleaned(name, message.get("content", ""))} if "content" in message else message
-                    for message in value]
+            return [
+                {**message, "content": self._cleaned(name, message.get("content", ""))}
+                if "content" in message
+                else message
+                for message in value
+            ]
         if isinstance(value, str):
             for old, new in self.source.replace.items():
                 value = value.replace(old, new)
@@ -158,8 +186,12 @@ class _Reader:
         return value
 
     def _dialogues(self, fields: dict[str, Any]) -> None:
-        """HH-RLHF: the last assistant's turn of each transcript is the response, what precedes it the prompt."""
-        sources = self.responses or [name for name in ("prompt", "chosen", "rejected", "edited") if name in fields][:1]
+        """HH-RLHF: the last assistant's turn of each transcript is the response, what precedes it the
+        prompt."""
+        sources = (
+            self.responses
+            or [name for name in ("prompt", "chosen", "rejected", "edited") if name in fields][:1]
+        )
         prompts: list[list[Message]] = []
         for name in dict.fromkeys([*sources, *(["chosen"] if "chosen" in fields else [])]):
             if name in fields:
@@ -202,7 +234,9 @@ def _joined(reader: _Reader, rejects: Rejects) -> Iterator[Row]:
     sides = reader.source.sides
     for row in rows(reader.source):
         try:
-            name, side, text = (_look(row.values, column) for column in reader.joins) if not row.problem else ("", "", "")
+            name, side, text = (
+                (_look(row.values, column) for column in reader.joins) if not row.problem else ("", "", "")
+            )
         except _Missing:
             yield row
             continue
@@ -211,7 +245,10 @@ def _joined(reader: _Reader, rejects: Rejects) -> Iterator[Row]:
             yield row._replace(problem=reason)
             continue
         used = {part for column in reader.joins for part in _top(row.values, column)}
-        half = {key: value for key, value in row.values.items() if key not in used} | {"id": name, sides[str(side)]: text}
+        half = {key: value for key, value in row.values.items() if key not in used} | {
+            "id": name,
+            sides[str(side)]: text,
+        }
         other = waiting.pop(str(name), None)
         if other is None:
             waiting[str(name)] = row._replace(values=half)
@@ -231,7 +268,10 @@ def _turns(name: str, transcript: Any) -> list[Message]:
     if before.strip() or not parts:
         raise _Broken(f"{name} is no transcript of turns `Human:` and `Assistant:`, each after an empty line")
     roles = {"Human": "user", "Assistant": "assistant"}
-    return [{"role": roles[who], "content": said.strip()} for who, said in zip(parts[::2], parts[1::2], strict=True)]
+    return [
+        {"role": roles[who], "content": said.strip()}
+        for who, said in zip(parts[::2], parts[1::2], strict=True)
+    ]
 
 
 def _value(row: dict[str, Any], column: str) -> Any:
@@ -242,7 +282,9 @@ def _value(row: dict[str, Any], column: str) -> Any:
     def fill(match: re.Match[str]) -> str:
         value = _look(row, match[1])
         if not isinstance(value, str | int | float):
-            raise _Broken(f"{match[1]} is empty" if value is None else f"{match[1]} is no text to put into a template")
+            raise _Broken(
+                f"{match[1]} is empty" if value is None else f"{match[1]} is no text to put into a template"
+            )
         return str(value)
 
     return re.sub(r"\{([^{}]+)\}", fill, column)

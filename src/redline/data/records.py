@@ -26,7 +26,8 @@ class Pair(Record):
 
 
 class ToEdit(Record):
-    """What an LLM is given to edit: a pair whose ``chosen`` may be missing, where the prompt template does not show it."""
+    """What an LLM is given to edit: a pair whose ``chosen`` may be missing, where the prompt template does
+    not show it."""
 
     prompt: Text
     rejected: Text
@@ -36,8 +37,8 @@ class ToEdit(Record):
 class Edit(Record):
     """A less preferred response and its minimal edit.
 
-    ``editor`` says who edited: a model's name, a person's, or the data set's. ``chosen`` is the preferred response of the
-    pair that the edit came from, where there was one.
+    ``editor`` says who edited: a model's name, a person's, or the data set's. ``chosen`` is the preferred
+    response of the pair that the edit came from, where there was one.
     """
 
     prompt: Text
@@ -50,9 +51,9 @@ class Edit(Record):
 class Labels(Record):
     """Token labels of an edit: -1 or 0 for each rejected token, 0 or +1 for each edited token.
 
-    Tokens are the vocabulary's own strings (words for the whitespace tokenizer), of the response alone: the prompt and
-    end-of-text are not among them. ``tokenizer`` identifies the vocabulary (name and fingerprint), so that labels made with
-    one tokenizer are never read with another.
+    Tokens are the vocabulary's own strings (words for the whitespace tokenizer), of the response alone: the
+    prompt and end-of-text are not among them. ``tokenizer`` identifies the vocabulary (name and fingerprint),
+    so that labels made with one tokenizer are never read with another.
     """
 
     prompt: Text = ""

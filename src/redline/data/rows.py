@@ -1,4 +1,5 @@
-"""Rows as they stand in a file, a saved data set or a Hub data set: streamed, each with the place it came from."""
+"""Rows as they stand in a file, a saved data set or a Hub data set: streamed, each with the place it came
+from."""
 
 import csv
 import gzip
@@ -10,12 +11,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
+from redline.data.settings import Source
 from redline.errors import UserError
-from redline.recipe import Source
 
 CHUNK = 1 << 20  # characters of a JSON array read at once
 ESCAPED = re.compile("[\udc80-\udcff]")  # what errors="surrogateescape" makes of bytes that are no UTF-8
-FORMATS = ".jsonl .json .csv .tsv (also .gz) .parquet, a folder that save_to_disk wrote, or a Hub data set's name"
+FORMATS = (
+    ".jsonl .json .csv .tsv (also .gz) .parquet, a folder that save_to_disk wrote, or a Hub data set's name"
+)
 
 
 class Row(NamedTuple):
@@ -28,13 +31,18 @@ class Row(NamedTuple):
 
 
 def rows(source: Source) -> Iterator[Row]:
-    """The rows of a source, in order, with bounded memory. Raises UserError when the source is not there or not readable."""
+    """The rows of a source, in order, with bounded memory. Raises UserError when the source is not there or
+    not readable."""
     path = Path(source.path).expanduser()
     if path.is_dir():
         yield from _saved(source, path)
     elif path.exists():
         yield from _file(path)
-    elif path.suffix.lower() in (*READERS, ".gz") or source.path.startswith((".", "/", "~")) or source.path.count("/") > 1:
+    elif (
+        path.suffix.lower() in (*READERS, ".gz")
+        or source.path.startswith((".", "/", "~"))
+        or source.path.count("/") > 1
+    ):
         raise UserError(f"{source.path}: there is no such file or folder.")
     else:
         yield from _hub(source)
@@ -78,11 +86,14 @@ def _parsed(file: str, number: int, line: bytes) -> Row:
 
 
 def _object(file: str, number: int, values: Any) -> Row:
-    return Row(file, number, values, None if isinstance(values, dict) else "not a JSON object with named fields")
+    return Row(
+        file, number, values, None if isinstance(values, dict) else "not a JSON object with named fields"
+    )
 
 
 def _json(path: Path) -> Iterator[Row]:
-    """A JSON array of objects, read an element at a time; ``line`` is the element's number. JSON Lines are recognised too."""
+    """A JSON array of objects, read an element at a time; ``line`` is the element's number. JSON Lines are
+    recognised too."""
     with _open(path) as file:
         start = file.read(1024).removeprefix(b"\xef\xbb\xbf").lstrip()[:1]
     if start == b"{":
@@ -96,8 +107,10 @@ def _json(path: Path) -> Iterator[Row]:
             for number, values in enumerate(_elements(text), 1):
                 yield _object(str(path), number, values)
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: not valid JSON after element {number} ({error}). Mend it there, or give JSON Lines, "
-                        "where one broken record does not hide the others.") from error
+        raise UserError(
+            f"{path}: not valid JSON after element {number} ({error}). Mend it there, or give JSON Lines, "
+            "where one broken record does not hide the others."
+        ) from error
 
 
 def _elements(text: IO[str]) -> Iterator[Any]:
@@ -107,14 +120,16 @@ def _elements(text: IO[str]) -> Iterator[Any]:
     while True:
         while place < len(buffer) and buffer[place] in " \t\r\n,":
             place += 1
-        if buffer[place:place + 1] == "]":
+        if buffer[place : place + 1] == "]":
             return
         failure: ValueError | None = None
         try:
             value, end = decoder.raw_decode(buffer, place)
         except ValueError as error:
             failure, end = error, len(buffer)
-        if end == len(buffer):  # it may go on in the next chunk; read as much again, so that the work stays linear
+        if end == len(
+            buffer
+        ):  # it may go on in the next chunk; read as much again, so that the work stays linear
             more = text.read(max(CHUNK, len(buffer) - place))
             if not more:
                 raise failure or ValueError("the list does not end")
@@ -133,7 +148,9 @@ def _table(path: Path) -> Iterator[Row]:
         try:
             head = next(reader, None)
         except csv.Error as error:
-            raise UserError(f"{path}, head line: a quotation mark that is not closed or not doubled ({error}). Mend it.") from error
+            raise UserError(
+                f"{path}, head line: a quotation mark that is not closed or not doubled ({error}). Mend it."
+            ) from error
         if not head:
             raise UserError(f"{path}: is empty. The first line must name the columns.")
         if any(map(ESCAPED.search, head)):
@@ -142,12 +159,19 @@ def _table(path: Path) -> Iterator[Row]:
             try:
                 cells = next(reader, None)
             except csv.Error as error:
-                yield Row(str(path), reader.line_num, None, f"a quotation mark that is not closed or not doubled ({error})")
+                yield Row(
+                    str(path),
+                    reader.line_num,
+                    None,
+                    f"a quotation mark that is not closed or not doubled ({error})",
+                )
                 continue
             if cells is None:
                 return
             if cells:
-                yield Row(str(path), reader.line_num, dict(zip(head, cells, strict=False)), _odd(cells, head, tabs))
+                yield Row(
+                    str(path), reader.line_num, dict(zip(head, cells, strict=False)), _odd(cells, head, tabs)
+                )
 
 
 def _odd(cells: list[str], head: list[str], tabs: bool) -> str | None:
@@ -178,7 +202,10 @@ def _parquet(path: Path) -> Iterator[Row]:
 
 def _saved(source: Source, path: Path) -> Iterator[Row]:
     if not any((path / name).exists() for name in ("state.json", "dataset_dict.json")):
-        raise UserError(f"{path}: is a folder, but no saved data set. Name a file in it, or a folder that save_to_disk wrote.")
+        raise UserError(
+            f"{path}: is a folder, but no saved data set. Name a file in it, or a folder that save_to_disk "
+            "wrote."
+        )
     from datasets import DatasetDict, load_from_disk
 
     try:
@@ -201,12 +228,22 @@ def _hub(source: Source) -> Iterator[Row]:
     try:
         if not constants.HF_HUB_OFFLINE:
             HfApi().dataset_info(source.path, timeout=20)  # says at once what loading says after many retries
-        for number, values in enumerate(load_dataset(source.path, source.config, split=source.split, streaming=True), 1):
+        for number, values in enumerate(
+            load_dataset(source.path, source.config, split=source.split, streaming=True), 1
+        ):
             yield Row(source.path, number, values)
     except (DatasetsError, errors.HTTPError, OSError, ValueError, RuntimeError) as error:
-        raise UserError(f"{source.path}: cannot be read as a data set of the Hub ({' '.join(str(error).split())[:300]}). "
-                        "If you meant a file or folder, there is none of this name here.") from error
+        raise UserError(
+            f"{source.path}: cannot be read as a data set of the Hub ({' '.join(str(error).split())[:300]}). "
+            "If you meant a file or folder, there is none of this name here."
+        ) from error
 
 
 READERS: dict[str, Callable[[Path], Iterator[Row]]] = {
-    ".jsonl": _jsonl, ".ndjson": _jsonl, ".json": _json, ".csv": _table, ".tsv": _table, ".parquet": _parquet}
+    ".jsonl": _jsonl,
+    ".ndjson": _jsonl,
+    ".json": _json,
+    ".csv": _table,
+    ".tsv": _table,
+    ".parquet": _parquet,
+}

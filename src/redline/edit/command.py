@@ -13,13 +13,14 @@ from redline.data.files import check_apart, explain, whole_file
 from redline.data.read import read
 from redline.data.records import Edit, ToEdit
 from redline.data.rows import rows
+from redline.data.settings import Source
+from redline.data.show import visible
 from redline.edit.counts import REASONS
 from redline.edit.llm import dry_run, edit_pairs, rejects_path
 from redline.edit.picture import picture
+from redline.edit.settings import EditWith
 from redline.edit.stats import show, statistics
 from redline.errors import UserError
-from redline.label.show import visible
-from redline.recipe import EditWith, Source
 
 
 def edit(source: Source, out: Path, settings: dict[str, Any], dry: bool) -> None:
@@ -60,7 +61,9 @@ def statistics_of(edits: str, drawing: Path | None) -> None:
     show(figures, name, out)
     refused = _refused(Path(edits))
     if refused:
-        reasons = ", ".join(f"{count} {gate} ({REASONS.get(gate, 'other')})" for gate, count in refused.most_common())
+        reasons = ", ".join(
+            f"{count} {gate} ({REASONS.get(gate, 'other')})" for gate, count in refused.most_common()
+        )
         out.print(Text(visible(f"not among them, refused: {reasons}")), soft_wrap=True)
     if drawing is not None:
         with whole_file(drawing) as file:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from redline.edit.gates import MEANING
-from redline.recipe import EditWith
+from redline.edit.settings import EditWith
 
 REASONS: dict[str, str] = {
     **{str(gate): meaning for gate, meaning in MEANING.items()},
@@ -16,7 +16,8 @@ REASONS: dict[str, str] = {
 
 @dataclass
 class Counts:
-    """What became of the pairs. ``accepted`` and ``refused`` add up to the finished pairs, those of earlier calls included."""
+    """What became of the pairs. ``accepted`` and ``refused`` add up to the finished pairs, those of earlier
+    calls included."""
 
     pairs: int
     before: int = 0
@@ -24,7 +25,9 @@ class Counts:
     no_change: int = 0
     refused: Counter[str] = field(default_factory=Counter)  # by reason: a gate, "input" or "request"
     answers: int = 0
-    answers_refused: Counter[str] = field(default_factory=Counter)  # by gate, those that were asked again included
+    answers_refused: Counter[str] = field(
+        default_factory=Counter
+    )  # by gate, those that were asked again included
     retries: int = 0
     tokens_in: int = 0
     tokens_out: int = 0
@@ -51,7 +54,8 @@ class Counts:
         for reason, count in self.refused.most_common():
             yield f"  refused {count:>6}  {reason}: {REASONS.get(reason, '')}"
         tokens = ", ".join([f"{self.tokens_in:,} tokens in, {self.tokens_out:,} out", *self._cost(how)])
-        yield f"{self.answers} answers, {self.answers_refused.total()} refused by a gate; {self.retries} requests made again"
+        refused = self.answers_refused.total()
+        yield f"{self.answers} answers, {refused} refused by a gate; {self.retries} requests made again"
         yield tokens
         if self.tokens_untold:
             yield f"{self.tokens_untold} answers came without a token count and are not in it"

@@ -1,4 +1,5 @@
-"""The gates an LLM's answer must pass before it is an edit: pure functions of the two texts, each of which can be left out."""
+"""The gates an LLM's answer must pass before it is an edit: pure functions of the two texts, each of which
+can be left out."""
 
 import json
 import re
@@ -32,12 +33,14 @@ class Refusal:
     why: str
 
 
-def check(rejected: str, edited: str, *, after: str = "", max_ratio: float = 0.5, skip: Collection[str] = ()) -> Refusal | None:
+def check(
+    rejected: str, edited: str, *, after: str = "", max_ratio: float = 0.5, skip: Collection[str] = ()
+) -> Refusal | None:
     """The first gate that refuses ``edited`` as a minimal edit of ``rejected``, or None when all let it pass.
 
-    ``after`` is what the model wrote after the end of its edit; ``max_ratio`` the largest edit ratio (word-level Levenshtein
-    distance over the longer length, 0 to 1); ``skip`` names gates that are not asked. Answers that could not be parsed, or
-    that say that no change is needed, do not come here.
+    ``after`` is what the model wrote after the end of its edit; ``max_ratio`` the largest edit ratio
+    (word-level Levenshtein distance over the longer length, 0 to 1); ``skip`` names gates that are not asked.
+    Answers that could not be parsed, or that say that no change is needed, do not come here.
     """
     asked = {
         "empty": lambda: empty(edited),
@@ -68,14 +71,20 @@ def too_much(rejected: str, edited: str, limit: float) -> str | None:
     ratio = edit_ratio(words(rejected), words(edited))
     if ratio <= limit:
         return None
-    return f"it changes {ratio:.0%} of the words, and at most {limit:.0%} may change; keep more of the response as it is"
+    return (
+        f"it changes {ratio:.0%} of the words, and at most {limit:.0%} may change; keep more of the "
+        "response as it is"
+    )
 
 
 _REMARKS = re.compile(
     r"""^\W*(?:
-      (?:sure|certainly|of\ course|absolutely|okay|ok)\b[^.\n]{0,60}\b(?:edit(?:ed)?|correct(?:ed)?|revised|version|response)\b
-    | here(?:\ is|\ are|['’]s)\b[^.\n]{0,60}\b(?:edits?|edited|correct|corrected|correction|revised|revision|improved|version)\b
-    | (?:the\ |my\ )?(?:minimally\ )?(?:edited|corrected|revised|improved|rewritten)\ (?:response|answer|text|version)\b
+      (?:sure|certainly|of\ course|absolutely|okay|ok)\b[^.\n]{0,60}
+       \b(?:edit(?:ed)?|correct(?:ed)?|revised|version|response)\b
+    | here(?:\ is|\ are|['’]s)\b[^.\n]{0,60}
+       \b(?:edits?|edited|correct|corrected|correction|revised|revision|improved|version)\b
+    | (?:the\ |my\ )?(?:minimally\ )?(?:edited|corrected|revised|improved|rewritten)
+       \ (?:response|answer|text|version)\b
     | (?:i['’]?m|i\ am)\ (?:very\ |so\ )?sorry,?\ (?:but|i)\b
     | (?:i['’]?m|i\ am)\ (?:not\ able|unable)\ to\b
     | (?:sorry,?\ (?:but\ )?)?i\ (?:can['’]?t|cannot|can\ not|won['’]?t|will\ not)
@@ -83,16 +92,21 @@ _REMARKS = re.compile(
     | as\ an?\ (?:ai|artificial\ intelligence|language\ model|large\ language\ model)\b
     | i(?:['’]ve|\ have)?\ (?:made|changed|edited|corrected|replaced|removed|revised)\b
       [^.\n]{0,60}\b(?:response|edit|changes?|words?|sentence|original|text)\b
-    )""", re.IGNORECASE | re.VERBOSE)
+    )""",
+    re.IGNORECASE | re.VERBOSE,
+)
 
 
 def remark(rejected: str, edited: str) -> str | None:
-    """A refusal, or a remark about the edit, at the start of the answer, where the original has none there."""
+    """A refusal, or a remark about the edit, at the start of the answer, where the original has none
+    there."""
     found = _REMARKS.match(edited)
     if found is None or _REMARKS.match(rejected):
         return None
     start = " ".join(found[0].split())[:60]
-    return f'it begins with "{start}", which is a refusal or a remark about the edit; write the response alone'
+    return (
+        f'it begins with "{start}", which is a refusal or a remark about the edit; write the response alone'
+    )
 
 
 _TAIL = re.compile(
@@ -100,10 +114,14 @@ _TAIL = re.compile(
       <\|[a-z_]+\|> | </s> | <(?:end_of_turn|eos)> | \[/?INST\]
     | ^[ \t]*(?:\#{2,}[ \t]*)?(?:user|human|assistant|instruction)[ \t]*:
     | ^[ \t]*={3,}[ \t]*(?:edited|end)\b
-    | ^[ \t]*[*(\[]{0,3}(?:notes?|explanation|(?:changes|edits)(?:\ made)?|what\ (?:i\ )?changed|summary\ of\ changes|reasoning)
+    | ^[ \t]*[*(\[]{0,3}(?:notes?|explanation|(?:changes|edits)(?:\ made)?|what\ (?:i\ )?changed
+      |summary\ of\ changes|reasoning)
       (?:\ on\ the\ (?:edit|edits|changes))?[*]{0,2}:
-    | ^[ \t]*(?:i\ (?:have\ )?(?:changed|made|corrected|edited|replaced|removed)|the\ (?:edits?|changes?)\ (?:i\ made|made))\b
-    )""", re.IGNORECASE | re.VERBOSE | re.MULTILINE)
+    | ^[ \t]*(?:i\ (?:have\ )?(?:changed|made|corrected|edited|replaced|removed)
+      |the\ (?:edits?|changes?)\ (?:i\ made|made))\b
+    )""",
+    re.IGNORECASE | re.VERBOSE | re.MULTILINE,
+)
 
 
 def text_after(rejected: str, edited: str, after: str = "") -> str | None:
@@ -120,7 +138,8 @@ def text_after(rejected: str, edited: str, after: str = "") -> str | None:
 
 
 def other_format(rejected: str, edited: str) -> str | None:
-    """Another language, other letters, or another format: code blocks, JSON, quotation marks around the whole."""
+    """Another language, other letters, or another format: code blocks, JSON, quotation marks around the
+    whole."""
     old, new = script(rejected), script(edited)
     if old != new and old and new:
         return f"it is written in {new} letters, the response in {old} ones; keep its language"
@@ -129,7 +148,10 @@ def other_format(rejected: str, edited: str) -> str | None:
         return f"it is written in another language ({now}, not {spoken}); keep the language"
     fences, kept = _fences(rejected), _fences(edited)
     if fences != kept:
-        return f"it has {kept} code fence lines (```) where the response has {fences}; keep code blocks as they are"
+        return (
+            f"it has {kept} code fence lines (```) where the response has {fences}; keep code blocks "
+            "as they are"
+        )
     if _is_json(rejected) and not _is_json(edited):
         return "the response is valid JSON and this is not"
     if _quoted(edited) and not _quoted(rejected):
@@ -138,7 +160,8 @@ def other_format(rejected: str, edited: str) -> str | None:
 
 
 def script(text: str) -> str | None:
-    """The alphabet of most letters, by Unicode name: LATIN, CYRILLIC, CJK ...; None for fewer than three letters.
+    """The alphabet of most letters, by Unicode name: LATIN, CYRILLIC, CJK ...; None for fewer than three
+    letters.
 
     Japanese counts as CJK whichever of its three scripts a text uses most.
     """
@@ -166,12 +189,15 @@ _LANGUAGE_OF = {language: frozenset(line.split()) for language, line in _COMMON.
 
 
 def language(text: str) -> str | None:
-    """Which of seven European languages a text is in, by its commonest short words; None where they do not say clearly.
+    """Which of seven European languages a text is in, by its commonest short words; None where they do not
+    say clearly.
 
     Clearly: at least five of them, a tenth of the words, and twice as many as of any other language.
     """
     spoken = re.findall(r"\w+", text.lower())
-    counts = Counter({language: sum(word in common for word in spoken) for language, common in _LANGUAGE_OF.items()})
+    counts = Counter(
+        {language: sum(word in common for word in spoken) for language, common in _LANGUAGE_OF.items()}
+    )
     (first, most), (_, second) = counts.most_common(2)
     return first if most >= max(5, 0.1 * len(spoken)) and most >= 2 * second else None
 
@@ -192,4 +218,9 @@ def _is_json(text: str) -> bool:
 
 def _quoted(text: str) -> bool:
     stripped = text.strip()
-    return len(stripped) > 1 and (stripped[0], stripped[-1]) in {('"', '"'), ("“", "”"), ("«", "»"), ("„", "“")}
+    return len(stripped) > 1 and (stripped[0], stripped[-1]) in {
+        ('"', '"'),
+        ("“", "”"),
+        ("«", "»"),
+        ("„", "“"),
+    }

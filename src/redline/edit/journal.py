@@ -1,4 +1,5 @@
-"""An output file that grows record by record and survives being killed: each record is on disk before it counts."""
+"""An output file that grows record by record and survives being killed: each record is on disk before it
+counts."""
 
 import os
 from collections.abc import Collection, Iterable, Iterator
@@ -16,9 +17,10 @@ from redline.errors import UserError
 class Journal:
     """A JSON Lines file of records with ids, opened for going on.
 
-    What is in the file counts as finished (``ids``). A last line without its end, as a kill in the middle of a write leaves it,
-    is cut off (``torn``); a last line that is a whole record and only lacks the line break is kept. The file is locked: a
-    second process that would write to it is refused. A file that is still empty when an error ends the work is removed.
+    What is in the file counts as finished (``ids``). A last line without its end, as a kill in the middle of
+    a write leaves it, is cut off (``torn``); a last line that is a whole record and only lacks the line break
+    is kept. The file is locked: a second process that would write to it is refused. A file that is still
+    empty when an error ends the work is removed.
     """
 
     def __init__(self, path: Path, keep_empty: bool = True):
@@ -32,13 +34,19 @@ class Journal:
 
     def __enter__(self) -> Self:
         if is_no_file(self.path):
-            raise UserError(f"{self.path}: is no file, so the work could not be gone on with. Give the name of a file.")
+            raise UserError(
+                f"{self.path}: is no file, so the work could not be gone on with. Give the name of a file."
+            )
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._file = self.path.open("a+b", buffering=0)
         except OSError as error:
-            raise UserError(f"{self.path}: cannot be written ({error.strerror or error}). Choose another file.") from error
-        lock_file(self._file, f"{self.path}: another process is writing to it. Wait for it, or choose another file.")
+            raise UserError(
+                f"{self.path}: cannot be written ({error.strerror or error}). Choose another file."
+            ) from error
+        lock_file(
+            self._file, f"{self.path}: another process is writing to it. Wait for it, or choose another file."
+        )
         try:
             self._read()
         except BaseException:
@@ -46,13 +54,16 @@ class Journal:
             raise
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self._end == 0 and (kind is not None or not self._keep_empty):
             self.path.unlink(missing_ok=True)
         self._file.close()
 
     def append(self, record: Record | dict[str, Any]) -> None:
-        """Write one record and wait until it is on disk. Raises UserError where the disk is full; nothing half is left then."""
+        """Write one record and wait until it is on disk. Raises UserError where the disk is full; nothing
+        half is left then."""
         line = line_of(record).encode()
         record_id = record.id if isinstance(record, Record) else record["id"]
         try:
@@ -62,8 +73,10 @@ class Journal:
             os.fsync(self._file.fileno())
         except OSError as error:
             os.ftruncate(self._file.fileno(), self._end)
-            raise UserError(f"{self.path}: cannot be written ({error.strerror or error}). Free space; the same command then "
-                            "goes on.") from error
+            raise UserError(
+                f"{self.path}: cannot be written ({error.strerror or error}). Free space; the same command "
+                "then goes on."
+            ) from error
         self.places[record_id] = (self._end, len(line))
         self._end += len(line)
 
@@ -78,7 +91,8 @@ class Journal:
         return Record.model_validate_json(self._line(record_id))
 
     def settle(self, order: Iterable[str]) -> None:
-        """Rewrite the file in the order of ``order``, whole or not at all; records of other ids stay in front."""
+        """Rewrite the file in the order of ``order``, whole or not at all; records of other ids stay in
+        front."""
         wanted = [record_id for record_id in order if record_id in self.places]
         known = set(wanted)
         ids = [record_id for record_id in self.places if record_id not in known] + wanted
@@ -104,7 +118,9 @@ class Journal:
                 record_id = Record.model_validate_json(line).id if line.strip() else None
             except ValidationError as error:
                 if whole:
-                    raise UserError(f"{self.path}, line {number}: not a record ({explain(error)}). Delete it.") from error
+                    raise UserError(
+                        f"{self.path}, line {number}: not a record ({explain(error)}). Delete it."
+                    ) from error
                 self.torn = True
                 os.ftruncate(self._file.fileno(), self._end)
                 return

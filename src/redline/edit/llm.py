@@ -1,4 +1,5 @@
-"""An LLM makes the edits: asked concurrently, each answer through the gates, each finished record on disk before the next."""
+"""An LLM makes the edits: asked concurrently, each answer through the gates, each finished record on disk
+before the next."""
 
 import asyncio
 import contextlib
@@ -11,10 +12,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from redline.chat import Answer, Chat, Messages, NoAnswer, open_chat
 from redline.console import Bar, console, progress_bar
 from redline.data.alignment import edit_ratio, words
 from redline.data.records import Edit, Record, ToEdit
-from redline.edit.chat import Answer, Chat, Messages, NoAnswer, open_chat
 from redline.edit.counts import Counts
 from redline.edit.gates import Refusal, check
 from redline.edit.journal import Journal
@@ -31,10 +32,10 @@ from redline.edit.prompts import (
     response_text,
     with_text,
 )
+from redline.edit.settings import EditWith
 from redline.edit.verify import Verdict, verify
 from redline.errors import UserError
-from redline.recipe import EditWith
-from redline.recipe_file import without_login
+from redline.urls import without_login
 
 AGAIN = "That answer cannot be used: {why}. Answer my first message again, in exactly the form it asks for."
 
@@ -45,20 +46,26 @@ def rejects_path(out: Path) -> Path:
 
 
 def answers_path(out: Path) -> Path:
-    """Where answers wait for the judge's: a hidden file beside EDITS.jsonl, gone when every pair is finished."""
+    """Where answers wait for the judge's: a hidden file beside EDITS.jsonl, gone when every pair is
+    finished."""
     return out.with_name(f".{out.name}.answers")
 
 
 def edit_pairs(pairs: Sequence[ToEdit | Record], out: Path | str, how: EditWith) -> Counts:
-    """Edit ``pairs`` into the file ``out``, refused ones into ``rejects_path(out)``; both are gone on with where they stand.
+    """Edit ``pairs`` into the file ``out``, refused ones into ``rejects_path(out)``; both are gone on with
+    where they stand.
 
-    An id that either file has is finished. When all are, both files are put into the order of the pairs. Returns the counts,
-    which are also printed. Raises UserError where the endpoint, the template or a file cannot be used, and, after all the
-    others are done, where pairs are left without an answer: the same call tries those again.
+    An id that either file has is finished. When all are, both files are put into the order of the pairs.
+    Returns the counts, which are also printed. Raises UserError where the endpoint, the template or a file
+    cannot be used, and, after all the others are done, where pairs are left without an answer: the same call
+    tries those again.
     """
     out = Path(out)
     template, guideline = prepare(pairs, how)
-    todo = [pair if isinstance(pair, ToEdit) else ToEdit.model_validate(pair.model_dump(exclude_unset=True)) for pair in pairs]
+    todo = [
+        pair if isinstance(pair, ToEdit) else ToEdit.model_validate(pair.model_dump(exclude_unset=True))
+        for pair in pairs
+    ]
     with Journal(out) as edits, Journal(rejects_path(out), keep_empty=False) as rejects:
         counts = _finished(todo, edits, rejects)
         editor = _Editor(how, template, guideline, edits, rejects, counts)
@@ -73,8 +80,10 @@ def edit_pairs(pairs: Sequence[ToEdit | Record], out: Path | str, how: EditWith)
         console.print(line, highlight=False, markup=False, soft_wrap=True)
     if counts.failed:
         first, why = next(iter(counts.failed.items()))
-        raise UserError(f"{out}: {len(counts.failed)} of {counts.pairs} pairs got no answer (the first, {first}: {why}). "
-                        "The same command tries them again.")
+        raise UserError(
+            f"{out}: {len(counts.failed)} of {counts.pairs} pairs got no answer (the first, {first}: {why}). "
+            "The same command tries them again."
+        )
     return counts
 
 
@@ -83,27 +92,38 @@ def prepare(pairs: Sequence[Record], how: EditWith) -> tuple[Template, str]:
     template = load_template(how.template)
     guideline = read_guideline(how.guideline)
     if guideline and "guideline" not in template.fields:
-        raise UserError(f"--template {how.template}: the field {{guideline}} is missing, but a guideline is given. Add it.")
+        raise UserError(
+            f"--template {how.template}: the field {{guideline}} is missing, but a guideline is given. Add "
+            "it."
+        )
     repeated, count = Counter(pair.id for pair in pairs).most_common(1)[0] if pairs else ("", 0)
     if count > 1:
-        raise UserError(f"the id {repeated} occurs {count} times in the pairs. Give every pair an id of its own.")
+        raise UserError(
+            f"the id {repeated} occurs {count} times in the pairs. Give every pair an id of its own."
+        )
     if "chosen" in template.fields:
         without = next((pair.id for pair in pairs if getattr(pair, "chosen", None) is None), None)
         if without is not None:
-            raise UserError(f"--template {how.template} shows the chosen response, and the pair {without} has none. "
-                            "Use --template plain, or give `chosen`.")
+            raise UserError(
+                f"--template {how.template} shows the chosen response, and the pair {without} has none. "
+                "Use --template plain, or give `chosen`."
+            )
     return template, guideline or GUIDELINE
 
 
 def question(pair: ToEdit, template: Template, guideline: str) -> str:
-    """The filled template for one pair. Raises ValueError where a response is a conversation without an assistant's text."""
+    """The filled template for one pair. Raises ValueError where a response is a conversation without an
+    assistant's text."""
     chosen = "" if pair.chosen is None else response_text(pair.chosen)
     rejected = response_text(pair.rejected)
-    return template.fill(prompt=conversation(pair.prompt), rejected=rejected, chosen=chosen, guideline=guideline)
+    return template.fill(
+        prompt=conversation(pair.prompt), rejected=rejected, chosen=chosen, guideline=guideline
+    )
 
 
 def dry_run(pairs: Sequence[ToEdit], how: EditWith, shown: int = 3) -> str:
-    """The first filled prompts and an estimate of what all would take, four characters a token, without asking anybody."""
+    """The first filled prompts and an estimate of what all would take, four characters a token, without
+    asking anybody."""
     template, guideline = prepare(pairs, how)
     asked = answered = 0
     texts: list[str] = []
@@ -124,7 +144,9 @@ def _finished(pairs: Sequence[ToEdit], edits: Journal, rejects: Journal) -> Coun
     """The counts so far, from the files."""
     for journal in (edits, rejects):
         if journal.torn:
-            console.print(f"{journal.path}: its last line was cut off and is dropped", highlight=False, markup=False)
+            console.print(
+                f"{journal.path}: its last line was cut off and is dropped", highlight=False, markup=False
+            )
     ids = {pair.id for pair in pairs}
     both = edits.ids & rejects.ids
     if both:
@@ -150,11 +172,21 @@ class _Attempt:
 class _Editor:
     """One call of ``edit_pairs``: workers that take pairs, ask, and write down what came of it."""
 
-    def __init__(self, how: EditWith, template: Template, guideline: str, edits: Journal, rejects: Journal, counts: Counts):
+    def __init__(
+        self,
+        how: EditWith,
+        template: Template,
+        guideline: str,
+        edits: Journal,
+        rejects: Journal,
+        counts: Counts,
+    ):
         self._how, self._template, self._guideline = how, template, guideline
         self._edits, self._rejects, self._counts = edits, rejects, counts
         self._verify_template = load_template("verify", VERIFY_FIELDS)
-        self._held: list[dict[str, Any]] = []  # refused by the endpoint before it answered anything: it may refuse all
+        self._held: list[
+            dict[str, Any]
+        ] = []  # refused by the endpoint before it answered anything: it may refuse all
         self._unanswered = 0  # pairs in a row
         self._answered_before = counts.before > counts.refused["input"]  # whether earlier calls had answers
         self._failure: UserError | None = None
@@ -171,18 +203,25 @@ class _Editor:
                 self._judge = await stack.enter_async_context(_open(how, str(how.verify_model)))
             with progress_bar("edit", self._counts.pairs, self._counts.before) as bar:
                 waiting = deque(pairs)
-                workers = [asyncio.create_task(self._work(waiting, bar)) for _ in range(min(how.concurrency, len(pairs)))]
+                workers = [
+                    asyncio.create_task(self._work(waiting, bar))
+                    for _ in range(min(how.concurrency, len(pairs)))
+                ]
                 try:
                     await asyncio.gather(*workers)
                 finally:
                     for worker in workers:
                         worker.cancel()
                     await asyncio.gather(*workers, return_exceptions=True)
-                    self._counts.retries = self._chat.retries_made + (self._judge is not self._chat) * self._judge.retries_made
+                    self._counts.retries = (
+                        self._chat.retries_made + (self._judge is not self._chat) * self._judge.retries_made
+                    )
         if self._failure:
             raise self._failure
         if self._held and not self._answered_before:
-            raise UserError(f"{_where(how)}: every request was refused ({self._held[0]['why']}). Nothing was written.")
+            raise UserError(
+                f"{_where(how)}: every request was refused ({self._held[0]['why']}). Nothing was written."
+            )
         for record in self._held:
             self._write(record)
 
@@ -191,7 +230,9 @@ class _Editor:
             pair = waiting.popleft()
             try:
                 record = await self._edit(pair)
-            except UserError as error:  # ask nothing more, but keep the answers that are under way: they are paid for
+            except (
+                UserError
+            ) as error:  # ask nothing more, but keep the answers that are under way: they are paid for
                 waiting.clear()
                 self._failure = self._failure or error
                 return
@@ -222,8 +263,10 @@ class _Editor:
             self._counts.failed[pair.id] = str(error)
         self._unanswered += 1
         if self._unanswered >= max(5, self._how.concurrency) and (self._held or not error.final):
-            raise UserError(f"{_where(self._how)}: {self._unanswered} pairs in a row got no answer (the last: {error}). "
-                            "Mend that; the same command goes on where this one stopped.")
+            raise UserError(
+                f"{_where(self._how)}: {self._unanswered} pairs in a row got no answer (the last: {error}). "
+                "Mend that; the same command goes on where this one stopped."
+            )
 
     def _release(self) -> None:
         while self._held and self._counts.answers:
@@ -246,13 +289,18 @@ class _Editor:
                 return self._record(pair, rejected, got, attempt)
             self._counts.answers_refused[got.refusal.gate] += 1
             last = _reject(pair, got.refusal, answer.text, attempt, got.verdict)
-            messages = [*messages, {"role": "assistant", "content": _readable(answer.text) or "(empty)"},
-                        {"role": "user", "content": AGAIN.format(why=got.refusal.why)}]
+            messages = [
+                *messages,
+                {"role": "assistant", "content": _readable(answer.text) or "(empty)"},
+                {"role": "user", "content": AGAIN.format(why=got.refusal.why)},
+            ]
         return last
 
     async def _gates(self, pair: ToEdit, rejected: str, answer: Answer) -> _Attempt:
         if not answer.whole:
-            return _Attempt(None, Refusal("parsed", "it is not complete: it was cut off at its length limit; be shorter"))
+            return _Attempt(
+                None, Refusal("parsed", "it is not complete: it was cut off at its length limit; be shorter")
+            )
         if not answer.text.isascii() and any("\ud800" <= letter <= "\udfff" for letter in answer.text):
             return _Attempt(None, Refusal("parsed", "it has broken characters (half a surrogate pair)"))
         try:
@@ -261,21 +309,38 @@ class _Editor:
             return _Attempt(None, Refusal("parsed", str(error)))
         if parsed.no_change:
             return _Attempt(parsed, None)
-        refusal = check(rejected, parsed.edited, after=parsed.after, max_ratio=self._how.max_ratio, skip=self._how.skip_gates)
+        refusal = check(
+            rejected,
+            parsed.edited,
+            after=parsed.after,
+            max_ratio=self._how.max_ratio,
+            skip=self._how.skip_gates,
+        )
         if refusal or not self._how.verify:
             return _Attempt(parsed, refusal)
         try:
-            verdict, answers = await verify(partial(self._ask, self._judge), self._verify_template, conversation(pair.prompt),
-                                            rejected, parsed.edited, self._guideline, None if self._how.base_url else 4)
+            verdict, answers = await verify(
+                partial(self._ask, self._judge),
+                self._verify_template,
+                conversation(pair.prompt),
+                rejected,
+                parsed.edited,
+                self._guideline,
+                None if self._how.base_url else 4,
+            )
         except NoAnswer as error:  # never final: the edit is paid for, and waits for a judge that answers
             raise NoAnswer(f"the judge {self._judge.model}: {error}") from error
         for told in answers:
             self._count(told, asked_to_edit=False)
-        why = "asked which of the two is better, a judge did not prefer it to the original response in both orders"
+        why = (
+            "asked which of the two is better, a judge did not prefer it to the original response in "
+            "both orders"
+        )
         return _Attempt(parsed, None if verdict.better else Refusal("verify", why), verdict)
 
     async def _ask(self, chat: Chat, messages: Messages, max_tokens: int | None) -> Answer:
-        """The answer, on disk where a judge must answer too: should it not, this one need not be paid for again."""
+        """The answer, on disk where a judge must answer too: should it not, this one need not be paid for
+        again."""
         if self._answers is None:
             return await chat.ask(messages, max_tokens)
         key = hashlib.sha256(json.dumps([chat.model, messages]).encode()).hexdigest()
@@ -290,18 +355,24 @@ class _Editor:
     def _record(self, pair: ToEdit, rejected: str, got: _Attempt, attempt: int) -> Edit:
         assert got.parsed is not None
         edited = rejected if got.parsed.no_change else _same_ends(rejected, got.parsed.edited)
-        editing = {"template": self._template.name, "attempts": attempt,
-                   "ratio": round(edit_ratio(words(rejected), words(edited)), 4)}
+        editing = {
+            "template": self._template.name,
+            "attempts": attempt,
+            "ratio": round(edit_ratio(words(rejected), words(edited)), 4),
+        }
         editing |= {"no_change": True} if got.parsed.no_change else {}
         editing |= {"reason": got.parsed.reason} if got.parsed.reason else {}
         if got.verdict:
             editing |= {"verify": {"model": self._how.verify_model or self._how.model, **asdict(got.verdict)}}
         plain = pair.model_dump(exclude_unset=True)
-        return Edit.model_validate(plain | {"edited": with_text(pair.rejected, edited), "editor": self._how.model,
-                                            "editing": editing})
+        return Edit.model_validate(
+            plain
+            | {"edited": with_text(pair.rejected, edited), "editor": self._how.model, "editing": editing}
+        )
 
     def _limit(self, rejected: str) -> int | None:
-        """The longest answer. Of a model in this process: what the response's length calls for, lest it goes on and on."""
+        """The longest answer. Of a model in this process: what the response's length calls for, lest it goes
+        on and on."""
         if self._how.max_tokens or self._how.base_url:
             return self._how.max_tokens
         return 48 + len(rejected) // 2 + (256 if self._template.delimited else 0)
@@ -316,8 +387,15 @@ class _Editor:
 
 
 def _open(how: EditWith, model: str) -> Chat:
-    return open_chat(model, how.base_url, concurrency=how.concurrency, retries=how.retries, rate=how.rate, timeout=how.timeout,
-                     temperature=how.temperature)
+    return open_chat(
+        model,
+        how.base_url,
+        concurrency=how.concurrency,
+        retries=how.retries,
+        rate=how.rate,
+        timeout=how.timeout,
+        temperature=how.temperature,
+    )
 
 
 def _where(how: EditWith) -> str:
@@ -327,17 +405,25 @@ def _where(how: EditWith) -> str:
 
 def _same_ends(rejected: str, edited: str) -> str:
     """The edit with the white space that the original has at its ends, which no model keeps."""
-    start = rejected[:len(rejected) - len(rejected.lstrip())]
-    return start + edited.strip() + rejected[len(rejected.rstrip()):]
+    start = rejected[: len(rejected) - len(rejected.lstrip())]
+    return start + edited.strip() + rejected[len(rejected.rstrip()) :]
 
 
-def _reject(pair: ToEdit, refusal: Refusal, answer: str, attempts: int, verdict: Verdict | None = None) -> dict[str, Any]:
+def _reject(
+    pair: ToEdit, refusal: Refusal, answer: str, attempts: int, verdict: Verdict | None = None
+) -> dict[str, Any]:
     """The line of a refused pair: which gate, why, and the raw last answer."""
     plain = pair.model_dump(mode="json", exclude_unset=True)
-    line = plain | {"gate": refusal.gate, "why": refusal.why, "answer": _readable(answer), "attempts": attempts}
+    line = plain | {
+        "gate": refusal.gate,
+        "why": refusal.why,
+        "answer": _readable(answer),
+        "attempts": attempts,
+    }
     return line | ({"verify": asdict(verdict)} if verdict else {})
 
 
 def _readable(answer: str) -> str:
-    """An answer as it can be written and sent: half a surrogate pair, which UTF-8 does not know, as its code."""
+    """An answer as it can be written and sent: half a surrogate pair, which UTF-8 does not know, as its
+    code."""
     return answer.encode("utf-8", "backslashreplace").decode()

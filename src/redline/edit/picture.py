@@ -1,4 +1,5 @@
-"""The statistics of edits as a picture: an SVG file that stands alone and follows the viewer's light or dark mode."""
+"""The statistics of edits as a picture: an SVG file that stands alone and follows the viewer's light or dark
+mode."""
 
 from html import escape
 
@@ -20,11 +21,19 @@ def picture(figures: Statistics, title: str) -> str:
     groups = list(figures.by_editor.items())[:12]
     height = PLOT + 130 + 34 * len(groups)
     head = f"{title}: {figures.all.edits} edits, median edit ratio {figures.all.median:.2f}"
-    return "\n".join([
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{height}" viewBox="0 0 {WIDTH} {height}" role="img">',
-        f"<title>{escape(head)}</title>", STYLE, _text(LEFT, 24, head, "head"), *_histogram(figures.all.histogram()),
-        *_legend(PLOT + 96), *(line for row, (editor, group) in enumerate(groups) for line in _words(editor, group, row)),
-        "</svg>\n"])
+    return "\n".join(
+        [
+            f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{height}" viewBox="0 0 '
+            f'{WIDTH} {height}" role="img">',
+            f"<title>{escape(head)}</title>",
+            STYLE,
+            _text(LEFT, 24, head, "head"),
+            *_histogram(figures.all.histogram()),
+            *_legend(PLOT + 96),
+            *(line for row, (editor, group) in enumerate(groups) for line in _words(editor, group, row)),
+            "</svg>\n",
+        ]
+    )
 
 
 def _histogram(counts: list[int]) -> list[str]:
@@ -33,8 +42,11 @@ def _histogram(counts: list[int]) -> list[str]:
     out.append(_text(WIDTH - 24, bottom + 34, "edit ratio", "small", "end"))
     for place, count in enumerate(counts):
         x, tall = LEFT + place * width, (PLOT - 20) * count / most
-        out.append(f'<rect class="edits" x="{x + 1:.1f}" y="{bottom - tall:.1f}" width="{width - 2:.1f}" height="{tall:.1f}">'
-                   f"<title>{place * BIN:.2f} to {(place + 1) * BIN:.2f}: {count} edits</title></rect>")
+        out.append(
+            f'<rect class="edits" x="{x + 1:.1f}" y="{bottom - tall:.1f}" width="{width - 2:.1f}" '
+            f'height="{tall:.1f}">'
+            f"<title>{place * BIN:.2f} to {(place + 1) * BIN:.2f}: {count} edits</title></rect>"
+        )
         if count:
             out.append(_text(x + width / 2, bottom - tall - 4, str(count), "small", "middle"))
         if place % 2 == 0:
@@ -55,8 +67,10 @@ def _words(editor: str, group: Group, row: int) -> list[str]:
     out = [_text(LEFT, y + 11, f"{editor[:60]} ({group.edits} edits)", "small")]
     for kind in KINDS:
         width = (WIDTH - LEFT - 24) * group.words[kind] / total
-        out.append(f'<rect class="{kind}" x="{x:.1f}" y="{y + 15}" width="{width:.1f}" height="12">'
-                   f"<title>{group.words[kind]:,} words {kind}</title></rect>")
+        out.append(
+            f'<rect class="{kind}" x="{x:.1f}" y="{y + 15}" width="{width:.1f}" height="12">'
+            f"<title>{group.words[kind]:,} words {kind}</title></rect>"
+        )
         x += width
     return out
 

@@ -12,12 +12,18 @@ FOLDER = Path(__file__).parent / "templates"
 BEGIN, END = "=== EDITED ===", "=== END ==="  # lines around the edit, in templates that ask for reasons first
 NO_CHANGE = "NO CHANGE NEEDED"
 GUIDELINE = "it does what the prompt asks, what it says is true, it is clear, and it harms nobody."
-EDIT_FIELDS = {"prompt": True, "rejected": True, "chosen": False, "guideline": False}  # field -> a template must have it
+EDIT_FIELDS = {
+    "prompt": True,
+    "rejected": True,
+    "chosen": False,
+    "guideline": False,
+}  # field -> a template must have it
 VERIFY_FIELDS = dict.fromkeys(("prompt", "first", "second"), True) | {"guideline": False}
 
 
 class NotParsed(Exception):
-    """An answer that does not have the form its template asks for; the message says what is wrong, to the model."""
+    """An answer that does not have the form its template asks for; the message says what is wrong, to the
+    model."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +48,8 @@ class Template:
 
 
 def load_template(name: str, fields: dict[str, bool] = EDIT_FIELDS) -> Template:
-    """The template ``plain``, ``reasoned`` or a file of the user's; ``fields`` says which it may have and which it must.
+    """The template ``plain``, ``reasoned`` or a file of the user's; ``fields`` says which it may have and
+    which it must.
 
     Raises UserError, by name, for a field that is missing, unknown or malformed.
     """
@@ -52,20 +59,29 @@ def load_template(name: str, fields: dict[str, bool] = EDIT_FIELDS) -> Template:
         template = Template(name, path.read_text(encoding="utf-8").strip())
         parts = list(Formatter().parse(template.text))
     except OSError as error:
-        raise UserError(f"--template {name}: cannot be read ({error.strerror or error}). Give plain, reasoned or a "
-                        "file.") from error
+        raise UserError(
+            f"--template {name}: cannot be read ({error.strerror or error}). Give plain, reasoned or a file."
+        ) from error
     except ValueError as error:  # not UTF-8, or a brace that opens nothing
-        raise UserError(f"--template {name}: {error}. Write {{{{ and }}}} for braces that are no field.") from error
+        raise UserError(
+            f"--template {name}: {error}. Write {{{{ and }}}} for braces that are no field."
+        ) from error
     known = ", ".join(f"{{{field}}}" for field in fields)
     for _, field, form, conversion in parts:
         if field is not None and (field not in fields or form or conversion):
-            raise UserError(f"--template {name}: unknown field {{{field}}}. Known: {known}. Write {{{{ and }}}} for braces "
-                            "that are no field.")
+            raise UserError(
+                f"--template {name}: unknown field {{{field}}}. Known: {known}. Write {{{{ and }}}} for "
+                "braces that are no field."
+            )
     missing = [field for field, needed in fields.items() if needed and field not in template.fields]
     if missing:
-        raise UserError(f"--template {name}: the field {{{missing[0]}}} is missing. Put it where that text belongs.")
+        raise UserError(
+            f"--template {name}: the field {{{missing[0]}}} is missing. Put it where that text belongs."
+        )
     if template.delimited and END not in template.text:
-        raise UserError(f"--template {name}: it asks for {BEGIN} but not for {END}. Ask for both lines or for neither.")
+        raise UserError(
+            f"--template {name}: it asks for {BEGIN} but not for {END}. Ask for both lines or for neither."
+        )
     return template
 
 
@@ -81,7 +97,8 @@ def read_guideline(value: str) -> str:
 
 @dataclass(frozen=True)
 class Parsed:
-    """An answer taken apart: the edit (empty when nothing was to change), the reasons before it, the text after its end."""
+    """An answer taken apart: the edit (empty when nothing was to change), the reasons before it, the text
+    after its end."""
 
     edited: str
     no_change: bool = False
@@ -95,7 +112,7 @@ def parse_answer(answer: str, delimited: bool) -> Parsed:
     if delimited:
         reason, edited = _split(answer, BEGIN)
         edited, after = _split(edited, END)
-    if edited.strip().strip(".*\"").upper() == NO_CHANGE:
+    if edited.strip().strip('.*"').upper() == NO_CHANGE:
         return Parsed("", True, reason.strip(), after.strip())
     return Parsed(edited, False, reason.strip(), after.strip())
 
@@ -114,11 +131,14 @@ def conversation(text: Text) -> str:
         return text
     if len(text) == 1:
         return _content(text[0])
-    return "\n\n".join(f"{str(message.get('role', 'message')).capitalize()}: {_content(message)}" for message in text)
+    return "\n\n".join(
+        f"{str(message.get('role', 'message')).capitalize()}: {_content(message)}" for message in text
+    )
 
 
 def response_text(response: Text) -> str:
-    """The text that is edited: the response itself, or the content of a conversation's last assistant message."""
+    """The text that is edited: the response itself, or the content of a conversation's last assistant
+    message."""
     return response if isinstance(response, str) else _content(response[_last(response)])
 
 
@@ -127,7 +147,9 @@ def with_text(response: Text, edited: str) -> Text:
     if isinstance(response, str):
         return edited
     place = _last(response)
-    return [message | {"content": edited} if index == place else message for index, message in enumerate(response)]
+    return [
+        message | {"content": edited} if index == place else message for index, message in enumerate(response)
+    ]
 
 
 def _last(messages: list[dict]) -> int:

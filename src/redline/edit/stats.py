@@ -12,8 +12,8 @@ from rich.text import Text as Line
 
 from redline.data.alignment import align, edit_ratio, words
 from redline.data.records import Edit, Text, as_text
+from redline.data.show import visible
 from redline.edit.prompts import response_text
-from redline.label.show import visible
 
 BIN = 0.05  # width of the histogram's bins
 KINDS = ("kept", "substituted", "deleted", "inserted")
@@ -21,7 +21,8 @@ KINDS = ("kept", "substituted", "deleted", "inserted")
 
 @dataclass
 class Group:
-    """The edits of one editor, or all: their ratios, and how many words were kept, substituted, deleted and inserted."""
+    """The edits of one editor, or all: their ratios, and how many words were kept, substituted, deleted and
+    inserted."""
 
     ratios: list[float] = field(default_factory=list)
     words: Counter[str] = field(default_factory=Counter)
@@ -43,7 +44,8 @@ class Group:
         return median(self.ratios) if self.ratios else 0.0
 
     def histogram(self) -> list[int]:
-        """Edits in each bin of width ``BIN`` from 0 to 1; a ratio on a border counts in the bin it ends, 0 in the first."""
+        """Edits in each bin of width ``BIN`` from 0 to 1; a ratio on a border counts in the bin it ends, 0 in
+        the first."""
         counts = Counter(max(0, -int(-round(ratio / BIN, 9) // 1) - 1) for ratio in self.ratios)
         return [counts[place] for place in range(round(1 / BIN))]
 
@@ -54,14 +56,17 @@ class Statistics:
 
     all: Group
     by_editor: dict[str, Group]
-    outliers: list[tuple[str, float, str]]  # (id, ratio, editor) beyond Tukey's upper fence, the largest ratio first
+    outliers: list[
+        tuple[str, float, str]
+    ]  # (id, ratio, editor) beyond Tukey's upper fence, the largest ratio first
     fence: float
     repeated_ids: dict[str, int]  # id -> how often, where more than once
     repeated_texts: list[list[str]]  # ids of edits that have both texts in common
 
 
 def statistics(edits: Iterable[Edit]) -> Statistics:
-    """Figures on ``edits``. Words are what edit ratios count; the fence is Q3 + 1.5 (Q3 - Q1) of the ratios (Tukey)."""
+    """Figures on ``edits``. Words are what edit ratios count; the fence is Q3 + 1.5 (Q3 - Q1) of the ratios
+    (Tukey)."""
     every, by_editor = Group(), defaultdict[str, Group](Group)
     ids: list[tuple[str, float, str]] = []
     texts = defaultdict[bytes, list[str]](list)
@@ -77,10 +82,14 @@ def statistics(edits: Iterable[Edit]) -> Statistics:
     lower, _, upper = quantiles(every.ratios, n=4, method="inclusive") if every.edits > 1 else (0.0, 0.0, 1.0)
     fence = min(1.0, upper + 1.5 * (upper - lower))
     counts = Counter(edit_id for edit_id, _, _ in ids)
-    return Statistics(every, dict(sorted(by_editor.items(), key=lambda item: -item[1].edits)),
-                      sorted((line for line in ids if line[1] > fence), key=lambda line: -line[1]), fence,
-                      {edit_id: count for edit_id, count in counts.items() if count > 1},
-                      [same for same in texts.values() if len(set(same)) > 1])
+    return Statistics(
+        every,
+        dict(sorted(by_editor.items(), key=lambda item: -item[1].edits)),
+        sorted((line for line in ids if line[1] > fence), key=lambda line: -line[1]),
+        fence,
+        {edit_id: count for edit_id, count in counts.items() if count > 1},
+        [same for same in texts.values() if len(set(same)) > 1],
+    )
 
 
 def _text(response: Text) -> str:
@@ -92,8 +101,8 @@ def _text(response: Text) -> str:
 
 
 def word_changes(rejected: list[str], edited: list[str]) -> Counter[str]:
-    """Words kept, substituted, deleted and inserted. Of a changed run with more words on one side, the rest is deleted or
-    inserted."""
+    """Words kept, substituted, deleted and inserted. Of a changed run with more words on one side, the rest
+    is deleted or inserted."""
     found: Counter[str] = Counter()
     for kind, start, end, edited_start, edited_end in align(rejected, edited).ops:
         old, new = end - start, edited_end - edited_start
@@ -108,26 +117,52 @@ def word_changes(rejected: list[str], edited: list[str]) -> Counter[str]:
 
 def show(figures: Statistics, title: str, out: Console) -> None:
     """Print the figures as tables; nothing in a name is read as markup or terminal commands."""
-    out.print(Line.assemble((visible(title), "bold"), f": {figures.all.edits} edits, {figures.all.unchanged} of them unchanged; "
-                            f"edit ratio mean {figures.all.mean:.3f}, median {figures.all.median:.3f}"))
+    out.print(
+        Line.assemble(
+            (visible(title), "bold"),
+            f": {figures.all.edits} edits, {figures.all.unchanged} of them unchanged; "
+            f"edit ratio mean {figures.all.mean:.3f}, median {figures.all.median:.3f}",
+        )
+    )
     histogram = figures.all.histogram()
     table = Table("edit ratio", "edits", "", box=None, pad_edge=False)
     last = max((place for place, count in enumerate(histogram) if count), default=-1)
-    for place, count in enumerate(histogram[:last + 1]):
+    for place, count in enumerate(histogram[: last + 1]):
         bar = "█" * round(40 * count / max(histogram)) or ("▏" if count else "")
         table.add_row(f"{place * BIN:.2f}-{(place + 1) * BIN:.2f}", str(count), bar)
     out.print(table)
-    table = Table("editor", "edits", "same", "mean", "median", *KINDS, box=None, pad_edge=False, caption_justify="left",
-                  caption="same: unchanged; mean, median: of the edit ratio; kept to inserted: words")
-    for editor, group in {**figures.by_editor, **({"all": figures.all} if len(figures.by_editor) > 1 else {})}.items():
-        table.add_row(Line(visible(editor)), str(group.edits), str(group.unchanged), f"{group.mean:.3f}", f"{group.median:.3f}",
-                      *(f"{group.words[kind]:,}" for kind in KINDS))
+    table = Table(
+        "editor",
+        "edits",
+        "same",
+        "mean",
+        "median",
+        *KINDS,
+        box=None,
+        pad_edge=False,
+        caption_justify="left",
+        caption="same: unchanged; mean, median: of the edit ratio; kept to inserted: words",
+    )
+    for editor, group in {
+        **figures.by_editor,
+        **({"all": figures.all} if len(figures.by_editor) > 1 else {}),
+    }.items():
+        table.add_row(
+            Line(visible(editor)),
+            str(group.edits),
+            str(group.unchanged),
+            f"{group.mean:.3f}",
+            f"{group.median:.3f}",
+            *(f"{group.words[kind]:,}" for kind in KINDS),
+        )
     out.print(table)
     if figures.outliers:
         ids = ", ".join(f"{edit_id} ({ratio:.2f})" for edit_id, ratio, _ in figures.outliers[:8])
         out.print(Line(visible(f"{len(figures.outliers)} outliers, ratio above {figures.fence:.2f}: {ids}")))
     if figures.repeated_ids:
-        ids = ", ".join(f"{edit_id} ({count} times)" for edit_id, count in list(figures.repeated_ids.items())[:8])
+        ids = ", ".join(
+            f"{edit_id} ({count} times)" for edit_id, count in list(figures.repeated_ids.items())[:8]
+        )
         out.print(Line(visible(f"{len(figures.repeated_ids)} ids occur more than once: {ids}")))
     if figures.repeated_texts:
         ids = "; ".join(" = ".join(same[:4]) for same in figures.repeated_texts[:4])

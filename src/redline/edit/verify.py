@@ -1,16 +1,18 @@
-"""Is an edit better than what it edits? A model is asked twice, with the order swapped, and must prefer the edit both times."""
+"""Is an edit better than what it edits? A model is asked twice, with the order swapped, and must prefer the
+edit both times."""
 
 import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from redline.edit.chat import Answer, Messages
+from redline.chat import Answer, Messages
 from redline.edit.prompts import Template
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether the edit was preferred when it stood second, and when it stood first; None where the answer chose neither."""
+    """Whether the edit was preferred when it stood second, and when it stood first; None where the answer
+    chose neither."""
 
     second: bool | None
     first: bool | None
@@ -20,8 +22,15 @@ class Verdict:
         return self.second is True and self.first is True
 
 
-async def verify(ask: Callable[[Messages, int | None], Awaitable[Answer]], template: Template, prompt: str, rejected: str,
-                 edited: str, guideline: str, max_tokens: int | None) -> tuple[Verdict, list[Answer]]:
+async def verify(
+    ask: Callable[[Messages, int | None], Awaitable[Answer]],
+    template: Template,
+    prompt: str,
+    rejected: str,
+    edited: str,
+    guideline: str,
+    max_tokens: int | None,
+) -> tuple[Verdict, list[Answer]]:
     """Ask for both orders; the answers come along for the token count. Raises what ``ask`` raises."""
     answers = []
     for first, second in ((rejected, edited), (edited, rejected)):

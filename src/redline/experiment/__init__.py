@@ -1,1 +1,2 @@
-"""Arms by seeds on equal terms: the runs of an experiment, and what they say when they are put side by side."""
+"""Arms by seeds on equal terms: the runs of an experiment, and what they say when they are put side by
+side."""

@@ -1,4 +1,5 @@
-"""An experiment's recipe, and the runs it asks for: every arm with every seed, each an ordinary recipe and an ordinary folder."""
+"""An experiment's recipe, and the runs it asks for: every arm with every seed, each an ordinary recipe and an
+ordinary folder."""
 
 import copy
 import re
@@ -9,9 +10,8 @@ from typing import Any
 
 from redline.errors import UserError
 from redline.experiment.recipe import Experiment
-from redline.recipe import Recipe
-from redline.recipe_file import check, check_recipe, expanded, parsed, read_plain, set_key
-from redline.run import Run
+from redline.recipe import Recipe, check, check_recipe, expanded, parsed, read_plain, set_key
+from redline.run.run import Run
 
 
 @dataclass(frozen=True)
@@ -30,16 +30,20 @@ class Cell:
 
     @property
     def lacks(self) -> list["Cell"]:
-        """Those of ``needs`` whose reward models are not done, with the settings that their recipes have now."""
+        """Those of ``needs`` whose reward models are not done, with the settings that their recipes have
+        now."""
         return [need for need in self.needs if not Run(need.recipe, need.folder).is_done("reward")]
 
 
 def load_experiment(path: Path, overrides: Sequence[str] = ()) -> Experiment:
-    """Read an experiment's recipe and the base it names; ``key=value`` overrides as in `redline run`, `base.policy.updates=5` too.
+    """Read an experiment's recipe and the base it names; ``key=value`` overrides as in `redline run`,
+    `base.policy.updates=5` too.
 
     Raises UserError with the file and the key.
     """
-    whole = [override for override in overrides if override.startswith("base=")]  # another base, which the others then change
+    whole = [
+        override for override in overrides if override.startswith("base=")
+    ]  # another base, which the others then change
     plain = read_plain(path, whole)
     base = plain.get("base")
     if isinstance(base, str):
@@ -52,43 +56,51 @@ def load_experiment(path: Path, overrides: Sequence[str] = ()) -> Experiment:
 
 
 def cells(experiment: Experiment, out: Path, only: Sequence[str] = ()) -> list[Cell]:
-    """The runs of an experiment (of the arms ``only``, if any are named) in the order in which to do them: a seed after the
-    other, and arms that take another arm's reward model after it.
+    """The runs of an experiment (of the arms ``only``, if any are named) in the order in which to do them: a
+    seed after the other, and arms that take another arm's reward model after it.
 
-    An arm is run with those of its seeds that the experiment has. Raises UserError for an arm that is not there or has none of the
-    seeds, for arms whose judges differ, and naming the arm, for a recipe that is not valid, or takes a reward model that its arm
-    does not train, or that waits for the run itself.
+    An arm is run with those of its seeds that the experiment has. Raises UserError for an arm that is not
+    there or has none of the seeds, for arms whose judges differ, and naming the arm, for a recipe that is not
+    valid, or takes a reward model that its arm does not train, or that waits for the run itself.
     """
     unknown = [name for name in only if name not in experiment.arms]
     if unknown:
         raise UserError(f"{experiment.name}: no arm `{unknown[0]}`. There are: {', '.join(experiment.arms)}.")
     without = [arm for arm in only or experiment.arms if not _seeds(experiment, arm)]
     if without and (only or len(without) == len(experiment.arms)):
-        raise UserError(f"{experiment.name}, arm {without[0]}: `seeds` is {experiment.arms[without[0]]['seeds']}, none of the "
-                        f"experiment's {experiment.seeds}. Change one of the two.")
+        raise UserError(
+            f"{experiment.name}, arm {without[0]}: `seeds` is {experiment.arms[without[0]]['seeds']}, none "
+            f"of the experiment's {experiment.seeds}. Change one of the two."
+        )
     made: dict[Path, Cell] = {}
 
     def cell(arm: str, seed: int, after: tuple[str, ...] = ()) -> Cell:
         """A run, made after those whose reward models it takes."""
         if arm in after:
-            raise UserError(f"{experiment.name}, arm {arm}: waits for a reward model that waits for it "
-                            f"({' <- '.join((*after, arm))}). Take it from an arm that needs no other's.")
+            raise UserError(
+                f"{experiment.name}, arm {arm}: waits for a reward model that waits for it "
+                f"({' <- '.join((*after, arm))}). Take it from an arm that needs no other's."
+            )
         folder = folder_of(out, arm, seed)
         if folder not in made:
             recipe, takes = _recipe(experiment, arm, seed, out)
             needs = tuple(cell(other, seed, (*after, arm)) for other in takes)
             for other in needs:
                 if "reward" not in Run(other.recipe, other.folder).stages:
-                    raise UserError(f"{experiment.name}, arm {arm}: takes the reward model of `{other.arm}`, which trains none. "
-                                    "Name an arm that does.")
+                    raise UserError(
+                        f"{experiment.name}, arm {arm}: takes the reward model of `{other.arm}`, which "
+                        "trains none. Name an arm that does."
+                    )
             made[folder] = Cell(arm, seed, recipe, folder, needs)
         return made[folder]
 
     every = [cell(arm, seed) for arm in experiment.arms for seed in _seeds(experiment, arm)]
     judges = list(dict.fromkeys(one.recipe.compare.judge for one in every))
     if len(judges) > 1:
-        raise UserError(f"{experiment.name}: its arms have different judges ({', '.join(judges)}), so nothing can be put side by "
-                        f"side. Name who judges all of them: `judges: [{{judge: {judges[0]}}}]`.")
+        raise UserError(
+            f"{experiment.name}: its arms have different judges ({', '.join(judges)}), so nothing can be "
+            f"put side by side. Name who judges all of them: `judges: [{{judge: {judges[0]}}}]`."
+        )
     found = [one for one in every if not only or one.arm in only]
     seeds = list(dict.fromkeys(one.seed for one in found))
     return sorted(found, key=lambda one: (seeds.index(one.seed), _place(one)))
@@ -103,8 +115,10 @@ def _seeds(experiment: Experiment, arm: str) -> list[int]:
     """The experiment's seeds that an arm is run with."""
     own = experiment.arms[arm].get("seeds", experiment.seeds)
     if not isinstance(own, list) or not own:
-        raise UserError(f"{experiment.name}, arm {arm}: `seeds` is {own!r}; it is a list of some of the experiment's "
-                        f"{experiment.seeds}.")
+        raise UserError(
+            f"{experiment.name}, arm {arm}: `seeds` is {own!r}; it is a list of some of the experiment's "
+            f"{experiment.seeds}."
+        )
     return [seed for seed in experiment.seeds if seed in own]
 
 
@@ -112,7 +126,9 @@ def _recipe(experiment: Experiment, arm: str, seed: int, out: Path) -> tuple[Rec
     """The recipe of a run, and the arms whose reward models it takes."""
     where = f"{experiment.name}, arm {arm}"
     if not re.fullmatch(r"\w[\w.+-]*", arm):
-        raise UserError(f"{where}: an arm's name is its folder's: letters, digits, `.`, `-`, `_` and `+` only.")
+        raise UserError(
+            f"{where}: an arm's name is its folder's: letters, digits, `.`, `-`, `_` and `+` only."
+        )
     assert isinstance(experiment.base, dict)  # load_experiment has read the file
     plain = copy.deepcopy(experiment.base)
     for key, value in experiment.arms[arm].items():
@@ -124,7 +140,9 @@ def _recipe(experiment: Experiment, arm: str, seed: int, out: Path) -> tuple[Rec
         first = experiment.judges[0]
         plain["compare"] = {**plain.get("compare", {}), **first.model_dump()}
         plain["watch"] = {**plain.get("watch", {}), "judge": first.judge, "base_url": first.base_url}
-    terms = [term for term in plain.get("policy", {}).get("reward", []) if str(term.get("model")).startswith("@")]
+    terms = [
+        term for term in plain.get("policy", {}).get("reward", []) if str(term.get("model")).startswith("@")
+    ]
     takes = [_resolve(term, where, experiment, seed, out) for term in terms]
     return check_recipe(plain, where), takes
 
@@ -138,7 +156,9 @@ def _resolve(term: dict[str, Any], where: str, experiment: Experiment, seed: int
     """`@ARM` becomes the folder of that arm's reward model; returns the arm."""
     arm = str(term["model"])[1:]
     if arm not in experiment.arms or seed not in _seeds(experiment, arm):
-        raise UserError(f"{where}: takes the reward model of `{arm}`, seed {seed}, which this experiment does not run. "
-                        f"Name one of its arms: {', '.join(experiment.arms)}.")
+        raise UserError(
+            f"{where}: takes the reward model of `{arm}`, seed {seed}, which this experiment does not run. "
+            f"Name one of its arms: {', '.join(experiment.arms)}."
+        )
     term["model"] = str(folder_of(out, arm, seed) / "reward")
     return arm

@@ -15,14 +15,22 @@ from redline.experiment.recipe import Experiment
 from redline.experiment.results import collect
 from redline.experiment.run import run_cells
 from redline.experiment.summary import summarise
-from redline.recipe_file import as_yaml
+from redline.recipe import as_yaml
 
 
-def run_experiment(recipe: Path, overrides: Sequence[str], out: Path | None = None, arms: Sequence[str] = (), parallel: int = 1,
-                   only_report: bool = False) -> tuple[str | None, Path]:
-    """Run what is missing (of the named arms), then sum up all that is finished; returns what failed, in one line, and the folder.
+def run_experiment(
+    recipe: Path,
+    overrides: Sequence[str],
+    out: Path | None = None,
+    arms: Sequence[str] = (),
+    parallel: int = 1,
+    only_report: bool = False,
+) -> tuple[str | None, Path]:
+    """Run what is missing (of the named arms), then sum up all that is finished; returns what failed, in one
+    line, and the folder.
 
-    Writes experiment.yaml, results.jsonl (a line a run) and summary.json into the experiment's folder, and prints the arms.
+    Writes experiment.yaml, results.jsonl (a line a run) and summary.json into the experiment's folder, and
+    prints the arms.
     """
     experiment = load_experiment(recipe, overrides)
     folder = out or Path("runs") / experiment.name
@@ -36,37 +44,67 @@ def run_experiment(recipe: Path, overrides: Sequence[str], out: Path | None = No
     if not failures:
         return None, folder
     reasons = "; ".join(f"{failure.cell.name}: {failure.reason}" for failure in failures[:3])
-    return (f"{len(failures)} of {len(wanted)} runs failed ({reasons}{'; ...' if len(failures) > 3 else ''}). "
-            "The same command tries them again."), folder
+    return (
+        f"{len(failures)} of {len(wanted)} runs failed ({reasons}{'; ...' if len(failures) > 3 else ''}). "
+        "The same command tries them again."
+    ), folder
 
 
 def _others(experiment: Experiment, folder: Path) -> list[Path]:
-    """The folders of runs whose finished stages may be taken over: of this experiment, and of those that it names."""
+    """The folders of runs whose finished stages may be taken over: of this experiment, and of those that it
+    names."""
     for root in experiment.reuse:
         if not Path(root).is_dir():
-            raise UserError(f"{experiment.name}: `reuse` names {root}, which is no folder. Give that of another experiment, "
-                            "such as runs/NAME.")
-    return sorted(path for root in (folder, *map(Path, experiment.reuse)) for path in root.glob("*/seed-*") if path.is_dir())
+            raise UserError(
+                f"{experiment.name}: `reuse` names {root}, which is no folder. Give that of another "
+                "experiment, such as runs/NAME."
+            )
+    return sorted(
+        path
+        for root in (folder, *map(Path, experiment.reuse))
+        for path in root.glob("*/seed-*")
+        if path.is_dir()
+    )
 
 
 def print_summary(summary: dict[str, Any], console: Console | None = None) -> None:
-    """The arms in a table on stdout, the baseline first: win rates and the difference from it in per cent, KL, perplexity, distinct
-    bigrams."""
+    """The arms in a table on stdout, the baseline first: win rates and the difference from it in per cent,
+    KL, perplexity, distinct bigrams."""
     console = console or Console(highlight=False)
     base = summary["baseline"]
-    table = Table(box=None, pad_edge=False, collapse_padding=True, header_style="dim", title=f"\n{escape(summary['name'])}",
-                  title_justify="left")
+    table = Table(
+        box=None,
+        pad_edge=False,
+        collapse_padding=True,
+        header_style="dim",
+        title=f"\n{escape(summary['name'])}",
+        title_justify="left",
+    )
     judges = [escape(judge.rpartition(":")[2].rpartition("/")[2]) for judge in summary["judges"]]
     for name in ("arm", "seeds", *judges, "KL", "perpl.", "bigrams", "minus first"):
         table.add_column(name, justify="left" if name == "arm" else "right", no_wrap=True)
     for arm in sorted(summary["arms"], key=lambda arm: arm["arm"] != base):
         rates = [_rate(arm["win_rates"][judge]) for judge in summary["judges"]]
-        table.add_row(arm["arm"], f"{len(arm['seeds'])}/{len(arm['asked'])}", *rates, f"{round(arm['kl'], 1) + 0.0:.1f}",
-                      f"{arm['perplexity']:.1f}", f"{arm['distinct_bigrams']:.2f}", _minus(summary, arm["arm"]))
+        table.add_row(
+            arm["arm"],
+            f"{len(arm['seeds'])}/{len(arm['asked'])}",
+            *rates,
+            f"{round(arm['kl'], 1) + 0.0:.1f}",
+            f"{arm['perplexity']:.1f}",
+            f"{arm['distinct_bigrams']:.2f}",
+            _minus(summary, arm["arm"]),
+        )
     if summary["arms"]:
         first = summary["arms"][0]
-        table.add_row("the reference", "", *("50.0" for _ in judges), "0.0", f"{first['perplexity_reference']:.1f}",
-                      f"{first['distinct_bigrams_reference']:.2f}", style="dim")
+        table.add_row(
+            "the reference",
+            "",
+            *("50.0" for _ in judges),
+            "0.0",
+            f"{first['perplexity_reference']:.1f}",
+            f"{first['distinct_bigrams_reference']:.2f}",
+            style="dim",
+        )
     console.print(table)
     if summary["unfinished"]:
         console.print(f"not finished: {'; '.join(summary['unfinished'])}", markup=False)
@@ -77,11 +115,18 @@ def _rate(found: dict[str, Any]) -> str:
 
 
 def _minus(summary: dict[str, Any], arm: str) -> str:
-    """An arm's difference from the baseline at the end, by the first judge, with its interval over seeds and prompts."""
+    """An arm's difference from the baseline at the end, by the first judge, with its interval over seeds and
+    prompts."""
     for row in summary["differences"]:
-        if row["kl"] is None and row["judge"] == summary["gold"] and {row["a"], row["b"]} == {arm, summary["baseline"]}:
+        if (
+            row["kl"] is None
+            and row["judge"] == summary["gold"]
+            and {row["a"], row["b"]} == {arm, summary["baseline"]}
+        ):
             sign = 1 if row["a"] == arm else -1
-            middle, low, high = (round(100 * value, 1) + 0.0 for value in (sign * row["difference"],
-                                                                          *sorted(sign * bound for bound in row["ci95"])))
+            middle, low, high = (
+                round(100 * value, 1) + 0.0
+                for value in (sign * row["difference"], *sorted(sign * bound for bound in row["ci95"]))
+            )
             return f"{middle:+.1f} ({low:+.1f} to {high:+.1f})"
     return ""

@@ -4,7 +4,8 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
-from redline.recipe import JudgedBy, Section
+from redline.judge.settings import JudgedBy
+from redline.section import Section
 
 
 class Experiment(Section):
@@ -15,13 +16,14 @@ class Experiment(Section):
     base: str | dict[str, Any]
     """What every arm begins from: a recipe's file, or its sections here."""
     arms: dict[str, dict[str, Any]] = Field(min_length=1)
-    """Name -> the keys that the arm changes, as in `redline run RECIPE key=value`: `{reward.kind: sequence, reward.pairs: chosen}`.
-    `seeds: [0, 1]` runs an arm with only these of the seeds; `model: "@ARM"` in a reward term is the reward model that another arm
-    trained with the same seed."""
+    """Name -> the keys that the arm changes, as in `redline run RECIPE key=value`: `{reward.kind: sequence,
+    reward.pairs: chosen}`. `seeds: [0, 1]` runs an arm with only these of the seeds; `model: "@ARM"` in a
+    reward term is the reward model that another arm trained with the same seed."""
     seeds: list[int] = Field(default_factory=lambda: [0, 1, 2], min_length=1)
     """Each arm is run with each."""
     judges: list[JudgedBy] = Field(default_factory=list)
-    """Who judges the finished policies; the first is the gold of the curves. None: the judge of the base's `compare`."""
+    """Who judges the finished policies; the first is the gold of the curves. None: the judge of the base's
+    `compare`."""
     baseline: str | None = None
     """The arm that the others are compared with first; None: the first one."""
     kl_levels: list[float] = Field(default_factory=lambda: [1.0, 2.0, 4.0, 6.0])
@@ -34,12 +36,16 @@ class Experiment(Section):
     @model_validator(mode="after")
     def _baseline_is_an_arm(self) -> "Experiment":
         if self.baseline is not None and self.baseline not in self.arms:
-            raise ValueError(f"`baseline` is {self.baseline}, which is no arm (there are {', '.join(self.arms)})")
+            raise ValueError(
+                f"`baseline` is {self.baseline}, which is no arm (there are {', '.join(self.arms)})"
+            )
         return self
 
     @model_validator(mode="after")
     def _judges_differ(self) -> "Experiment":
         names = [one.judge for one in self.judges]
         if twice := [name for name in names if names.count(name) > 1]:
-            raise ValueError(f"`judges` names {twice[0]} twice, and results are told apart by the judge's name")
+            raise ValueError(
+                f"`judges` names {twice[0]} twice, and results are told apart by the judge's name"
+            )
         return self

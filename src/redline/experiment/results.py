@@ -1,4 +1,5 @@
-"""What the finished runs of an experiment have to show: one line a run, with its learning curve and its verdicts."""
+"""What the finished runs of an experiment have to show: one line a run, with its learning curve and its
+verdicts."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -11,11 +12,14 @@ from redline.data.records import Record
 from redline.experiment.arms import Cell
 from redline.experiment.recipe import Experiment
 from redline.judge.compare import compare
-from redline.judge.judges import Judge, judge_of
+from redline.judge.judges import judge_of
+from redline.judge.protocol import Judge
 from redline.judge.systems import read_responses
-from redline.run import Run
+from redline.run.run import Run
 
-Preferences = dict[str, float]  # by the prompt's id: 1 the policy's response is better, 0 the reference's, 0.5 a tie
+Preferences = dict[
+    str, float
+]  # by the prompt's id: 1 the policy's response is better, 0 the reference's, 0.5 a tie
 KEPT = ("win_rate", "ci95", "standard_error", "n", "wins", "ties", "losses", "length_controlled_win_rate")
 
 
@@ -39,8 +43,8 @@ class Line(Record):
 class Point:
     """A measurement on the way: nats a response from the reference, win rate over it, and the price so far.
 
-    ``samples`` are the responses (without RL: the edits) learned from, ``seconds`` those of learning, without the measuring itself.
-    Both are None for best of n, which learns nothing.
+    ``samples`` are the responses (without RL: the edits) learned from, ``seconds`` those of learning, without
+    the measuring itself. Both are None for best of n, which learns nothing.
     """
 
     kl: float
@@ -64,18 +68,27 @@ class Result:
 
 
 def collect(experiment: Experiment, cells: Sequence[Cell], out: Path) -> list[Result]:
-    """Read every run that is finished as its recipe is now, let the experiment's further judges judge it, and write
-    ``out``/results.jsonl: one line a run.
+    """Read every run that is finished as its recipe is now, let the experiment's further judges judge it, and
+    write ``out``/results.jsonl: one line a run.
 
-    A judge's verdicts are kept in the run's folder, so that nothing is judged twice. Raises UserError for a judge that cannot be
-    had, or that gave no verdict.
+    A judge's verdicts are kept in the run's folder, so that nothing is judged twice. Raises UserError for a
+    judge that cannot be had, or that gave no verdict.
     """
     finished = [cell for cell in cells if Run(cell.recipe, cell.folder).is_done("compare") and not cell.lacks]
     judges = [judge_of(one) for one in experiment.judges[1:]] if finished else []
     results = [_result(cell, judges) for cell in track(finished, "results")]
-    write_jsonl(out / "results.jsonl", [
-        {"arm": one.cell.arm, "seed": one.cell.seed, **one.figures, "curve": [_plain(point) for point in one.curve]}
-        for one in results])
+    write_jsonl(
+        out / "results.jsonl",
+        [
+            {
+                "arm": one.cell.arm,
+                "seed": one.cell.seed,
+                **one.figures,
+                "curve": [_plain(point) for point in one.curve],
+            }
+            for one in results
+        ],
+    )
     return results
 
 
@@ -89,23 +102,32 @@ def _result(cell: Cell, judges: Sequence[Judge]) -> Result:
     text, log = first["text"], _lines(folder / "policy/log.jsonl")
     seconds = {stage: state[stage]["seconds"] for stage in Run(cell.recipe, folder).stages if stage in state}
     if "policy" in seconds:  # log and metrics count more where training was stopped and went on
-        seconds["policy"] = max(seconds["policy"], round(sum(line.seconds + line.seconds_watch for line in log), 1))
+        seconds["policy"] = max(
+            seconds["policy"], round(sum(line.seconds + line.seconds_watch for line in log), 1)
+        )
     if "reward" in seconds and (folder / "reward/metrics.json").exists():
         seconds["reward"] = max(seconds["reward"], read_json(folder / "reward/metrics.json")["seconds"])
     figures = {
-        "folder": str(folder), "judges": {name: {key: result[key] for key in KEPT} for name, (result, _) in found.items()},
-        "kl": first["kl"], "kl_error": first["kl_error"],
-        "perplexity": first["perplexity_a"], "perplexity_reference": first["perplexity_b"],
-        **{key: text["a"][key] for key in text["a"]}, **{f"{key}_reference": text["b"][key] for key in text["b"]},
+        "folder": str(folder),
+        "judges": {name: {key: result[key] for key in KEPT} for name, (result, _) in found.items()},
+        "kl": first["kl"],
+        "kl_error": first["kl_error"],
+        "perplexity": first["perplexity_a"],
+        "perplexity_reference": first["perplexity_b"],
+        **{key: text["a"][key] for key in text["a"]},
+        **{f"{key}_reference": text["b"][key] for key in text["b"]},
         "seconds": seconds,
         "taken_over": {stage: entry["from"] for stage, entry in state.items() if "from" in entry},
         "peak_gb": max((line.peak_gb for line in log if line.peak_gb), default=None),
     }
-    return Result(cell, figures, {name: _preferences(path) for name, (_, path) in found.items()}, _curve(cell))
+    return Result(
+        cell, figures, {name: _preferences(path) for name, (_, path) in found.items()}, _curve(cell)
+    )
 
 
 def _judged(cell: Cell, judge: Judge, number: int) -> tuple[dict[str, Any], Path]:
-    """A further judge's comparison of the responses that the run has compared: made once, kept beside them."""
+    """A further judge's comparison of the responses that the run has compared: made once, kept beside
+    them."""
     folder = cell.folder / "compare"
     path, verdicts = folder / f"judge-{number}.json", folder / f"judge-{number}.verdicts.jsonl"
     if path.exists() and verdicts.exists():
@@ -119,18 +141,35 @@ def _judged(cell: Cell, judge: Judge, number: int) -> tuple[dict[str, Any], Path
 
 
 def _curve(cell: Cell) -> list[Point]:
-    """The gold scores on the way. At its start a policy is its reference, so its curve begins at KL 0 and a win rate of 0.5."""
+    """The gold scores on the way. At its start a policy is its reference, so its curve begins at KL 0 and a
+    win rate of 0.5."""
     direct, folder = cell.recipe.direct, cell.folder
     if direct is not None and direct.method == "best_of_n":
-        return [Point(line.gold_kl or 0.0, line.gold or 0.0, error=line.gold_error, n=line.n,
-                      preferences=_preferences(folder / f"compare/best_of_{line.n}.verdicts.jsonl"))
-                for line in _lines(folder / "compare/curve.jsonl")]
+        return [
+            Point(
+                line.gold_kl or 0.0,
+                line.gold or 0.0,
+                error=line.gold_error,
+                n=line.n,
+                preferences=_preferences(folder / f"compare/best_of_{line.n}.verdicts.jsonl"),
+            )
+            for line in _lines(folder / "compare/curve.jsonl")
+        ]
     size, seconds, points = direct.batch_size if direct else cell.recipe.policy.batch_size, 0.0, []
     for line in _lines(folder / "policy/log.jsonl"):
         seconds += line.seconds
         if line.gold is not None and line.gold_kl is not None:
-            points.append(Point(line.gold_kl, line.gold, line.update * size, round(seconds, 2), line.gold_error, line.gold_proxy,
-                                preferences=_preferences(folder / f"policy/watch/{line.update:06d}.jsonl")))
+            points.append(
+                Point(
+                    line.gold_kl,
+                    line.gold,
+                    line.update * size,
+                    round(seconds, 2),
+                    line.gold_error,
+                    line.gold_proxy,
+                    preferences=_preferences(folder / f"policy/watch/{line.update:06d}.jsonl"),
+                )
+            )
     start = Point(0.0, 0.5, 0, 0.0, preferences=dict.fromkeys(points[0].preferences, 0.5)) if points else None
     return [start, *points] if start else []
 

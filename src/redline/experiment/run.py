@@ -1,4 +1,5 @@
-"""Doing what an experiment asks for and is not done: one run after another, or several at once; what they share is done once."""
+"""Doing what an experiment asks for and is not done: one run after another, or several at once; what they
+share is done once."""
 
 import gc
 import os
@@ -15,7 +16,7 @@ from pathlib import Path
 from redline.console import console
 from redline.errors import UserError
 from redline.experiment.arms import Cell
-from redline.run import Run
+from redline.run.run import Run
 
 LOOK_AGAIN = 5.0  # seconds after which runs that wait for another's reward model look for it
 
@@ -29,11 +30,17 @@ class Failure:
 
 
 def run_cells(cells: Sequence[Cell], others: Sequence[Path] = (), parallel: int = 1) -> list[Failure]:
-    """Do all runs that are not finished, ``parallel`` at once; returns those that failed, the others are done.
+    """Do all runs that are not finished, ``parallel`` at once; returns those that failed, the others are
+    done.
 
-    ``others`` are folders of further runs whose finished stages may be taken over, as those of the runs themselves are.
+    ``others`` are folders of further runs whose finished stages may be taken over, as those of the runs
+    themselves are.
     """
-    known = [*(cell.folder for cell in cells), *(need.folder for cell in cells for need in cell.needs), *others]
+    known = [
+        *(cell.folder for cell in cells),
+        *(need.folder for cell in cells for need in cell.needs),
+        *others,
+    ]
     if parallel > 1:
         return _at_once(cells, known, parallel)
     failures = []
@@ -47,18 +54,23 @@ def run_cells(cells: Sequence[Cell], others: Sequence[Path] = (), parallel: int 
 
 
 def run_cell(cell: Cell, known: Iterable[Path]) -> str | None:
-    """Do one run, as far as it is not done; returns why it failed, or None. A failure of the program's is kept in error.txt."""
+    """Do one run, as far as it is not done; returns why it failed, or None. A failure of the program's is
+    kept in error.txt."""
     error_file = cell.folder / "error.txt"
     try:
         error_file.unlink(missing_ok=True)
         run = Run(cell.recipe, cell.folder)
         if cell.lacks:
-            raise UserError(f"{cell.lacks[0].folder / 'reward'}: is not there, or of another recipe. Run the arm "
-                            f"`{cell.lacks[0].arm}` first.")
+            raise UserError(
+                f"{cell.lacks[0].folder / 'reward'}: is not there, or of another recipe. Run the arm "
+                f"`{cell.lacks[0].arm}` first."
+            )
         run.go(others=[other for other in known if other != cell.folder])
     except UserError as error:
         return str(error)
-    except Exception as error:  # one arm's failure must not cost the others: it is told, kept, and the status is not 0
+    except (
+        Exception
+    ) as error:  # one arm's failure must not cost the others: it is told, kept, and the status is not 0
         error_file.parent.mkdir(parents=True, exist_ok=True)
         error_file.write_text(traceback.format_exc(), encoding="utf-8")
         return f"{type(error).__name__}: {' '.join(str(error).split())[:200]} (see {error_file})"
@@ -89,8 +101,10 @@ def _at_once(cells: Sequence[Cell], known: Sequence[Path], parallel: int) -> lis
                 try:
                     reason = done.result()
                 except BrokenProcessPool as error:
-                    raise UserError(f"{cell.name}, or a run beside it, was killed; if memory was short, lower --parallel. The same "
-                                    "command goes on.") from error
+                    raise UserError(
+                        f"{cell.name}, or a run beside it, was killed; if memory was short, lower "
+                        "--parallel. The same command goes on."
+                    ) from error
                 if reason:
                     failures.append(_told(cell, reason))
                 else:
@@ -99,7 +113,8 @@ def _at_once(cells: Sequence[Cell], known: Sequence[Path], parallel: int) -> lis
 
 
 def _must_wait(cell: Cell, running: Sequence[Cell], waiting: Sequence[Cell], known: Sequence[Path]) -> bool:
-    """Whether a run under way is doing what this one can take over, or will make the reward model that it takes."""
+    """Whether a run under way is doing what this one can take over, or will make the reward model that it
+    takes."""
     coming = {other.folder for other in [*running, *waiting]}
     if any(need.folder in coming for need in cell.lacks):
         return True
@@ -109,8 +124,8 @@ def _must_wait(cell: Cell, running: Sequence[Cell], waiting: Sequence[Cell], kno
 
 @contextmanager
 def _processes(count: int) -> Iterator[ProcessPoolExecutor]:
-    """Processes that share the processor's threads and the GPUs; when this one is stopped, they end too, with what they were
-    doing."""
+    """Processes that share the processor's threads and the GPUs; when this one is stopped, they end too, with
+    what they were doing."""
     spawn, gpus = get_context("spawn"), _gpus()
     turns = spawn.SimpleQueue()
     for place in range(count):

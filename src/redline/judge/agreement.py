@@ -1,4 +1,5 @@
-"""How far people, and judges, agree: pure functions on verdicts, one a pair. A verdict is 1 (a), 0 (b) or 0.5 (a tie)."""
+"""How far people, and judges, agree: pure functions on verdicts, one a pair. A verdict is 1 (a), 0 (b) or 0.5
+(a tie)."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -14,7 +15,8 @@ def agreement(first: Sequence[float], second: Sequence[float]) -> float:
 
 
 def cohen_kappa(first: Sequence[float], second: Sequence[float]) -> float:
-    """Agreement of two raters beyond chance, each with his own frequencies (Cohen 1960): 1 perfect, 0 as by chance.
+    """Agreement of two raters beyond chance, each with his own frequencies (Cohen 1960): 1 perfect, 0 as by
+    chance.
 
     Both (n,). 1 when both always gave one and the same verdict.
     """
@@ -25,19 +27,23 @@ def cohen_kappa(first: Sequence[float], second: Sequence[float]) -> float:
 
 
 def fleiss_kappa(ratings: ArrayLike) -> float:
-    """Agreement of several raters beyond chance (Fleiss 1971). ``ratings`` (n items, k raters), none missing, k at least 2."""
+    """Agreement of several raters beyond chance (Fleiss 1971). ``ratings`` (n items, k raters), none missing,
+    k at least 2."""
     table = np.asarray(ratings)
     if table.ndim != 2 or table.shape[0] == 0 or table.shape[1] < 2:
         raise ValueError("expected verdicts of at least two raters on at least one item")
     raters = table.shape[1]
-    counts = np.stack([(table == verdict).sum(axis=1) for verdict in np.unique(table)], axis=1)  # (n, categories)
+    counts = np.stack(
+        [(table == verdict).sum(axis=1) for verdict in np.unique(table)], axis=1
+    )  # (n, categories)
     observed = ((counts**2).sum(axis=1) - raters).mean() / (raters * (raters - 1))
     expected = ((counts.sum(axis=0) / counts.sum()) ** 2).sum()
     return 1.0 if expected == 1 else float((observed - expected) / (1 - expected))
 
 
 def majority(verdicts: Sequence[float]) -> float | None:
-    """The verdict that more than half of the raters gave; None where there is none (three people, three verdicts)."""
+    """The verdict that more than half of the raters gave; None where there is none (three people, three
+    verdicts)."""
     verdict, count = Counter(verdicts).most_common(1)[0]
     return verdict if 2 * count > len(verdicts) else None
 

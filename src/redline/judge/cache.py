@@ -1,4 +1,5 @@
-"""Verdicts that were given once and are never asked (or paid) for again: one SQLite file, safe against a kill at any moment."""
+"""Verdicts that were given once and are never asked (or paid) for again: one SQLite file, safe against a kill
+at any moment."""
 
 import hashlib
 import json
@@ -12,7 +13,8 @@ from redline.errors import UserError
 
 
 class VerdictCache:
-    """Preferences by content and judge. ``path=None`` keeps them in memory only. Close it, or use it in a ``with``."""
+    """Preferences by content and judge. ``path=None`` keeps them in memory only. Close it, or use it in a
+    ``with``."""
 
     def __init__(self, path: str | Path | None):
         self.path = path
@@ -20,10 +22,16 @@ class VerdictCache:
             if path is not None:
                 Path(path).parent.mkdir(parents=True, exist_ok=True)
             self._database = sqlite3.connect(path if path is not None else ":memory:", timeout=60)
-            self._database.execute("CREATE TABLE IF NOT EXISTS verdicts (key TEXT PRIMARY KEY, preference REAL, judge TEXT)")
-            self._database.execute("SELECT key, preference, judge FROM verdicts LIMIT 0")  # not another program's table
+            self._database.execute(
+                "CREATE TABLE IF NOT EXISTS verdicts (key TEXT PRIMARY KEY, preference REAL, judge TEXT)"
+            )
+            self._database.execute(
+                "SELECT key, preference, judge FROM verdicts LIMIT 0"
+            )  # not another program's table
         except (sqlite3.Error, OSError) as error:
-            raise UserError(f"{path}: not a usable cache of verdicts ({error}). Choose another file.") from error
+            raise UserError(
+                f"{path}: not a usable cache of verdicts ({error}). Choose another file."
+            ) from error
 
     def __enter__(self) -> "VerdictCache":
         return self
@@ -36,7 +44,9 @@ class VerdictCache:
         try:
             row = self._database.execute("SELECT preference FROM verdicts WHERE key = ?", (key,)).fetchone()
         except sqlite3.Error as error:
-            raise UserError(f"{self.path}: verdicts cannot be read ({error}). Choose another --cache.") from error
+            raise UserError(
+                f"{self.path}: verdicts cannot be read ({error}). Choose another --cache."
+            ) from error
         return None if row is None else float(row[0])
 
     def put(self, verdicts: Iterable[tuple[str, float, str]]) -> None:
@@ -45,10 +55,13 @@ class VerdictCache:
             with self._database:
                 self._database.executemany("INSERT OR REPLACE INTO verdicts VALUES (?, ?, ?)", verdicts)
         except sqlite3.Error as error:
-            raise UserError(f"{self.path}: verdicts cannot be stored ({error}). Choose another --cache.") from error
+            raise UserError(
+                f"{self.path}: verdicts cannot be stored ({error}). Choose another --cache."
+            ) from error
 
 
 def verdict_key(settings: dict[str, Any], prompt: Text, a: Text, b: Text, repeat: int = 0) -> str:
-    """The name of one question: the judge with its settings, the texts in the order shown, and which asking it is."""
+    """The name of one question: the judge with its settings, the texts in the order shown, and which asking
+    it is."""
     content = json.dumps([settings, prompt, a, b, repeat], ensure_ascii=False, sort_keys=True)
     return hashlib.sha256(content.encode("utf-8", "surrogatepass")).hexdigest()

@@ -1,66 +1,25 @@
-"""Judges: who says which of two responses is better. One small interface, and ``load_judge`` that finds one by its name."""
+"""Judges: who says which of two responses is better. One small interface, and ``load_judge`` that finds one
+by its name."""
 
 import hashlib
 import inspect
-import math
 from collections.abc import Callable, Iterable, Sequence
 from numbers import Real
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from redline.data.files import read_jsonl
 from redline.data.records import Record, Text, as_text
 from redline.errors import UserError
 from redline.functions import is_function_name, load_function
 from redline.judge.length import NEUTRAL
-from redline.recipe import JudgedBy
-
-
-class Judge(Protocol):
-    """What a comparison asks.
-
-    ``settings`` say all that its verdicts depend on: they are the judge's half of a verdict's key in the cache, and are
-    written into winrate.json. ``both_orders``: whether the order of the two may sway it, so that each pair is shown twice.
-    ``batch_size`` pairs go into one call, ``concurrency`` calls run at once. ``failures`` counts reasons for a None.
-    ``length_prior``: what the length-controlled win rate assumes of its taste for length (see ``redline.judge.length``).
-    """
-
-    name: str
-    settings: dict[str, Any]
-    both_orders: bool
-    batch_size: int
-    concurrency: int
-    failures: dict[str, int]
-    length_prior: tuple[float, float]
-
-    def prefer(self, prompts: Sequence[Text], a: Sequence[Text], b: Sequence[Text]) -> list[float | None]:
-        """For each pair the preference for ``a``, shown first: 1 a, 0 b, 0.5 a tie, between them how sure; None: no verdict."""
-        ...
-
-
-class ScoreJudge:
-    """A judge that gives every response a score: the higher one wins, equal ones tie. The order cannot sway it."""
-
-    both_orders = False
-    concurrency = 1
-    length_prior = NEUTRAL
-
-    def __init__(self, name: str, score: Callable[[Sequence[Text], Sequence[Text]], list[float]],
-                 settings: dict[str, Any] | None = None, batch_size: int = 256):
-        self.name, self.score, self.batch_size = name, score, batch_size
-        self.settings: dict[str, Any] = {"judge": name} | (settings or {})
-        self.failures: dict[str, int] = {}
-
-    def prefer(self, prompts: Sequence[Text], a: Sequence[Text], b: Sequence[Text]) -> list[float | None]:
-        scores = self.score([*prompts, *prompts], [*a, *b])
-        found = [None if math.isnan(x) or math.isnan(y) else 0.5 if x == y else float(x > y)
-                 for x, y in zip(scores[: len(a)], scores[len(a):], strict=True)]
-        _count(self, "a score that is no number", found.count(None))
-        return found
+from redline.judge.protocol import Judge, ScoreJudge, count_failures
+from redline.judge.settings import JudgedBy
 
 
 class FunctionJudge:
-    """A Python function ``(prompts, a, b) -> preferences for a``, lists of equal length; None where it has no verdict."""
+    """A Python function ``(prompts, a, b) -> preferences for a``, lists of equal length; None where it has no
+    verdict."""
 
     both_orders = True
     concurrency = 1
@@ -80,20 +39,30 @@ class FunctionJudge:
         except UserError:
             raise
         except Exception as error:  # whatever the user's own function raises is the user's to mend
-            raise UserError(f"judge {self.name}: raised {type(error).__name__}: {' '.join(str(error).split())}.") from error
+            raise UserError(
+                f"judge {self.name}: raised {type(error).__name__}: {' '.join(str(error).split())}."
+            ) from error
         if verdicts is None:
-            raise UserError(f"judge {self.name}: it returned {type(given).__name__}. Return a list, one preference a pair.")
+            raise UserError(
+                f"judge {self.name}: it returned {type(given).__name__}. Return a list, one preference a "
+                "pair."
+            )
         if len(verdicts) != len(prompts):
-            raise UserError(f"judge {self.name}: it returned {len(verdicts)} preferences for {len(prompts)} pairs.")
+            raise UserError(
+                f"judge {self.name}: it returned {len(verdicts)} preferences for {len(prompts)} pairs."
+            )
         for verdict in verdicts:
             if verdict is not None and not (isinstance(verdict, Real) and 0 <= float(verdict) <= 1):
-                raise UserError(f"judge {self.name}: {verdict!r} is no preference. Return numbers from 0 to 1, or None.")
-        _count(self, "the function returned None", verdicts.count(None))
+                raise UserError(
+                    f"judge {self.name}: {verdict!r} is no preference. Return numbers from 0 to 1, or None."
+                )
+        count_failures(self, "the function returned None", verdicts.count(None))
         return [None if verdict is None else float(verdict) for verdict in verdicts]
 
 
 class HumanVerdict(Record):
-    """A person's verdict on a pair, as the blind comparison of ``redline annotate`` writes it: 1 a, 0 b, 0.5 a tie."""
+    """A person's verdict on a pair, as the blind comparison of ``redline annotate`` writes it: 1 a, 0 b, 0.5
+    a tie."""
 
     prompt: Text
     a: Text
@@ -102,7 +71,8 @@ class HumanVerdict(Record):
 
 
 class HumanJudge:
-    """People's verdicts from a file, found by their texts in either order; of several on one pair, the mean."""
+    """People's verdicts from a file, found by their texts in either order; of several on one pair, the
+    mean."""
 
     both_orders = False
     concurrency = 1
@@ -115,7 +85,9 @@ class HumanJudge:
         self._verdicts: dict[tuple[str, str, str], list[float]] = {}
         for number, row in enumerate(read_jsonl(path, HumanVerdict), 1):
             if not 0 <= row.preference <= 1:
-                raise UserError(f"{path}, record {number}: preference {row.preference:g} is not between 0 (b) and 1 (a).")
+                raise UserError(
+                    f"{path}, record {number}: preference {row.preference:g} is not between 0 (b) and 1 (a)."
+                )
             self._verdicts.setdefault(_key(row.prompt, row.a, row.b), []).append(row.preference)
             self._verdicts.setdefault(_key(row.prompt, row.b, row.a), []).append(1 - row.preference)
         content = hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16]
@@ -123,7 +95,7 @@ class HumanJudge:
 
     def prefer(self, prompts: Sequence[Text], a: Sequence[Text], b: Sequence[Text]) -> list[float | None]:
         found = [self._verdicts.get(_key(*pair)) for pair in zip(prompts, a, b, strict=True)]
-        _count(self, "no person judged the pair", found.count(None))
+        count_failures(self, "no person judged the pair", found.count(None))
         return [sum(verdicts) / len(verdicts) if verdicts else None for verdicts in found]
 
 
@@ -133,14 +105,19 @@ def judge_of(how: JudgedBy) -> Judge:
 
 
 def load_judge(
-    name: str, base_url: str | None = None, template: str | None = None, verdict: str = "json", concurrency: int = 8,
+    name: str,
+    base_url: str | None = None,
+    template: str | None = None,
+    verdict: str = "json",
+    concurrency: int = 8,
 ) -> Judge:
     """The judge of that name.
 
-    ``vader``: the sentiment lexicon of vaderSentiment. ``length``: the longer response wins, a yardstick. ``human:FILE``:
-    verdicts of people. ``module:function`` or ``file.py:function``: a Python function. With ``base_url``: an LLM at an
-    OpenAI-compatible endpoint, with its ``template`` (a file, or the built-in one), ``verdict`` (json or token) and
-    ``concurrency``. Anything else: a reward model's folder or Hugging Face name. Raises UserError.
+    ``vader``: the sentiment lexicon of vaderSentiment. ``length``: the longer response wins, a yardstick.
+    ``human:FILE``: verdicts of people. ``module:function`` or ``file.py:function``: a Python function. With
+    ``base_url``: an LLM at an OpenAI-compatible endpoint, with its ``template`` (a file, or the built-in
+    one), ``verdict`` (json or token) and ``concurrency``. Anything else: a reward model's folder or Hugging
+    Face name. Raises UserError.
     """
     if base_url:
         from redline.judge.llm import LlmJudge
@@ -149,7 +126,9 @@ def load_judge(
     if name == "vader":
         return _vader()
     if name == "length":
-        return ScoreJudge("length", lambda prompts, responses: [float(len(as_text(response))) for response in responses])
+        return ScoreJudge(
+            "length", lambda prompts, responses: [float(len(as_text(response))) for response in responses]
+        )
     if name == "human" or name.startswith("human:"):
         path = name.partition(":")[2]
         if not path:
@@ -168,7 +147,9 @@ def _vader() -> Judge:
 
         from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
     except ImportError as error:
-        raise UserError("judge vader: vaderSentiment is not installed. Run: pip install vaderSentiment") from error
+        raise UserError(
+            "judge vader: vaderSentiment is not installed. Run: pip install vaderSentiment"
+        ) from error
     analyzer = SentimentIntensityAnalyzer()
 
     def compound(prompts: Sequence[Text], responses: Sequence[Text]) -> list[float]:
@@ -178,8 +159,8 @@ def _vader() -> Judge:
 
 
 def _source(name: str, function: Callable[..., Any]) -> str:
-    """The text of the file that defines the function under its decorators, or the class of a callable object from the same file,
-    so that a changed judge is not answered from the cache."""
+    """The text of the file that defines the function under its decorators, or the class of a callable object
+    from the same file, so that a changed judge is not answered from the cache."""
     code: Any = inspect.unwrap(function)
     place = name.rpartition(":")[0]
     if not inspect.isroutine(code) and type(code).__module__ in (place, Path(place).stem):
@@ -188,12 +169,6 @@ def _source(name: str, function: Callable[..., Any]) -> str:
         return Path(inspect.getsourcefile(inspect.unwrap(code)) or "").read_text(encoding="utf-8")
     except (OSError, TypeError):
         return repr(function)  # a builtin, or typed into a shell: there is no file
-
-
-def _count(judge: Judge, reason: str, times: int) -> None:
-    """Note failures by their reason."""
-    if times:
-        judge.failures[reason] = judge.failures.get(reason, 0) + times
 
 
 def _key(prompt: Text, a: Text, b: Text) -> tuple[str, str, str]:

@@ -1,16 +1,19 @@
 """Length-controlled win rate: what would the win rate be if both systems wrote equally long responses?
 
-The logistic model of AlpacaEval 2 (Dubois et al. 2024, arXiv 2404.04475): with z = (length of a - length of b) / its deviation,
+The logistic model of AlpacaEval 2 (Dubois et al. 2024, arXiv 2404.04475): with z = (length of a - length of
+b) / its deviation,
 
     P(a preferred on prompt x) = sigmoid(theta + phi * tanh(z) + psi * difficulty(x))
 
-is fitted to the judge's preferences, and the length-controlled win rate is its mean over the prompts with z = 0.
+is fitted to the judge's preferences, and the length-controlled win rate is its mean over the prompts with z =
+0.
 
-The leaderboard's own fit has two inputs besides the verdicts. (1) It adds, with a weight of 0.2, verdicts on deliberately
-short and long answers of the baseline, in which theta is 0: they hold phi to the effect that length alone has. They are not
-part of this project; here a normal prior on phi with the same centre and information takes their place (``ANCHOR``).
-(2) ``difficulty`` was fitted over the whole leaderboard; pass your own if you have it, otherwise the term is left out.
-With both differences the published 29.78 and 26.29 come out as 29.66 and 26.22.
+The leaderboard's own fit has two inputs besides the verdicts. (1) It adds, with a weight of 0.2, verdicts on
+deliberately short and long answers of the baseline, in which theta is 0: they hold phi to the effect that
+length alone has. They are not part of this project; here a normal prior on phi with the same centre and
+information takes their place (``ANCHOR``). (2) ``difficulty`` was fitted over the whole leaderboard; pass
+your own if you have it, otherwise the term is left out. With both differences the published 29.78 and 26.29
+come out as 29.66 and 26.22.
 """
 
 from dataclasses import dataclass
@@ -23,9 +26,10 @@ Floats = NDArray[np.float64]
 ANCHOR = (1.648, 0.01657)
 """Centre of the prior on phi, and its information for each prompt judged.
 
-Both follow from published figures: asked to be short, the leaderboard's baseline won 22.92 % against itself, with answers of
-1,137 characters on average against 2,049; asked to be long, 64.30 % with 2,403. The centre is the phi that explains the two
-together, the information that of 2 x 805 verdicts at weight 0.1 each, divided by 805 (benchmarks/length_anchor.py)."""
+Both follow from published figures: asked to be short, the leaderboard's baseline won 22.92 % against itself,
+with answers of 1,137 characters on average against 2,049; asked to be long, 64.30 % with 2,403. The centre is
+the phi that explains the two together, the information that of 2 x 805 verdicts at weight 0.1 each, divided
+by 805 (benchmarks/length_anchor.py)."""
 
 NEUTRAL = (0.0, ANCHOR[1])
 """The same information without the belief that length pleases: for judges other than LLMs."""
@@ -35,7 +39,8 @@ _RIDGE = 0.01  # precision that keeps theta and psi finite where every prompt wa
 
 @dataclass(frozen=True)
 class LengthControlled:
-    """``win_rate`` at equal lengths (a share), and the coefficients: ``advantage`` theta, ``length_effect`` phi, psi."""
+    """``win_rate`` at equal lengths (a share), and the coefficients: ``advantage`` theta, ``length_effect``
+    phi, psi."""
 
     win_rate: float
     advantage: float
@@ -44,12 +49,17 @@ class LengthControlled:
 
 
 def length_controlled_win_rate(
-    preferences: ArrayLike, length_a: ArrayLike, length_b: ArrayLike, difficulty: ArrayLike | None = None,
+    preferences: ArrayLike,
+    length_a: ArrayLike,
+    length_b: ArrayLike,
+    difficulty: ArrayLike | None = None,
     anchor: tuple[float, float] | None = ANCHOR,
 ) -> LengthControlled:
-    """Fit the model above. All arrays (n,): preferences for a in [0, 1], lengths in characters (any unit will do).
+    """Fit the model above. All arrays (n,): preferences for a in [0, 1], lengths in characters (any unit will
+    do).
 
-    ``anchor=None`` leaves phi to the data alone. Where the lengths never differ differently, the win rate is returned as it is.
+    ``anchor=None`` leaves phi to the data alone. Where the lengths never differ differently, the win rate is
+    returned as it is.
     """
     outcome = np.asarray(preferences, dtype=np.float64)
     delta = np.asarray(length_a, dtype=np.float64) - np.asarray(length_b, dtype=np.float64)
@@ -67,19 +77,24 @@ def length_controlled_win_rate(
     features = np.stack(columns, axis=1)
     weights = fit_logistic(features, outcome, mean, precision)
     features[:, 1] = 0.0
-    return LengthControlled(float(_sigmoid(features @ weights).mean()), *(float(weight) for weight in weights))
+    return LengthControlled(
+        float(_sigmoid(features @ weights).mean()), *(float(weight) for weight in weights)
+    )
 
 
 def fit_logistic(features: Floats, targets: Floats, mean: Floats, precision: Floats) -> Floats:
-    """Weights (d,) of a logistic regression by Newton's method with step halving, under independent normal priors.
+    """Weights (d,) of a logistic regression by Newton's method with step halving, under independent normal
+    priors.
 
-    ``features`` (n, d); ``targets`` (n,) in [0, 1], shares are allowed; ``mean``, ``precision`` (d,) of the priors, precision
-    above 0, which makes the objective strictly convex.
+    ``features`` (n, d); ``targets`` (n,) in [0, 1], shares are allowed; ``mean``, ``precision`` (d,) of the
+    priors, precision above 0, which makes the objective strictly convex.
     """
 
     def objective(weights: Floats) -> float:
         logits = features @ weights
-        return float((np.logaddexp(0, logits) - targets * logits).sum() + (precision * (weights - mean) ** 2).sum() / 2)
+        return float(
+            (np.logaddexp(0, logits) - targets * logits).sum() + (precision * (weights - mean) ** 2).sum() / 2
+        )
 
     weights = mean.copy()
     for _ in range(100):

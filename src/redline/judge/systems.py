@@ -6,8 +6,10 @@ from redline.data.check import Rejects
 from redline.data.files import read_jsonl, write_jsonl
 from redline.data.read import read
 from redline.data.records import Prompt, Response
+from redline.data.settings import Source
+from redline.engine.settings import Model
 from redline.errors import UserError
-from redline.recipe import Model, Sampling, Source
+from redline.sampling.settings import Sampling
 
 
 def is_file_of_responses(system: str) -> bool:
@@ -16,15 +18,19 @@ def is_file_of_responses(system: str) -> bool:
 
 
 def read_responses(path: str | Path) -> list[Response]:
-    """The responses in a JSONL file, strictly. Raises UserError with file, line and field, or when there are none."""
+    """The responses in a JSONL file, strictly. Raises UserError with file, line and field, or when there are
+    none."""
     responses = list(read_jsonl(path, Response))
     if not responses:
-        raise UserError(f"{path}: holds no responses. Expected one JSON object a line with id, prompt and response.")
+        raise UserError(
+            f"{path}: holds no responses. Expected one JSON object a line with id, prompt and response."
+        )
     return responses
 
 
-def responses_of(system: str, prompts: str | Path | None, sampling: Sampling, seed: int, limit: int | None,
-                 keep: Path) -> list[Response]:
+def responses_of(
+    system: str, prompts: str | Path | None, sampling: Sampling, seed: int, limit: int | None, keep: Path
+) -> list[Response]:
     """The responses of a system: read from its file, or sampled from the model and kept in the file ``keep``.
 
     ``limit``: a model answers only so many of the prompts.
@@ -39,7 +45,7 @@ def responses_of(system: str, prompts: str | Path | None, sampling: Sampling, se
         rejects.report(str(prompts))
     if not asked:
         raise UserError(f"{prompts}: holds no prompts. Expected records with id and prompt.")
-    from redline.policy.sample import sample_responses
+    from redline.sampling.local import sample_responses
 
     responses = sample_responses(Model(name=system), asked, sampling, seed)
     write_jsonl(keep, responses)

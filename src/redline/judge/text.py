@@ -1,7 +1,8 @@
-"""Text quality beside a win rate: has the policy won with repetitive or longer text? Pure functions on lists of strings.
+"""Text quality beside a win rate: has the policy won with repetitive or longer text? Pure functions on lists
+of strings.
 
-Words are what lies between white space, in lower case. Perplexity and KL under the reference need the model: see
-``redline.policy``.
+Words are what lies between white space, in lower case. Perplexity and KL under the reference need the model:
+see ``redline.policy``.
 """
 
 from collections import Counter
@@ -10,7 +11,8 @@ from itertools import pairwise
 
 
 def distinct_bigrams(texts: Sequence[str]) -> float:
-    """Different word bigrams as a share of all, over the whole set (Li et al. 2016's distinct-2): 1 where none comes twice.
+    """Different word bigrams as a share of all, over the whole set (Li et al. 2016's distinct-2): 1 where
+    none comes twice.
 
     It falls with the amount of text: compare only sets of about the same size. 0 when no text has two words.
     """
@@ -19,14 +21,15 @@ def distinct_bigrams(texts: Sequence[str]) -> float:
 
 
 def repetition_rate(texts: Sequence[str], n: int = 3) -> float:
-    """Share of word n-grams that repeat an earlier one of the same text, averaged over the texts that have any.
+    """Share of word n-grams that repeat an earlier one of the same text, averaged over the texts that have
+    any.
 
-    0: nothing is said twice; near 1: one phrase over and over (Welleck et al. 2020's seq-rep-n). Unlike distinct bigrams it
-    does not depend on how many texts there are.
+    0: nothing is said twice; near 1: one phrase over and over (Welleck et al. 2020's seq-rep-n). Unlike
+    distinct bigrams it does not depend on how many texts there are.
     """
     rates = []
     for words in map(_words, texts):
-        grams = Counter(tuple(words[start:start + n]) for start in range(len(words) - n + 1))
+        grams = Counter(tuple(words[start : start + n]) for start in range(len(words) - n + 1))
         if grams:
             rates.append(1 - len(grams) / grams.total())
     return sum(rates) / len(rates) if rates else 0.0
@@ -39,8 +42,11 @@ def mean_length(texts: Sequence[str]) -> float:
 
 def describe(texts: Sequence[str]) -> dict[str, float]:
     """All of these of one system's responses, for winrate.json."""
-    return {"mean_words": mean_length(texts), "distinct_bigrams": distinct_bigrams(texts),
-            "repetition_rate": repetition_rate(texts)}
+    return {
+        "mean_words": mean_length(texts),
+        "distinct_bigrams": distinct_bigrams(texts),
+        "repetition_rate": repetition_rate(texts),
+    }
 
 
 def _words(text: str) -> list[str]:

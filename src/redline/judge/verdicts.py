@@ -1,4 +1,5 @@
-"""Asking a judge about many pairs: in both orders where order can sway it, from the cache where it has been asked before."""
+"""Asking a judge about many pairs: in both orders where order can sway it, from the cache where it has been
+asked before."""
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -7,7 +8,7 @@ from dataclasses import dataclass
 from redline.console import progress_bar
 from redline.data.records import Text
 from redline.judge.cache import VerdictCache, verdict_key
-from redline.judge.judges import Judge
+from redline.judge.protocol import Judge
 
 Pair = tuple[Text, Text, Text]  # prompt, a, b
 
@@ -16,9 +17,10 @@ Pair = tuple[Text, Text, Text]  # prompt, a, b
 class Verdict:
     """What a judge said of one pair.
 
-    ``preference`` for a: the mean of both orders, 0.5 where they name different winners (or only one of them a tie), None where
-    an order failed. ``shown_first`` and ``shown_second``: the preference for a with a shown first and second; the latter None
-    for judges that are asked once. ``identical``: the two responses were the same text, a tie that nobody was asked about.
+    ``preference`` for a: the mean of both orders, 0.5 where they name different winners (or only one of them
+    a tie), None where an order failed. ``shown_first`` and ``shown_second``: the preference for a with a
+    shown first and second; the latter None for judges that are asked once. ``identical``: the two responses
+    were the same text, a tie that nobody was asked about.
     """
 
     preference: float | None
@@ -39,17 +41,21 @@ def winner(preference: float) -> float:
 
 
 def combine(shown_first: float | None, shown_second: float | None) -> float | None:
-    """Two orders' preferences for a as one: their mean; a tie where the winners differ; None where one is missing."""
+    """Two orders' preferences for a as one: their mean; a tie where the winners differ; None where one is
+    missing."""
     if shown_first is None or shown_second is None:
         return None
     return (shown_first + shown_second) / 2 if winner(shown_first) == winner(shown_second) else 0.5
 
 
-def judge_pairs(judge: Judge, pairs: Sequence[Pair], cache: VerdictCache, repeat: int = 0, show: bool = True) -> list[Verdict]:
-    """The judge's verdict on every pair, in their order. Each answer is in the cache before the next is waited for.
+def judge_pairs(
+    judge: Judge, pairs: Sequence[Pair], cache: VerdictCache, repeat: int = 0, show: bool = True
+) -> list[Verdict]:
+    """The judge's verdict on every pair, in their order. Each answer is in the cache before the next is
+    waited for.
 
-    ``repeat`` above 0 asks again what the cache has answered before: to measure how far a judge agrees with itself. Afterwards
-    ``judge.failures`` holds the reasons of this call's failures.
+    ``repeat`` above 0 asks again what the cache has answered before: to measure how far a judge agrees with
+    itself. Afterwards ``judge.failures`` holds the reasons of this call's failures.
     """
     judge.failures.clear()
     questions: dict[str, Pair] = {}  # by key, so that a question which comes twice is asked once
@@ -68,16 +74,22 @@ def judge_pairs(judge: Judge, pairs: Sequence[Pair], cache: VerdictCache, repeat
     return [_verdict(place, answers) for place in keys]
 
 
-def _answers(judge: Judge, questions: dict[str, Pair], cache: VerdictCache, show: bool) -> dict[str, float | None]:
+def _answers(
+    judge: Judge, questions: dict[str, Pair], cache: VerdictCache, show: bool
+) -> dict[str, float | None]:
     answers: dict[str, float | None] = {key: cache.get(key) for key in questions}
     open_keys = [key for key, answer in answers.items() if answer is None]
-    batches = [open_keys[start:start + judge.batch_size] for start in range(0, len(open_keys), judge.batch_size)]
+    batches = [
+        open_keys[start : start + judge.batch_size] for start in range(0, len(open_keys), judge.batch_size)
+    ]
 
     def ask(batch: list[str]) -> list[float | None]:
         prompts, a, b = zip(*(questions[key] for key in batch), strict=True)
         return judge.prefer(prompts, a, b)
 
-    with progress_bar(f"judging ({judge.name})", len(questions), len(questions) - len(open_keys), show) as bar:
+    with progress_bar(
+        f"judging ({judge.name})", len(questions), len(questions) - len(open_keys), show
+    ) as bar:
         for batch, given in _run(ask, batches, judge.concurrency):
             known = [(key, answer) for key, answer in zip(batch, given, strict=True) if answer is not None]
             cache.put((key, answer, judge.name) for key, answer in known)
@@ -88,8 +100,9 @@ def _answers(judge: Judge, questions: dict[str, Pair], cache: VerdictCache, show
     return answers
 
 
-def _run(ask: Callable[[list[str]], list[float | None]], batches: list[list[str]],
-         concurrency: int) -> Iterator[tuple[list[str], list[float | None]]]:
+def _run(
+    ask: Callable[[list[str]], list[float | None]], batches: list[list[str]], concurrency: int
+) -> Iterator[tuple[list[str], list[float | None]]]:
     if concurrency == 1:
         for batch in batches:
             yield batch, ask(batch)
@@ -102,7 +115,9 @@ def _run(ask: Callable[[list[str]], list[float | None]], batches: list[list[str]
                 continue
             if (error := done.exception()) is None:
                 yield asked[done], done.result()
-            elif failure is None:  # ask nothing more, but keep the answers that are under way: they are paid for
+            elif (
+                failure is None
+            ):  # ask nothing more, but keep the answers that are under way: they are paid for
                 failure = error
                 for other in asked:
                     other.cancel()

@@ -9,26 +9,47 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from redline.data.settings import Source
+from redline.engine.models import load_config
+from redline.engine.settings import Model
 from redline.errors import UserError
-from redline.models import load_config
 from redline.plan import speed
 from redline.plan.memory import Machine, Stage, policy_stage, policy_task, reward_stage, sft_stage
-from redline.recipe import Model, Recipe, Source
+from redline.recipe import Recipe
 
-UNITS = {"kb": 1e3, "mb": 1e6, "gb": 1e9, "tb": 1e12, "kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40, "": 1e9}
+UNITS = {
+    "kb": 1e3,
+    "mb": 1e6,
+    "gb": 1e9,
+    "tb": 1e12,
+    "kib": 2**10,
+    "mib": 2**20,
+    "gib": 2**30,
+    "tib": 2**40,
+    "": 1e9,
+}
 
 
 def memory_of(text: str) -> float:
     """Bytes from ``80GB``, ``80 GiB`` or ``80`` (GB). Raises UserError for anything else."""
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*)\s*", text)
     if match is None or match[2].lower() not in UNITS or not float(match[1]):
-        raise UserError(f"--gpu-memory {text}: write it as a number and a unit, for example 80GB, 24GiB or 81920MiB.")
+        raise UserError(
+            f"--gpu-memory {text}: write it as a number and a unit, for example 80GB, 24GiB or 81920MiB."
+        )
     return float(match[1]) * UNITS[match[2].lower()]
 
 
-def machine_of(recipe: Recipe, gpus: int | None, gpu_memory: str, tflops: float | None, bandwidth: float | None, mixed: bool,
-               ) -> tuple[Machine, str]:
-    """The machine that the options describe, and where its speed comes from. Without ``gpus``, this CPU and its memory.
+def machine_of(
+    recipe: Recipe,
+    gpus: int | None,
+    gpu_memory: str,
+    tflops: float | None,
+    bandwidth: float | None,
+    mixed: bool,
+) -> tuple[Machine, str]:
+    """The machine that the options describe, and where its speed comes from. Without ``gpus``, this CPU and
+    its memory.
 
     Raises UserError for fewer than one GPU or a memory that cannot be read.
     """
@@ -40,7 +61,9 @@ def machine_of(recipe: Recipe, gpus: int | None, gpu_memory: str, tflops: float 
     if gpus is None:
         memory = float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
         with traceable("policy", recipe.model):
-            flops, stepping, speed_of = speed.this_cpu(policy_task(recipe, Machine(0, memory, 1, 1)), recipe.policy.batch_size)
+            flops, stepping, speed_of = speed.this_cpu(
+                policy_task(recipe, Machine(0, memory, 1, 1)), recipe.policy.batch_size
+            )
         known = "layers of this model on this CPU, just measured"
     else:
         memory, stepping = memory_of(gpu_memory), None
@@ -48,35 +71,61 @@ def machine_of(recipe: Recipe, gpus: int | None, gpu_memory: str, tflops: float 
         known = f"{speed.REACHED:.0%} of the peak of the {card}, which the GPU is taken for by its memory"
     if tflops:
         flops, stepping, known = tflops * 1e12, None, "--tflops"
-    return Machine(gpus or 0, memory, flops, bandwidth * 1e9 if bandwidth else speed_of, mixed=mixed, stepping=stepping), known
+    return Machine(
+        gpus or 0, memory, flops, bandwidth * 1e9 if bandwidth else speed_of, mixed=mixed, stepping=stepping
+    ), known
 
 
-def plan_recipe(recipe: Recipe, machine: Machine | None = None, prompt_tokens: int | None = None, edits: int | None = None,
-                ) -> list[Stage]:
-    """The training stages of a recipe on a machine (default: this CPU), each with its memory, seconds and steps.
+def plan_recipe(
+    recipe: Recipe,
+    machine: Machine | None = None,
+    prompt_tokens: int | None = None,
+    edits: int | None = None,
+) -> list[Stage]:
+    """The training stages of a recipe on a machine (default: this CPU), each with its memory, seconds and
+    steps.
 
-    ``prompt_tokens`` is the longest prompt of a batch (default: the recipe's limit), ``edits`` how many there are. Responses are
-    taken to be as long as the recipe lets them be.
+    ``prompt_tokens`` is the longest prompt of a batch (default: the recipe's limit), ``edits`` how many there
+    are. Responses are taken to be as long as the recipe lets them be.
     """
     machine = machine or machine_of(recipe, None, "", None, None, False)[0]
-    return [stage_of(name, recipe, machine, prompt_tokens or recipe.data.max_prompt_tokens, edits) for name in names_of(recipe)]
+    return [
+        stage_of(name, recipe, machine, prompt_tokens or recipe.data.max_prompt_tokens, edits)
+        for name in names_of(recipe)
+    ]
 
 
 def names_of(recipe: Recipe) -> list[str]:
     """The stages of a recipe that can be planned. Raises UserError where there is none."""
-    found = ["sft"] * (recipe.sft is not None) + ["reward"] * recipe.trains_reward + ["policy"] * (recipe.direct is None)
+    found = (
+        ["sft"] * (recipe.sft is not None)
+        + ["reward"] * recipe.trains_reward
+        + ["policy"] * (recipe.direct is None)
+    )
     if not found:
-        raise UserError(f"{recipe.name}: nothing to plan: SFT, reward models and PPO are planned, `direct` policies are not.")
+        raise UserError(
+            f"{recipe.name}: nothing to plan: SFT, reward models and PPO are planned, `direct` policies "
+            "are not."
+        )
     return found
 
 
 def stage_of(name: str, recipe: Recipe, machine: Machine, prompt: int, edits: int | None) -> Stage:
-    """One stage. Raises UserError for a batch that cannot be divided, and for architectures that cannot be traced."""
+    """One stage. Raises UserError for a batch that cannot be divided, and for architectures that cannot be
+    traced."""
     for key in ("batch_size", "minibatch_size"):
         if name == "policy" and getattr(recipe.policy, key) % machine.processes:
-            raise UserError(f"policy.{key} is {getattr(recipe.policy, key)}: it must be a multiple of the {machine.processes} "
-                            "GPUs.")
-    train = None if edits is None else edits if recipe.data.validation else round(edits * (1 - recipe.data.validation_share))
+            raise UserError(
+                f"policy.{key} is {getattr(recipe.policy, key)}: it must be a multiple of the "
+                f"{machine.processes} GPUs."
+            )
+    train = (
+        None
+        if edits is None
+        else edits
+        if recipe.data.validation
+        else round(edits * (1 - recipe.data.validation_share))
+    )
     model = (recipe.reward.model if name == "reward" else None) or recipe.model
     with traceable(name, model):
         if name == "policy":
@@ -89,7 +138,9 @@ def stage_of(name: str, recipe: Recipe, machine: Machine, prompt: int, edits: in
             stage = sft_stage(recipe, machine, prompt)
             stage.seconds = speed.sft_seconds(recipe, machine, prompt)
     if model.load_in_4bit:
-        stage.notes.append(f"model.load_in_4bit: the {name} stage's frozen weights are counted whole, not in 4 bits")
+        stage.notes.append(
+            f"model.load_in_4bit: the {name} stage's frozen weights are counted whole, not in 4 bits"
+        )
     section = {"sft": recipe.sft, "reward": recipe.reward}.get(name)
     if section is not None and train is not None:
         stage.steps = math.ceil(train * section.epochs / min(section.batch_size, max(train, 1)))
@@ -103,11 +154,15 @@ def traceable(name: str, model: Model) -> Iterator[None]:
         yield
     except (LookupError, TypeError, AttributeError, ValueError, NotImplementedError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise UserError(f"{name}: {model.name} cannot be planned: its architecture does not run without weights ({reason}). "
-                        "Measure one step instead.") from error
+        raise UserError(
+            f"{name}: {model.name} cannot be planned: its architecture does not run without weights "
+            f"({reason}). Measure one step instead."
+        ) from error
 
 
-def changes(name: str, recipe: Recipe, machine: Machine, prompt: int) -> Iterator[tuple[str, Recipe, Machine]]:
+def changes(
+    name: str, recipe: Recipe, machine: Machine, prompt: int
+) -> Iterator[tuple[str, Recipe, Machine]]:
     """What makes a stage smaller, what costs least first; each on top of those before it."""
     plain = recipe.model_dump(exclude_unset=True)
 
@@ -151,9 +206,11 @@ def changes(name: str, recipe: Recipe, machine: Machine, prompt: int) -> Iterato
         yield f"policy.batch_size={size}", recipe, machine
 
 
-def advice(stage: Stage, recipe: Recipe, machine: Machine, prompt: int, edits: int | None) -> list[dict[str, Any]]:
-    """Changes in turn until the stage fits: what, bytes then (with those before), and whether that is enough. Changes that spare
-    nothing are left out; the list is empty where the stage fits already."""
+def advice(
+    stage: Stage, recipe: Recipe, machine: Machine, prompt: int, edits: int | None
+) -> list[dict[str, Any]]:
+    """Changes in turn until the stage fits: what, bytes then (with those before), and whether that is enough.
+    Changes that spare nothing are left out; the list is empty where the stage fits already."""
     room, last, found = machine.room, stage.total, []
     if last <= room:
         return []
@@ -180,13 +237,24 @@ def count_edits(recipe: Recipe) -> int | None:
     return sum(1 for _ in read(source, kind, Rejects()))
 
 
-def plan_command(path: Path, overrides: list[str], gpus: int | None, gpu_memory: str, tflops: float | None,
-                 bandwidth: float | None, mixed: bool, price: float | None, prompt_tokens: int | None, edits: int | None,
-                 as_json: bool) -> None:
-    """Print the plan of a recipe, all weights on each GPU (DDP) and, where there are several, also sharded (FSDP2)."""
+def plan_command(
+    path: Path,
+    overrides: list[str],
+    gpus: int | None,
+    gpu_memory: str,
+    tflops: float | None,
+    bandwidth: float | None,
+    mixed: bool,
+    price: float | None,
+    prompt_tokens: int | None,
+    edits: int | None,
+    as_json: bool,
+) -> None:
+    """Print the plan of a recipe, all weights on each GPU (DDP) and, where there are several, also sharded
+    (FSDP2)."""
     import json
 
-    from redline.recipe_file import load_recipe
+    from redline.recipe import load_recipe
 
     recipe = load_recipe(path, overrides)
     if prompt_tokens is not None and prompt_tokens < 1:
@@ -201,13 +269,31 @@ def plan_command(path: Path, overrides: list[str], gpus: int | None, gpu_memory:
     last = list(ways)[-1]
     help_for = {stage.name: advice(stage, recipe, ways[last], prompt, edits) for stage in plans[last]}
     facts = {
-        "recipe": str(path), "model": recipe.model.name, "gpus": machine.gpus, "memory": machine.memory,
-        "tflops": machine.flops / 1e12, "bandwidth_gb_s": machine.bandwidth / 1e9, "speed_is": known, "prompt_tokens": prompt,
-        "edits": edits, "price_per_hour": price,
+        "recipe": str(path),
+        "model": recipe.model.name,
+        "gpus": machine.gpus,
+        "memory": machine.memory,
+        "tflops": machine.flops / 1e12,
+        "bandwidth_gb_s": machine.bandwidth / 1e9,
+        "speed_is": known,
+        "prompt_tokens": prompt,
+        "edits": edits,
+        "price_per_hour": price,
     }
     if as_json:
-        print(json.dumps(facts | {"plans": {way: [_plain(stage, machine, price) for stage in stages]
-                                            for way, stages in plans.items()}, "changes": help_for}, indent=2))
+        print(
+            json.dumps(
+                facts
+                | {
+                    "plans": {
+                        way: [_plain(stage, machine, price) for stage in stages]
+                        for way, stages in plans.items()
+                    },
+                    "changes": help_for,
+                },
+                indent=2,
+            )
+        )
         return
     from redline.plan.show import show
 
@@ -216,5 +302,9 @@ def plan_command(path: Path, overrides: list[str], gpus: int | None, gpu_memory:
 
 def _plain(stage: Stage, machine: Machine, price: float | None) -> dict[str, Any]:
     hours = stage.hours
-    return asdict(stage) | {"total": stage.total, "fits": stage.total <= machine.room, "hours": hours,
-                            "cost": None if price is None or hours is None else hours * price * machine.processes}
+    return asdict(stage) | {
+        "total": stage.total,
+        "fits": stage.total <= machine.room,
+        "hours": hours,
+        "cost": None if price is None or hours is None else hours * price * machine.processes,
+    }

@@ -1,7 +1,7 @@
 """Memory of each training stage, part by part, on one process: what the engine holds, and when.
 
-A part is either held all the time (weights, optimizer) or only in some phases (KV cache while sampling, activations while
-optimising). A stage's total is its highest phase, not the sum of all parts.
+A part is either held all the time (weights, optimizer) or only in some phases (KV cache while sampling,
+activations while optimising). A stage's total is its highest phase, not the sum of all parts.
 """
 
 from collections.abc import Iterator
@@ -11,19 +11,27 @@ from typing import Any
 
 import torch
 
-from redline.models import dtype_of, load_config, train_layers
+from redline.engine.models import dtype_of, load_config, train_layers
+from redline.engine.settings import Adapt, Model
+from redline.engine.views import layers_of
 from redline.plan.trace import Batch, Task, build, forward_bytes, logits_bytes, training_bytes
-from redline.policy.sample import AT_ONCE
-from redline.recipe import Adapt, Model, Recipe, RewardTerm
+from redline.recipe import Recipe
 from redline.reward.model import reward_config
+from redline.reward.settings import RewardTerm
 from redline.reward.train import CACHE_BYTES, CPU_MICROBATCH_TOKENS, MICROBATCH_TOKENS
-from redline.trunk import layers_of
+from redline.sampling.local import AT_ONCE
 
 ROOM = 0.95  # share of a device's memory that a plan may fill: fragments and other processes need some
-LIBRARIES = 0.58e9  # a CPU process with its imports, a tokenizer, and kernels that have run (benchmarks/plan_memory.py)
-HEAP = {2: 0.33, 4: 0.05}  # on a CPU: what the C heap keeps between live blocks, as a share of what comes and goes, by the bytes of
+# a CPU process with its imports, a tokenizer, and kernels that have run (benchmarks/plan_memory.py)
+LIBRARIES = 0.58e9
+HEAP = {
+    2: 0.33,
+    4: 0.05,
+}  # on a CPU: what the C heap keeps between live blocks, as a share of what comes and goes, by the bytes of
 # a number; where float32 temporaries come between 16-bit tensors, the gaps fit neither (same benchmark)
-CUDA_CONTEXT = 0.6e9  # what CUDA, its libraries' workspaces and NCCL take on a GPU: an assumption, not measured here
+CUDA_CONTEXT = (
+    0.6e9  # what CUDA, its libraries' workspaces and NCCL take on a GPU: an assumption, not measured here
+)
 SCORING_TOKENS = 8192  # tokens that a reward model scores at once (RewardModel.rewards)
 SFT_ROWS = 8  # most responses of SFT computed at once
 TRL_TOKENS, TRL_VOCABULARY = 4096, 32768  # size of the logits' tile in TRL's fused head
@@ -31,9 +39,10 @@ TRL_TOKENS, TRL_VOCABULARY = 4096, 32768  # size of the logits' tile in TRL's fu
 
 @dataclass(frozen=True)
 class Machine:
-    """Where it is to run: ``gpus`` of ``memory`` bytes each (0: the CPU), all weights on each or ``sharded`` over them (FSDP2).
-    ``mixed``: launched with ``accelerate launch --mixed_precision bf16``. Speeds are of one of them: floating-point operations and
-    bytes of memory a second; ``stepping`` the operations a second of sampling's steps, a token of each row (None: ``flops``)."""
+    """Where it is to run: ``gpus`` of ``memory`` bytes each (0: the CPU), all weights on each or ``sharded``
+    over them (FSDP2). ``mixed``: launched with ``accelerate launch --mixed_precision bf16``. Speeds are of
+    one of them: floating-point operations and bytes of memory a second; ``stepping`` the operations a second
+    of sampling's steps, a token of each row (None: ``flops``)."""
 
     gpus: int
     memory: float
@@ -55,8 +64,8 @@ class Machine:
 
 @dataclass
 class Stage:
-    """What a training stage takes on one process. ``parts`` and ``phases`` in bytes; ``seconds`` are of a step (PPO: of an update),
-    ``steps`` None where the number of edits is not known."""
+    """What a training stage takes on one process. ``parts`` and ``phases`` in bytes; ``seconds`` are of a
+    step (PPO: of an update), ``steps`` None where the number of edits is not known."""
 
     name: str
     parts: dict[str, float]
@@ -78,8 +87,8 @@ class Stage:
 
 @dataclass(frozen=True)
 class Held:
-    """Bytes of a model on the meta device: its ``frozen`` and ``trained`` weights, the trained ones' ``count`` and the ``largest``
-    of them; one ``layer``, and what lies ``outside`` the layers."""
+    """Bytes of a model on the meta device: its ``frozen`` and ``trained`` weights, the trained ones'
+    ``count`` and the ``largest`` of them; one ``layer``, and what lies ``outside`` the layers."""
 
     frozen: float
     trained: float
@@ -101,15 +110,21 @@ def held_by(task: Task) -> Held:
 
 def held(model: Any) -> Held:
     """Count a model's weights."""
+
     def size(parameters: Any) -> float:
         return float(sum(parameter.nbytes for parameter in parameters))
 
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     layers = layers_of(model.base_model)[1]
     whole, inside = size(model.parameters()), size(layers.parameters())
-    return Held(frozen=whole - size(trained), trained=size(trained), count=sum(parameter.numel() for parameter in trained),
-                largest=max((float(parameter.nbytes) for parameter in trained), default=0.0),
-                layer=max(size(layer.parameters()) for layer in layers), outside=whole - inside)
+    return Held(
+        frozen=whole - size(trained),
+        trained=size(trained),
+        count=sum(parameter.numel() for parameter in trained),
+        largest=max((float(parameter.nbytes) for parameter in trained), default=0.0),
+        layer=max(size(layer.parameters()) for layer in layers),
+        outside=whole - inside,
+    )
 
 
 def training_task(auto: Any, config: Any, model: Model, how: Adapt, machine: Machine) -> Task:
@@ -126,19 +141,27 @@ def model_dtype(model: Model, machine: Machine) -> torch.dtype:
 
 
 def weights_and_optimizer(found: Held, machine: Machine) -> dict[str, float]:
-    """What training holds all the time, whatever it trains. AdamW keeps two float32 moments of each trained weight."""
+    """What training holds all the time, whatever it trains. AdamW keeps two float32 moments of each trained
+    weight."""
     share = machine.processes if machine.sharded else 1
-    parts = {"libraries": CUDA_CONTEXT if machine.gpus else LIBRARIES, "weights": found.all / share,
-             "gradients": 4.0 * found.count / share, "optimizer": 8.0 * found.count / share}
+    parts = {
+        "libraries": CUDA_CONTEXT if machine.gpus else LIBRARIES,
+        "weights": found.all / share,
+        "gradients": 4.0 * found.count / share,
+        "optimizer": 8.0 * found.count / share,
+    }
     if machine.sharded:
-        parts["gathered layers"] = 2 * found.layer + found.outside  # the one in use, the next one, and the root's
+        parts["gathered layers"] = (
+            2 * found.layer + found.outside
+        )  # the one in use, the next one, and the root's
     elif machine.processes > 1:
         parts["DDP buckets"] = 4.0 * found.count
     return parts
 
 
 def step_bytes(found: Held, machine: Machine) -> float:
-    """What AdamW makes on the way: on a CPU two tensors like the largest weight, on a GPU one like all of them."""
+    """What AdamW makes on the way: on a CPU two tensors like the largest weight, on a GPU one like all of
+    them."""
     share = machine.processes if machine.sharded else 1
     return 4.0 * found.count / share if machine.gpus else 2 * found.largest
 
@@ -176,8 +199,18 @@ def sft_stage(recipe: Recipe, machine: Machine, prompt: int) -> Stage:
     parts["activations"] = training_bytes(task, batch, masked=True) - one_chunk
     vocabulary = min(TRL_VOCABULARY, int(task.config.get_text_config().vocab_size))
     parts["logits"] = min(rows * length, TRL_TOKENS) * vocabulary * (task.dtype.itemsize + 8.0)
-    return with_heap(Stage("sft", parts, {"train": fixed + parts["activations"] + parts["logits"],
-                                          "step": fixed + step_bytes(found, machine)}), fixed, task)
+    return with_heap(
+        Stage(
+            "sft",
+            parts,
+            {
+                "train": fixed + parts["activations"] + parts["logits"],
+                "step": fixed + step_bytes(found, machine),
+            },
+        ),
+        fixed,
+        task,
+    )
 
 
 def reward_task(recipe: Recipe, machine: Machine) -> Task:
@@ -206,8 +239,19 @@ def reward_stage(recipe: Recipe, machine: Machine, prompt: int, edits: int | Non
         fixed += parts["lower states"]
     parts["activations"] = training_bytes(task, Batch(rows, length, 2 * response), masked=True)
     scored = forward_bytes(task, Batch(max(1, budget // length), length, 2 * response))
-    return with_heap(Stage("reward", parts, {"train": fixed + parts["activations"], "validate": fixed - parts["gradients"] + scored,
-                                             "step": fixed + step_bytes(found, machine)}), fixed, task)
+    return with_heap(
+        Stage(
+            "reward",
+            parts,
+            {
+                "train": fixed + parts["activations"],
+                "validate": fixed - parts["gradients"] + scored,
+                "step": fixed + step_bytes(found, machine),
+            },
+        ),
+        fixed,
+        task,
+    )
 
 
 def policy_stage(recipe: Recipe, machine: Machine, prompt: int) -> Stage:
@@ -215,20 +259,29 @@ def policy_stage(recipe: Recipe, machine: Machine, prompt: int) -> Stage:
     how, task = recipe.policy, policy_task(recipe, machine)
     config = task.config
     single = found = held_by(task)
-    actors = 2 if how.critic == "own" else 1  # a critic of its own has trained weights like the policy's, over the same frozen ones
+    actors = (
+        2 if how.critic == "own" else 1
+    )  # a critic of its own has trained weights like the policy's, over the same frozen ones
     found = replace(found, trained=actors * found.trained, count=actors * found.count)
     parts = weights_and_optimizer(found, machine)
     notes: list[str] = []
     # what shares the policy's frozen weights has them whole, once they are sharded
-    parts["reference copy"] = 0.0 if how.adapt.lora_rank else single.all if machine.sharded else single.trained
+    parts["reference copy"] = (
+        0.0 if how.adapt.lora_rank else single.all if machine.sharded else single.trained
+    )
     parts["reward model"] = float(sum(reward_weights(recipe, machine, single, notes)))
     fixed = sum(parts.values())
-    if machine.sharded:  # every process gathers the policy to sample and to score, in place of a layer at a time
+    if (
+        machine.sharded
+    ):  # every process gathers the policy to sample and to score, in place of a layer at a time
         parts["gathered policy"] = max(0.0, found.all - parts["gathered layers"])
 
     response, length = how.sampling.max_new_tokens, prompt + how.sampling.max_new_tokens
     share = max(1, how.batch_size // machine.processes)
-    states = sum(share * length * config.get_text_config().hidden_size * task.dtype.itemsize for _ in cuts(recipe, task))
+    states = sum(
+        share * length * config.get_text_config().hidden_size * task.dtype.itemsize
+        for _ in cuts(recipe, task)
+    )
     parts["lower states"] = float(states)
     together = min(share, max(1, AT_ONCE // length))  # rows that are sampled at once
     parts["KV cache"] = kv_bytes(config, task.dtype, together, length)
@@ -236,20 +289,36 @@ def policy_stage(recipe: Recipe, machine: Machine, prompt: int) -> Stage:
     batch = Batch(rows, length, response)
     parts["logits"] = logits_bytes(task, batch)
     parts["activations"] = actors * (training_bytes(task, batch) - parts["logits"])
-    drawing = together * config.get_text_config().vocab_size * (task.dtype.itemsize + 16.0)  # logits, scaled, softmax, its sums
+    drawing = (
+        together * config.get_text_config().vocab_size * (task.dtype.itemsize + 16.0)
+    )  # logits, scaled, softmax, its sums
     prefill = forward_bytes(task, Batch(together, prompt, 1))
     scored = forward_bytes(task, Batch(min(share, max(1, SCORING_TOKENS // length)), length, 1))
     resting = fixed - parts["gradients"] + parts.get("gathered policy", 0.0)
-    return with_heap(Stage("policy", parts, {
-        "sample": resting + parts["KV cache"] * (1 + 1 / config.num_hidden_layers) + max(2 * states, states + prefill, drawing),
-        "score": resting + states + scored,
-        "optimise": fixed + states + parts["activations"] + parts["logits"],
-        "step": fixed + states + step_bytes(found, machine),
-    }, step="an update", steps=how.updates, notes=notes), fixed, task)
+    return with_heap(
+        Stage(
+            "policy",
+            parts,
+            {
+                "sample": resting
+                + parts["KV cache"] * (1 + 1 / config.num_hidden_layers)
+                + max(2 * states, states + prefill, drawing),
+                "score": resting + states + scored,
+                "optimise": fixed + states + parts["activations"] + parts["logits"],
+                "step": fixed + states + step_bytes(found, machine),
+            },
+            step="an update",
+            steps=how.updates,
+            notes=notes,
+        ),
+        fixed,
+        task,
+    )
 
 
 def with_heap(stage: Stage, fixed: float, task: Task) -> Stage:
-    """On a CPU what comes and goes leaves gaps: more of them, the more of it there is. ``fixed`` bytes stay."""
+    """On a CPU what comes and goes leaves gaps: more of them, the more of it there is. ``fixed`` bytes
+    stay."""
     if task.on_cpu:
         share = HEAP[task.dtype.itemsize]
         stage.parts["heap"] = share * max(0.0, stage.total - fixed)
@@ -258,7 +327,8 @@ def with_heap(stage: Stage, fixed: float, task: Task) -> Stage:
 
 
 def kv_bytes(config: Any, dtype: torch.dtype, rows: int, length: int) -> float:
-    """Keys and values of every layer: with grouped queries only of the groups' heads, in a local layer only of its window."""
+    """Keys and values of every layer: with grouped queries only of the groups' heads, in a local layer only
+    of its window."""
     text = config.get_text_config()
     heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
     size = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
@@ -269,12 +339,14 @@ def kv_bytes(config: Any, dtype: torch.dtype, rows: int, length: int) -> float:
 
 
 def cuts(recipe: Recipe, task: Task) -> set[int]:
-    """The layers whose incoming states sampling keeps: the policy's cut, and that of a reward model that shares its backbone."""
+    """The layers whose incoming states sampling keeps: the policy's cut, and that of a reward model that
+    shares its backbone."""
     return {task.depth - task.trained, reward_cut(recipe, task)} - {0}
 
 
 def reward_cut(recipe: Recipe, task: Task) -> int:
-    """The layer that scoring begins at where the reward model trained here shares the policy's backbone, else 0."""
+    """The layer that scoring begins at where the reward model trained here shares the policy's backbone, else
+    0."""
     if not _shares(recipe):
         return 0
     depth = recipe.reward.depth or task.depth
@@ -282,7 +354,8 @@ def reward_cut(recipe: Recipe, task: Task) -> int:
 
 
 def term_task(term: RewardTerm, recipe: Recipe, machine: Machine) -> Task:
-    """The reward model of a term: the one trained here, or another by name, which is taken to hold weights of its own."""
+    """The reward model of a term: the one trained here, or another by name, which is taken to hold weights of
+    its own."""
     if term.model is None:
         return reward_task(recipe, machine)
     from transformers import AutoModelForTokenClassification
@@ -292,26 +365,34 @@ def term_task(term: RewardTerm, recipe: Recipe, machine: Machine) -> Task:
 
 
 def reward_weights(recipe: Recipe, machine: Machine, policy: Held, notes: list[str]) -> Iterator[float]:
-    """Bytes of the reward models that PPO loads beside the policy. One trained here with LoRA on the policy's backbone brings only
-    its adapters, and copies of those weights that the policy trains."""
+    """Bytes of the reward models that PPO loads beside the policy. One trained here with LoRA on the policy's
+    backbone brings only its adapters, and copies of those weights that the policy trains."""
     for term in recipe.policy.reward:
         if term.function is not None:
             continue
         task = term_task(term, recipe, machine)
         found = held_by(task)
         if term.model is not None:
-            notes.append(f"the reward model {term.model} is counted as one with weights of its own, in the policy's dtype")
+            notes.append(
+                f"the reward model {term.model} is counted as one with weights of its own, in the policy's "
+                "dtype"
+            )
             yield found.frozen
         elif _shares(recipe) and machine.sharded:
-            yield found.trained + found.frozen * (1 if recipe.policy.adapt.lora_rank else 4 / task.dtype.itemsize)
+            yield found.trained + found.frozen * (
+                1 if recipe.policy.adapt.lora_rank else 4 / task.dtype.itemsize
+            )
         elif _shares(recipe):
-            yield found.trained + (0.0 if recipe.policy.adapt.lora_rank else copied(recipe, policy, found, task))
+            yield found.trained + (
+                0.0 if recipe.policy.adapt.lora_rank else copied(recipe, policy, found, task)
+            )
         else:
             yield found.all if recipe.reward.adapt.lora_rank == 0 else found.frozen
 
 
 def copied(recipe: Recipe, policy: Held, found: Held, task: Task) -> float:
-    """Bytes of the policy's weights in training that the reward model keeps as they were, in the policy's float32."""
+    """Bytes of the policy's weights in training that the reward model keeps as they were, in the policy's
+    float32."""
     if recipe.policy.adapt.train_layers is None:
         return 4 * found.frozen / task.dtype.itemsize
     cut = int(load_config(recipe.model).num_hidden_layers) - recipe.policy.adapt.train_layers

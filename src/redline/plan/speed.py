@@ -1,8 +1,9 @@
 """Time of a step from floating-point operations and bytes read: an estimate, good to a factor of two.
 
-Operations of a forward pass: two for each weight of a matrix and token, and four for each pair of query and key (half of all
-pairs, causal; all of them where ``redline.attention`` writes them out) and width of a head (Kaplan et al. 2020, section 2.1). A
-backward pass takes as much for the gradient of the inputs, and as much again for that of weights in training.
+Operations of a forward pass: two for each weight of a matrix and token, and four for each pair of query and
+key (half of all pairs, causal; all of them where ``redline.engine.attention`` writes them out) and width of a
+head (Kaplan et al. 2020, section 2.1). A backward pass takes as much for the gradient of the inputs, and as
+much again for that of weights in training.
 """
 
 import time
@@ -13,18 +14,26 @@ from typing import Any
 import torch
 from transformers import DynamicCache
 
-from redline.attention import pairs, use_short_attention
-from redline.packed import packed
+from redline.engine.attention import pairs, use_short_attention
+from redline.engine.packed import packed
+from redline.engine.views import cache_argument, layers_of
 from redline.plan.memory import Machine, policy_task, reward_cut, reward_task, sft_task, term_task
 from redline.plan.trace import Task, build, materialise, shallow
 from redline.recipe import Recipe
-from redline.trunk import cache_argument, layers_of
 
-GPUS = (  # up to so much memory (GB): the GPU it is taken for, dense bfloat16 TFLOPS, bandwidth in GB/s (vendors' data sheets)
-    (24, "L4", 121, 300), (40, "A100 40GB", 312, 1555), (48, "L40S", 362, 864), (80, "A100 80GB", 312, 2039),
-    (141, "H200", 989, 4800), (192, "B200", 2250, 8000),
+# up to so much memory (GB): the GPU it is taken for, dense bfloat16 TFLOPS, bandwidth in GB/s (vendors' data
+# sheets)
+GPUS = (
+    (24, "L4", 121, 300),
+    (40, "A100 40GB", 312, 1555),
+    (48, "L40S", 362, 864),
+    (80, "A100 80GB", 312, 2039),
+    (141, "H200", 989, 4800),
+    (192, "B200", 2250, 8000),
 )
-REACHED = 0.4  # share of a GPU's peak that training reaches as a rule (Chowdhery et al. 2022, section 4.1: 46 % for PaLM 540B)
+# share of a GPU's peak that training reaches as a rule (Chowdhery et al. 2022, section 4.1: 46 % for PaLM
+# 540B)
+REACHED = 0.4
 FLOAT32 = 19.5 / 312  # float32 against bfloat16 on an A100 without TF32
 MEASURED = 2  # layers that a CPU's speed is measured on
 AT_MOST = 5e10  # operations of a pass there, of one row at least: half a second on a slow machine
@@ -41,14 +50,20 @@ def gpu(memory: float) -> tuple[str, float, float]:
 
 
 def this_cpu(task: Task, rows: int) -> tuple[float, float, float]:
-    """What this machine reaches, measured on layers of the model itself: operations a second of training passes, and of sampling's
-    steps with a token of each of ``rows`` rows; and bytes a second of a product with one vector.
+    """What this machine reaches, measured on layers of the model itself: operations a second of training
+    passes, and of sampling's steps with a token of each of ``rows`` rows; and bytes a second of a product
+    with one vector.
 
-    (Large matrix products alone run several times as fast as a small model's layers, which spend most of their time around them.)
+    (Large matrix products alone run several times as fast as a small model's layers, which spend most of
+    their time around them.)
     """
     work, config = work_of(task), task.config.get_text_config()
-    shallow_task = shallow(replace(task, how=task.how.model_copy(update={"train_layers": None, "gradient_checkpointing": False})),
-                           MEASURED)
+    shallow_task = shallow(
+        replace(
+            task, how=task.how.model_copy(update={"train_layers": None, "gradient_checkpointing": False})
+        ),
+        MEASURED,
+    )
     model = build(shallow_task)
     materialise(model)
     with torch.no_grad():
@@ -63,7 +78,10 @@ def this_cpu(task: Task, rows: int) -> tuple[float, float, float]:
     def training() -> None:
         base(inputs_embeds=states, use_cache=False).last_hidden_state.float().sum().backward()
 
-    cache, token = DynamicCache(config=model.config), torch.full((rows, 1, config.hidden_size), 0.01, dtype=task.dtype)
+    cache, token = (
+        DynamicCache(config=model.config),
+        torch.full((rows, 1, config.hidden_size), 0.01, dtype=task.dtype),
+    )
     cached = cache_argument(base, cache)
 
     def step() -> None:
@@ -95,12 +113,21 @@ class Work:
         text = task.config.get_text_config()
         layers = layers_of(model.base_model)[1]
         chosen = getattr(text, "num_experts_per_tok", None) or 1
-        matrices = sum(parameter.numel() if parameter.ndim == 2 else chosen * parameter[0].numel()  # of experts, those at work
-                       for layer in layers for parameter in layer.parameters() if parameter.ndim in (2, 3))
+        matrices = sum(
+            parameter.numel()
+            if parameter.ndim == 2
+            else chosen * parameter[0].numel()  # of experts, those at work
+            for layer in layers
+            for parameter in layer.parameters()
+            if parameter.ndim in (2, 3)
+        )
         self.layers, self.trained, self.on_cpu = task.depth, task.trained, task.on_cpu
         self.a_layer = 2.0 * matrices / self.layers
-        self.attention = 4.0 * text.num_attention_heads * (getattr(text, "head_dim", None) or
-                                                           text.hidden_size // text.num_attention_heads)
+        self.attention = (
+            4.0
+            * text.num_attention_heads
+            * (getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads)
+        )
         self.head = 2.0 * text.hidden_size * text.vocab_size
         self.backward = 1.0 if task.how.lora_rank else 2.0
         self.again = float(task.how.gradient_checkpointing)  # forward passes that the backward pass repeats
@@ -108,7 +135,11 @@ class Work:
 
     def forward(self, layers: int, tokens: float, length: float) -> float:
         """Of ``tokens`` tokens in sequences of ``length`` through some layers."""
-        return layers * tokens * (self.a_layer + self.attention * length * (pairs(length) if self.on_cpu else 0.5))
+        return (
+            layers
+            * tokens
+            * (self.a_layer + self.attention * length * (pairs(length) if self.on_cpu else 0.5))
+        )
 
     def train(self, tokens: float, length: float) -> float:
         """Forward and backward through the trained layers."""
@@ -123,11 +154,14 @@ def work_of(task: Task) -> Work:
 
 def slower(machine: Machine, task: Task) -> float:
     """Operations a second at the task's precision."""
-    return machine.flops * (FLOAT32 if machine.gpus and task.dtype == torch.float32 and not machine.mixed else 1.0)
+    return machine.flops * (
+        FLOAT32 if machine.gpus and task.dtype == torch.float32 and not machine.mixed else 1.0
+    )
 
 
 def update_seconds(recipe: Recipe, machine: Machine, prompt: int) -> float:
-    """A PPO update on one process's share of the batch: sampling reads all weights for each token, the rest computes."""
+    """A PPO update on one process's share of the batch: sampling reads all weights for each token, the rest
+    computes."""
     how, task = recipe.policy, policy_task(recipe, machine)
     work, flops = work_of(task), slower(machine, task)
     response = how.sampling.max_new_tokens
@@ -139,7 +173,9 @@ def update_seconds(recipe: Recipe, machine: Machine, prompt: int) -> float:
     sampling += response * max(one / (machine.stepping or flops), work.bytes / machine.bandwidth)
     upper, logits = work.forward(work.trained, tokens, length), predicted * work.head
     passes = 2 if how.critic == "own" else 1
-    rescoring = upper + logits  # by the reference; by the policy too, unless that is the first epoch's one pass over the batch
+    rescoring = (
+        upper + logits
+    )  # by the reference; by the policy too, unless that is the first epoch's one pass over the batch
     if machine.processes > 1 or how.minibatch_size < how.batch_size or tokens > how.microbatch_tokens:
         rescoring += passes * upper + logits
     heads = logits * (2 if how.adapt.lora_rank or how.adapt.train_layers else 4)
@@ -148,9 +184,13 @@ def update_seconds(recipe: Recipe, machine: Machine, prompt: int) -> float:
 
 
 def scoring(recipe: Recipe, machine: Machine, policy: Task, tokens: int, length: int) -> float:
-    """Operations of the reward models: one that shares the policy's backbone begins where sampling kept its states."""
-    works = [(work_of(term_task(term, recipe, machine)), reward_cut(recipe, policy) if term.model is None else 0)
-             for term in recipe.policy.reward if term.function is None]
+    """Operations of the reward models: one that shares the policy's backbone begins where sampling kept its
+    states."""
+    works = [
+        (work_of(term_task(term, recipe, machine)), reward_cut(recipe, policy) if term.model is None else 0)
+        for term in recipe.policy.reward
+        if term.function is None
+    ]
     return sum(work.forward(work.layers - cut, tokens, length) for work, cut in works)
 
 

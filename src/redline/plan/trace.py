@@ -1,8 +1,10 @@
-"""Passes of the engine's own modules without weights or numbers: what PyTorch would allocate, counted byte by byte.
+"""Passes of the engine's own modules without weights or numbers: what PyTorch would allocate, counted byte by
+byte.
 
-Models are built on the meta device. A pass runs on fake tensors (shapes and types, no storage), so every operation, whatever the
-architecture or the adapters do, says what it would allocate and when that is freed. Two depths are traced, 1 and 2 layers; each
-further layer adds what the second added, so a model of 80 layers costs no more to plan than one of 8.
+Models are built on the meta device. A pass runs on fake tensors (shapes and types, no storage), so every
+operation, whatever the architecture or the adapters do, says what it would allocate and when that is freed.
+Two depths are traced, 1 and 2 layers; each further layer adds what the second added, so a model of 80 layers
+costs no more to plan than one of 8.
 """
 
 import copy
@@ -19,23 +21,25 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import DynamicCache
 
-from redline.attention import use_short_attention
-from redline.models import adapt
-from redline.policy.loss import CHUNK, token_logprobs
-from redline.recipe import Adapt
-from redline.trunk import Recomputed, cache_argument, layers_of, view_of
+from redline.engine.attention import use_short_attention
+from redline.engine.logprobs import CHUNK, token_logprobs
+from redline.engine.models import adapt
+from redline.engine.settings import Adapt
+from redline.engine.views import Recomputed, cache_argument, layers_of, view_of
 
 
 @dataclass(frozen=True, eq=False)
 class Task:
-    """What is trained. ``auto`` is the Transformers class that builds the model (a causal language model, or a classifier: then no
-    vocabulary is predicted), ``config`` its configuration at full depth. Tasks of equal content are equal, so results are kept."""
+    """What is trained. ``auto`` is the Transformers class that builds the model (a causal language model, or
+    a classifier: then no vocabulary is predicted), ``config`` its configuration at full depth. Tasks of equal
+    content are equal, so results are kept."""
 
     auto: Any
     config: Any
     dtype: torch.dtype
     how: Adapt
-    mixed: bool = False  # whether passes run under bfloat16 autocast, as `accelerate launch --mixed_precision bf16` has it
+    # whether passes run under bfloat16 autocast, as `accelerate launch --mixed_precision bf16` has it
+    mixed: bool = False
     on_cpu: bool = True  # where short sequences have an attention of their own
 
     def __hash__(self) -> int:
@@ -45,7 +49,14 @@ class Task:
         return isinstance(other, Task) and self._content() == other._content()
 
     def _content(self) -> tuple[Any, ...]:
-        return self.auto, self.config.to_json_string(), self.dtype, self.how.model_dump_json(), self.mixed, self.on_cpu
+        return (
+            self.auto,
+            self.config.to_json_string(),
+            self.dtype,
+            self.how.model_dump_json(),
+            self.mixed,
+            self.on_cpu,
+        )
 
     @property
     def predicts(self) -> bool:
@@ -65,7 +76,8 @@ class Task:
 
 @dataclass(frozen=True)
 class Batch:
-    """A micro-batch: ``rows`` sequences of ``length`` tokens, the last ``responses`` of which are predicted or labelled."""
+    """A micro-batch: ``rows`` sequences of ``length`` tokens, the last ``responses`` of which are predicted
+    or labelled."""
 
     rows: int
     length: int
@@ -73,7 +85,8 @@ class Batch:
 
 
 def build(task: Task) -> Any:
-    """The model on the meta device as training holds it: frozen, adapters in place or the trained weights marked."""
+    """The model on the meta device as training holds it: frozen, adapters in place or the trained weights
+    marked."""
     with torch.device("meta"):
         model = task.auto.from_config(task.config, dtype=task.dtype).requires_grad_(False).eval()
         adapt(model, task.how, task.depth)
@@ -84,14 +97,18 @@ def build(task: Task) -> Any:
 
 @cache
 def training_bytes(task: Task, batch: Batch, masked: bool = False) -> float:
-    """Bytes at the height of one forward and backward pass over a micro-batch, beyond weights and gradients: saved activations,
-    what is computed on the way, and for a language model the chunk of logits. ``masked``: with a padding mask, as TRL runs."""
+    """Bytes at the height of one forward and backward pass over a micro-batch, beyond weights and gradients:
+    saved activations, what is computed on the way, and for a language model the chunk of logits. ``masked``:
+    with a padding mask, as TRL runs."""
 
     def run(model: Any, cut: int) -> None:
         _training(task, model, cut, batch, masked)
 
-    # what a forward pass saves grows with every layer; in a shallow model the height may be elsewhere: in the embeddings' gradient
-    one, two = (_traced(task, depth, lambda model, cut: _upper(task, model, cut, batch, masked)) for depth in (1, 2))
+    # what a forward pass saves grows with every layer; in a shallow model the height may be elsewhere: in the
+    # embeddings' gradient
+    one, two = (
+        _traced(task, depth, lambda model, cut: _upper(task, model, cut, batch, masked)) for depth in (1, 2)
+    )
     depth, peak, grown = 1, _traced(task, 1, run), False
     while depth < task.trained and not grown:
         deeper = min(2 * depth, task.trained)
@@ -103,7 +120,8 @@ def training_bytes(task: Task, batch: Batch, masked: bool = False) -> float:
 
 @cache
 def forward_bytes(task: Task, batch: Batch) -> float:
-    """Bytes at the height of a pass without gradients over all layers (they are freed layer by layer: depth does not matter)."""
+    """Bytes at the height of a pass without gradients over all layers (they are freed layer by layer: depth
+    does not matter)."""
     whole = replace(task, how=task.how.model_copy(update={"train_layers": None}))
     return _traced(whole, 1, lambda model, cut: _forward(task, model, batch))
 
@@ -121,8 +139,10 @@ def shallow(task: Task, layers: int) -> Task:
     config = copy.deepcopy(task.config)
     config.num_hidden_layers = layers + cut
     if getattr(config, "layer_types", None):
-        config.layer_types = config.layer_types[-config.num_hidden_layers:]
-    return replace(task, config=config, how=task.how.model_copy(update={"train_layers": layers if cut else None}))
+        config.layer_types = config.layer_types[-config.num_hidden_layers :]
+    return replace(
+        task, config=config, how=task.how.model_copy(update={"train_layers": layers if cut else None})
+    )
 
 
 def _traced(task: Task, layers: int, run: Any) -> float:
@@ -145,10 +165,14 @@ def _traced(task: Task, layers: int, run: Any) -> float:
 def _training(task: Task, model: Any, cut: int, batch: Batch, masked: bool) -> None:
     hidden = _upper(task, model, cut, batch, masked)
     rows = torch.arange(batch.rows).repeat_interleave(batch.responses)
-    columns = (torch.arange(batch.responses) + batch.length - batch.responses - 1).clamp(min=0).repeat(batch.rows)
+    columns = (
+        (torch.arange(batch.responses) + batch.length - batch.responses - 1).clamp(min=0).repeat(batch.rows)
+    )
     hidden = hidden[rows, columns]
     if task.predicts:
-        logprobs, _ = token_logprobs(hidden, model.get_output_embeddings(), torch.zeros_like(rows), 1.0, _cap(task.config))
+        logprobs, _ = token_logprobs(
+            hidden, model.get_output_embeddings(), torch.zeros_like(rows), 1.0, _cap(task.config)
+        )
         value = nn.Linear(hidden.shape[1], 1)(hidden.float())
         (logprobs.sum() + value.sum()).backward()
     else:
@@ -160,7 +184,11 @@ def _upper(task: Task, model: Any, cut: int, batch: Batch, masked: bool = False)
     base = model.base_model
     inputs = {"input_ids": torch.zeros(batch.rows, batch.length, dtype=torch.long)}
     layers = list(layers_of(base)[1])[cut:]
-    view = view_of(base, [Recomputed(layer) for layer in layers] if task.how.gradient_checkpointing else layers, start=cut)
+    view = view_of(
+        base,
+        [Recomputed(layer) for layer in layers] if task.how.gradient_checkpointing else layers,
+        start=cut,
+    )
     if cut:
         size = task.config.get_text_config().hidden_size
         inputs = {"inputs_embeds": torch.empty(batch.rows, batch.length, size, dtype=task.dtype)}
@@ -178,7 +206,9 @@ def _forward(task: Task, model: Any, batch: Batch) -> None:
 def _logits(task: Task, model: Any, rows: int) -> None:
     dtype = torch.bfloat16 if task.mixed else task.dtype
     hidden = torch.empty(rows, task.config.get_text_config().hidden_size, dtype=dtype).requires_grad_(True)
-    logprobs, _ = token_logprobs(hidden, model.get_output_embeddings(), torch.zeros(rows, dtype=torch.long), 1.0, _cap(task.config))
+    logprobs, _ = token_logprobs(
+        hidden, model.get_output_embeddings(), torch.zeros(rows, dtype=torch.long), 1.0, _cap(task.config)
+    )
     logprobs.sum().backward()
 
 
@@ -187,14 +217,18 @@ def _cap(config: Any) -> float | None:
 
 
 class _NoCache(DynamicCache):
-    """Keeps nothing. With a cache the models do not look into tensors for packed sequences, which fake ones cannot show."""
+    """Keeps nothing. With a cache the models do not look into tensors for packed sequences, which fake ones
+    cannot show."""
 
-    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
         return key_states, value_states
 
 
 class Tally(TorchDispatchMode):
-    """Counts the bytes of all storages that operations make while it is on: ``now``, and at most so far ``peak``.
+    """Counts the bytes of all storages that operations make while it is on: ``now``, and at most so far
+    ``peak``.
 
     What an operation makes and frees inside itself is not seen.
     """
@@ -205,7 +239,11 @@ class Tally(TorchDispatchMode):
         self._known: dict[int, Any] = {}
 
     def __torch_dispatch__(self, operation: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        given = {id(tensor.untyped_storage()) for tensor in tree_leaves((args, kwargs)) if isinstance(tensor, Tensor)}
+        given = {
+            id(tensor.untyped_storage())
+            for tensor in tree_leaves((args, kwargs))
+            if isinstance(tensor, Tensor)
+        }
         made = operation(*args, **(kwargs or {}))
         for tensor in tree_leaves(made):
             if isinstance(tensor, Tensor):
@@ -227,8 +265,8 @@ class Tally(TorchDispatchMode):
 
 
 def materialise(model: nn.Module) -> None:
-    """Give a meta model tensors of the CPU (under ``FakeTensorMode`` fake ones) in place of its parameters and buffers, whatever
-    lies in them; tied ones stay tied."""
+    """Give a meta model tensors of the CPU (under ``FakeTensorMode`` fake ones) in place of its parameters
+    and buffers, whatever lies in them; tied ones stay tied."""
     made: dict[int, Any] = {}
     for module in model.modules():
         for tensors in (module._parameters, module._buffers):

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from redline.batches import pack, pad
-from redline.models import adapt, for_training, load_causal_lm, train_layers
-from redline.policy.loss import token_logprobs
-from redline.recipe import Adapt, Model
-from redline.rollout import Rollout
-from redline.trunk import Split
+from redline.engine.batching import pack, pad
+from redline.engine.logprobs import token_logprobs
+from redline.engine.models import adapt, for_training, load_causal_lm, train_layers
+from redline.engine.rollout import Rollout
+from redline.engine.settings import Adapt, Model
+from redline.engine.views import Split
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -22,9 +22,10 @@ if TYPE_CHECKING:
 class ActorCritic(nn.Module):
     """A causal language model with a value head on its last hidden states, cut below its trained layers.
 
-    ``lm`` is the Transformers model (with PEFT's adapters in it, when ``peft`` wraps it). The reference is what it was before
-    training: the adapter switched off, or with full fine-tuning a copy of the trained weights alone. With ``own_critic`` the value
-    head reads another copy of what is trained, which the value loss alone moves.
+    ``lm`` is the Transformers model (with PEFT's adapters in it, when ``peft`` wraps it). The reference is
+    what it was before training: the adapter switched off, or with full fine-tuning a copy of the trained
+    weights alone. With ``own_critic`` the value head reads another copy of what is trained, which the value
+    loss alone moves.
     """
 
     def __init__(self, model: Model, how: Adapt, own_critic: bool = False):
@@ -41,32 +42,46 @@ class ActorCritic(nn.Module):
         nn.init.zeros_(self.value_head.bias)
         self.value_head.to(lm.device)
         self.critic: Any = _copy(lm.base_model) if own_critic else None
-        self._critic_split = Split(self.critic, self.split.cut, how.gradient_checkpointing) if self.critic is not None else None
+        self._critic_split = (
+            Split(self.critic, self.split.cut, how.gradient_checkpointing)
+            if self.critic is not None
+            else None
+        )
         # held in a list, so that it is no submodule: its weights are neither trained nor saved
         self._reference = [] if how.lora_rank else [Split(_copy(lm).requires_grad_(False), self.split.cut)]
 
-    def forward(self, states: Tensor, rows: Tensor, columns: Tensor, targets: Tensor, temperature: float, entropy: bool = False,
-                reference: bool = False) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """Log-probabilities, values and entropies ``[N]`` of the tokens ``targets`` ``[N]``, predicted at ``(rows[n],
-        columns[n])``.
+    def forward(
+        self,
+        states: Tensor,
+        rows: Tensor,
+        columns: Tensor,
+        targets: Tensor,
+        temperature: float,
+        entropy: bool = False,
+        reference: bool = False,
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Log-probabilities, values and entropies ``[N]`` of the tokens ``targets`` ``[N]``, predicted at
+        ``(rows[n], columns[n])``.
 
-        ``states`` ``[B, T, H]`` enter the cut, padded on the right. With ``reference`` the log-probabilities are the reference's,
-        and there are no values.
+        ``states`` ``[B, T, H]`` enter the cut, padded on the right. With ``reference`` the log-probabilities
+        are the reference's, and there are no values.
         """
         with self.reference() if reference else nullcontext(self.split) as split:
             hidden = split.upper(states)[rows, columns]
         lm = split.model
         cap = getattr(lm.config, "final_logit_softcapping", None)
-        logprobs, entropies = token_logprobs(hidden, lm.get_output_embeddings(), targets, temperature, cap, entropy)
+        logprobs, entropies = token_logprobs(
+            hidden, lm.get_output_embeddings(), targets, temperature, cap, entropy
+        )
         if reference:
             return logprobs, None, entropies
         if self._critic_split is not None:
             hidden = self._critic_split.upper(states)[rows, columns]
         return logprobs, self.value_head(hidden.float())[:, 0], entropies
 
-
     def train(self, mode: bool = True) -> "ActorCritic":
-        """Dropout stays off in training too: what is kept of a pass, and what is computed again, has to be the same."""
+        """Dropout stays off in training too: what is kept of a pass, and what is computed again, has to be
+        the same."""
         super().train(mode)
         for part in (self.lm, self.critic):
             if part is not None:
@@ -89,27 +104,41 @@ def _copy(lm: Any) -> Any:
     return copy.deepcopy(lm, shared)
 
 
-def predicted(rollout: Rollout, members: list[int], cut: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The inputs of a pass over some rows of a rollout: states (or ids, at cut 0), rows, columns and targets ``[N]``.
+def predicted(
+    rollout: Rollout, members: list[int], cut: int, device: torch.device
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The inputs of a pass over some rows of a rollout: states (or ids, at cut 0), rows, columns and targets
+    ``[N]``.
 
-    A response token is predicted at the position before it. Rows follow each other in the order of ``members``, tokens in theirs.
+    A response token is predicted at the position before it. Rows follow each other in the order of
+    ``members``, tokens in theirs.
     """
     stored = rollout.states[cut] if cut else rollout.sequences
     states = pad([stored[index] for index in members]).to(device)
     rows = torch.cat([torch.full((rollout.sizes[index],), place) for place, index in enumerate(members)])
-    columns = torch.cat([torch.arange(rollout.sizes[index]) + len(rollout.prompt_ids[index]) - 1 for index in members])
+    columns = torch.cat(
+        [torch.arange(rollout.sizes[index]) + len(rollout.prompt_ids[index]) - 1 for index in members]
+    )
     targets = torch.cat([rollout.response_ids[index] for index in members])
     return states, rows.to(device), columns.to(device), targets.to(device)
 
 
 @torch.no_grad()
-def rescore(actor: ActorCritic, rollout: Rollout, temperature: float, budget: int, reference: bool = False, entropy: bool = False,
-            ) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+def rescore(
+    actor: ActorCritic,
+    rollout: Rollout,
+    temperature: float,
+    budget: int,
+    reference: bool = False,
+    entropy: bool = False,
+) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
     """Log-probabilities, values and entropies ``[R_i]`` of every response, by the policy or its reference."""
     device = actor.value_head.weight.device
     found: list[list[Tensor]] = [[torch.zeros(0)] * len(rollout) for _ in range(3)]
     for members in pack([len(ids) for ids in rollout.sequences], budget):
-        outputs = actor(*predicted(rollout, members, actor.split.cut, device), temperature, entropy, reference)
+        outputs = actor(
+            *predicted(rollout, members, actor.split.cut, device), temperature, entropy, reference
+        )
         sizes = [rollout.sizes[index] for index in members]
         for kind, output in enumerate(outputs):
             if output is not None:

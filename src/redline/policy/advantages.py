@@ -1,4 +1,5 @@
-"""Returns and advantages: pure functions on padded tensors and their masks. What lies in masked positions never matters."""
+"""Returns and advantages: pure functions on padded tensors and their masks. What lies in masked positions
+never matters."""
 
 from collections.abc import Callable
 
@@ -7,10 +8,11 @@ from torch import Tensor
 
 
 def token_kl(logprobs: Tensor, reference: Tensor, estimator: str = "k1") -> Tensor:
-    """Each token's estimate of KL(policy, reference) in nats, from the log-probabilities of sampled tokens. Any shape.
+    """Each token's estimate of KL(policy, reference) in nats, from the log-probabilities of sampled tokens.
+    Any shape.
 
-    k1: ``log p - log q``, unbiased, either sign. k2: half its square, never negative, biased far from the reference. k3:
-    ``q/p - 1 - log(q/p)``, unbiased, never negative (Schulman 2020).
+    k1: ``log p - log q``, unbiased, either sign. k2: half its square, never negative, biased far from the
+    reference. k3: ``q/p - 1 - log(q/p)``, unbiased, never negative (Schulman 2020).
     """
     ratio = reference - logprobs
     if estimator == "k2":
@@ -19,10 +21,11 @@ def token_kl(logprobs: Tensor, reference: Tensor, estimator: str = "k1") -> Tens
 
 
 def gae(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float, lam: float) -> tuple[Tensor, Tensor]:
-    """Generalised advantage estimation (Schulman et al. 2016): advantages and returns ``[B, T]``, zero where masked.
+    """Generalised advantage estimation (Schulman et al. 2016): advantages and returns ``[B, T]``, zero where
+    masked.
 
-    ``rewards``, ``values`` ``[B, T]``; ``mask`` ``[B, T]`` is True at valid tokens. Masked steps are skipped: a step
-    bootstraps from the next *valid* value, wherever it stands, and the last valid step from 0.
+    ``rewards``, ``values`` ``[B, T]``; ``mask`` ``[B, T]`` is True at valid tokens. Masked steps are skipped:
+    a step bootstraps from the next *valid* value, wherever it stands, and the last valid step from 0.
     """
     rewards, values = rewards.where(mask, 0), values.where(mask, 0)
     advantages = torch.zeros_like(values)
@@ -39,8 +42,9 @@ def gae(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float, lam: float)
 def whiten(values: Tensor, mask: Tensor, total: Callable[[Tensor], Tensor] = lambda part: part) -> Tensor:
     """Shift and scale the valid entries to mean 0 and variance 1; masked ones become 0. Shapes ``[B, T]``.
 
-    ``total`` adds a tensor up over processes, so that every process whitens with the moments of the whole batch. With fewer
-    than two valid entries there is nothing to scale by: they are returned as they are. Entries that are all equal become 0.
+    ``total`` adds a tensor up over processes, so that every process whitens with the moments of the whole
+    batch. With fewer than two valid entries there is nothing to scale by: they are returned as they are.
+    Entries that are all equal become 0.
     """
     kept = values.where(mask, 0).double()
     count, summed = total(torch.stack([mask.sum().double(), kept.sum()]))
@@ -51,8 +55,11 @@ def whiten(values: Tensor, mask: Tensor, total: Callable[[Tensor], Tensor] = lam
     return ((kept - mean) / (variance + 1e-8).sqrt() * mask).to(values.dtype)
 
 
-def explained_variance(values: Tensor, returns: Tensor, total: Callable[[Tensor], Tensor] = lambda part: part) -> float:
-    """1 - Var(returns - values) / Var(returns) over valid entries ``[N]``: 1 is a perfect critic, 0 no better than the mean.
+def explained_variance(
+    values: Tensor, returns: Tensor, total: Callable[[Tensor], Tensor] = lambda part: part
+) -> float:
+    """1 - Var(returns - values) / Var(returns) over valid entries ``[N]``: 1 is a perfect critic, 0 no better
+    than the mean.
 
     ``total`` adds a tensor up over processes, as in ``whiten``.
     """
@@ -67,10 +74,11 @@ class AdaptiveKl:
     """A KL coefficient that holds the policy at a target distance from its reference.
 
     ``level`` follows the target slowly (Ziegler et al. 2019, section 2.2): after each batch it grows by
-    ``clip(kl / target - 1, ±0.2) * responses / horizon`` of itself. Ours: the coefficient is the level times ``kl / target`` of the
-    last batch, within [0.1, 10]: Ziegler's rule alone answers many updates late, lets the KL of a short run swing to many times
-    the target and then chokes it; the factor answers at once, and is small while a run is near its reference. The level rests
-    below half the target, for the same reason. Without a target the coefficient stays as it is.
+    ``clip(kl / target - 1, ±0.2) * responses / horizon`` of itself. Ours: the coefficient is the level times
+    ``kl / target`` of the last batch, within [0.1, 10]: Ziegler's rule alone answers many updates late, lets
+    the KL of a short run swing to many times the target and then chokes it; the factor answers at once, and
+    is small while a run is near its reference. The level rests below half the target, for the same reason.
+    Without a target the coefficient stays as it is.
     """
 
     def __init__(self, coefficient: float, target: float | None, horizon: int):

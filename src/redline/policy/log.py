@@ -1,4 +1,5 @@
-"""The run's own log: metrics of every update and sampled responses, as JSON Lines that a resumed run continues."""
+"""The run's own log: metrics of every update and sampled responses, as JSON Lines that a resumed run
+continues."""
 
 import json
 import math
@@ -8,18 +9,18 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from redline.checkpoint import writing
 from redline.data.files import line_of, write_jsonl
+from redline.engine.checkpoints import writing
+from redline.engine.rollout import Rollout
 from redline.reward.offsets import token_offsets
-from redline.rollout import Rollout
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
 class RunLog:
-    """``log.jsonl`` (a line an update) and ``samples.jsonl`` in a folder. Lines after update ``start`` are cut off: they will
-    come again.
+    """``log.jsonl`` (a line an update) and ``samples.jsonl`` in a folder. Lines after update ``start`` are
+    cut off: they will come again.
 
     With ``write`` False (processes other than the main one) nothing is written.
     """
@@ -28,12 +29,23 @@ class RunLog:
         self.folder, self.write = folder, write
         if write:
             for name in ("log.jsonl", "samples.jsonl"):
-                write_jsonl(folder / name, [line for line in _lines(folder / name) if line["update"] <= start])
+                write_jsonl(
+                    folder / name, [line for line in _lines(folder / name) if line["update"] <= start]
+                )
 
     def metrics(self, values: dict[str, float]) -> None:
         """Append a line: floats to six places, and null for what is not finite (JSON has no NaN)."""
-        self._append("log.jsonl", [{key: (round(value, 6) if math.isfinite(value) else None) if isinstance(value, float) else value
-                                    for key, value in values.items()}])
+        self._append(
+            "log.jsonl",
+            [
+                {
+                    key: (round(value, 6) if math.isfinite(value) else None)
+                    if isinstance(value, float)
+                    else value
+                    for key, value in values.items()
+                }
+            ],
+        )
 
     def samples(self, records: list[dict[str, Any]]) -> None:
         self._append("samples.jsonl", records)
@@ -49,24 +61,43 @@ class RunLog:
                 out.writelines(line_of(record) for record in records)
 
 
-def sample_records(rollout: Rollout, tokenizer: "PreTrainedTokenizerBase", update: int, most: int | None = None,
-                   **columns: Sequence[Tensor]) -> list[dict[str, Any]]:
-    """Sampled responses, the first ``most`` of them, as records: text, token offsets, and for each column (rewards, values, kl, ...
-    ``[R_i]`` each) a number a token."""
+def sample_records(
+    rollout: Rollout,
+    tokenizer: "PreTrainedTokenizerBase",
+    update: int,
+    most: int | None = None,
+    **columns: Sequence[Tensor],
+) -> list[dict[str, Any]]:
+    """Sampled responses, the first ``most`` of them, as records: text, token offsets, and for each column
+    (rewards, values, kl, ... ``[R_i]`` each) a number a token."""
     records = []
     for index, ids in enumerate(rollout.response_ids[:most]):
         text, offsets = token_offsets(tokenizer, ids.tolist())
-        numbers = {name: [round(value, 4) for value in rows[index].tolist()] for name, rows in columns.items()}
-        records.append({"update": update, "id": f"{update}-{index}", "prompt": rollout.prompts[index], "text": text,
-                        "offsets": offsets, "ended": bool(rollout.ended[index]), **numbers})
+        numbers = {
+            name: [round(value, 4) for value in rows[index].tolist()] for name, rows in columns.items()
+        }
+        records.append(
+            {
+                "update": update,
+                "id": f"{update}-{index}",
+                "prompt": rollout.prompts[index],
+                "text": text,
+                "offsets": offsets,
+                "ended": bool(rollout.ended[index]),
+                **numbers,
+            }
+        )
     return records
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:
-    """The lines of a log; a torn last line, left by a kill (in the middle of a character, even), is dropped."""
+    """The lines of a log; a torn last line, left by a kill (in the middle of a character, even), is
+    dropped."""
     found = []
     if path.exists():
-        for line in path.read_bytes().split(b"\n"):  # not splitlines: a response may hold a line separator of Unicode's
+        for line in path.read_bytes().split(
+            b"\n"
+        ):  # not splitlines: a response may hold a line separator of Unicode's
             try:
                 found.append(json.loads(line))
             except ValueError:

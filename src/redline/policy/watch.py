@@ -1,7 +1,9 @@
-"""Watching for reward hacking: a held-out gold score beside the reward that PPO climbs, and a warning when the two part ways.
+"""Watching for reward hacking: a held-out gold score beside the reward that PPO climbs, and a warning when
+the two part ways.
 
-A policy that learns what its reward overvalues earns more and more of it while an independent judge likes it less (Gao, Schulman
-and Hilton 2023, figure 1). Neither the reward nor the KL shows that; a judge that training never sees does.
+A policy that learns what its reward overvalues earns more and more of it while an independent judge likes it
+less (Gao, Schulman and Hilton 2023, figure 1). Neither the reward nor the KL shows that; a judge that
+training never sees does.
 """
 
 import random
@@ -19,14 +21,14 @@ from torch import Tensor, nn
 from redline.console import console
 from redline.data.files import read_jsonl, write_jsonl
 from redline.data.records import Prompt, Response
+from redline.engine.models import eos_ids
+from redline.engine.processes import wait_for_everyone
+from redline.engine.rollout import Rollout
+from redline.engine.sharding import gathered
 from redline.errors import UserError
-from redline.models import eos_ids
 from redline.policy.actor import ActorCritic, rescore
-from redline.policy.sample import prompt_tokens, sample
-from redline.processes import wait_for_everyone
-from redline.recipe import Policy
-from redline.rollout import Rollout
-from redline.sharding import gathered
+from redline.policy.settings import Policy
+from redline.sampling.local import prompt_tokens, sample
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -40,9 +42,9 @@ FEWEST = 8  # prompts that a warning can rest on: all of 8 lost by chance is one
 class Gold:
     """Who watches, on which prompts, and how often.
 
-    ``prefer`` takes the policy's and the reference's responses to the same prompts and returns for each the preference for the
-    policy's: 1, 0, 0.5 for a tie, between them how sure, None without a verdict. ``judge`` is its name. ``every``: updates
-    between two measurements; the last update is always measured.
+    ``prefer`` takes the policy's and the reference's responses to the same prompts and returns for each the
+    preference for the policy's: 1, 0, 0.5 for a tie, between them how sure, None without a verdict. ``judge``
+    is its name. ``every``: updates between two measurements; the last update is always measured.
     """
 
     judge: str
@@ -53,7 +55,8 @@ class Gold:
 
 @dataclass(frozen=True)
 class Point:
-    """One measurement: preferences by prompt (None: no verdict), and the mean scaled reward of the same responses."""
+    """One measurement: preferences by prompt (None: no verdict), and the mean scaled reward of the same
+    responses."""
 
     update: int
     preferences: list[float | None]
@@ -71,32 +74,40 @@ def standard_error(values: Sequence[float]) -> float:
 
 
 def parted(history: Sequence[Point]) -> str | None:
-    """What to warn of, if gold and proxy have parted ways at the last of some measurements (in order, the reference first).
+    """What to warn of, if gold and proxy have parted ways at the last of some measurements (in order, the
+    reference first).
 
-    The rule [ours]: gold is below its best by more than ``ERRORS`` standard errors, paired over the prompts judged both times,
-    while the proxy is above what it was at that best. The reference counts as a measurement with a gold of 0.5, so that a policy
-    which only ever lost is seen. Three errors, not two: the best of many measurements is partly luck, and with 64 prompts and ten
-    independent measurements of an unchanging policy (won: 60 %) two would warn in 44 % of runs, three in 6 %. With fewer than
-    ``FEWEST`` prompts nothing is said.
+    The rule [ours]: gold is below its best by more than ``ERRORS`` standard errors, paired over the prompts
+    judged both times, while the proxy is above what it was at that best. The reference counts as a
+    measurement with a gold of 0.5, so that a policy which only ever lost is seen. Three errors, not two: the
+    best of many measurements is partly luck, and with 64 prompts and ten independent measurements of an
+    unchanging policy (won: 60 %) two would warn in 44 % of runs, three in 6 %. With fewer than ``FEWEST``
+    prompts nothing is said.
     """
     *before, now = history
     if not before:
         return None
     best = max(before, key=lambda point: point.gold)
-    changes = [new - old for new, old in zip(now.preferences, best.preferences, strict=True)
-               if new is not None and old is not None]
+    changes = [
+        new - old
+        for new, old in zip(now.preferences, best.preferences, strict=True)
+        if new is not None and old is not None
+    ]
     fall = -float(np.mean(changes)) if changes else 0.0
     if len(changes) < FEWEST or now.proxy <= best.proxy or fall <= ERRORS * standard_error(changes):
         return None
     when = f"update {best.update}" if best.update else "the start"
-    return (f"reward and judge part ways: since {when} the reward rose from {best.proxy:.2f} to {now.proxy:.2f} on held-out "
-            f"prompts while the win rate fell from {best.gold:.2f} to {now.gold:.2f}")
+    return (
+        f"reward and judge part ways: since {when} the reward rose from {best.proxy:.2f} to {now.proxy:.2f} "
+        f"on held-out prompts while the win rate fell from {best.gold:.2f} to {now.gold:.2f}"
+    )
 
 
 @dataclass(frozen=True)
 class Watched:
-    """The training that is measured. ``model`` is the actor as it is trained, perhaps sharded; ``score`` gives the rewards of a
-    rollout's tokens as the training takes them, None where it has none. ``updates`` is after how many it ends."""
+    """The training that is measured. ``model`` is the actor as it is trained, perhaps sharded; ``score``
+    gives the rewards of a rollout's tokens as the training takes them, None where it has none. ``updates`` is
+    after how many it ends."""
 
     actor: ActorCritic
     model: nn.Module
@@ -111,11 +122,13 @@ class Watched:
 
 
 class Watch:
-    """The measurements of one training. Its files are in the policy's folder under watch/: the reference's responses in
-    reference.jsonl, the policy's at each measured update in 000010.jsonl and so on, with reward, KL and preference.
+    """The measurements of one training. Its files are in the policy's folder under watch/: the reference's
+    responses in reference.jsonl, the policy's at each measured update in 000010.jsonl and so on, with reward,
+    KL and preference.
 
-    Nothing here changes the training: all random states are put back. Every process samples the same responses (so that
-    models which are spread over processes can be run at all); the main process judges and writes.
+    Nothing here changes the training: all random states are put back. Every process samples the same
+    responses (so that models which are spread over processes can be run at all); the main process judges and
+    writes.
     """
 
     def __init__(self, gold: Gold, watched: Watched):
@@ -127,7 +140,8 @@ class Watch:
         self.warned = False
 
     def begin(self, start: int) -> None:
-        """Sample the reference, or read what an earlier start sampled; measurements after update ``start`` will come again."""
+        """Sample the reference, or read what an earlier start sampled; measurements after update ``start``
+        will come again."""
         from accelerate.utils import broadcast_object_list
 
         accelerator, path = self.watched.accelerator, self.folder / "reference.jsonl"
@@ -143,7 +157,9 @@ class Watch:
             if int(file.stem) > start:
                 file.unlink()
             elif records := self._read(file, self.gold.judge):
-                self.history.append(Point(int(file.stem), _column(records, "preference"), _mean(records, "reward")))
+                self.history.append(
+                    Point(int(file.stem), _column(records, "preference"), _mean(records, "reward"))
+                )
 
     def after(self, update: int) -> dict[str, Any]:
         """The gold score after an update, for its line in the log; empty where it is not this update's turn.
@@ -157,14 +173,20 @@ class Watch:
             responses = self._respond(update)
             found = self._judge(update, responses) if self.watched.accelerator.is_main_process else {}
         wait_for_everyone()  # a judge may take longer than a collective waits
-        if "warning" in found and not self.warned:  # the log repeats it at every measurement, the console does not
-            console.print(f"update {update}: {found['warning']}", style="yellow", highlight=False, markup=False)
+        if (
+            "warning" in found and not self.warned
+        ):  # the log repeats it at every measurement, the console does not
+            console.print(
+                f"update {update}: {found['warning']}", style="yellow", highlight=False, markup=False
+            )
         self.warned = "warning" in found
         return found | {"seconds_watch": time.perf_counter() - start}
 
     def _judge(self, update: int, responses: list[Response]) -> dict[str, Any]:
         proxy = _mean(responses, "reward")
-        found: dict[str, Any] = ({"gold_proxy": proxy} if self.watched.score else {}) | {"gold_kl": _mean(responses, "kl")}
+        found: dict[str, Any] = ({"gold_proxy": proxy} if self.watched.score else {}) | {
+            "gold_kl": _mean(responses, "kl")
+        }
         try:
             preferences = self.gold.prefer(responses, self.reference)
         except UserError as error:
@@ -172,42 +194,80 @@ class Watch:
         given = [preference for preference in preferences if preference is not None]
         if not given:
             return found | {"warning": f"no gold score: judge {self.gold.judge} gave no verdict"}
-        write_jsonl(self.folder / f"{update:06d}.jsonl", [
-            response.model_copy(update={"preference": preference, "judge": self.gold.judge})
-            for response, preference in zip(responses, preferences, strict=True)])
+        write_jsonl(
+            self.folder / f"{update:06d}.jsonl",
+            [
+                response.model_copy(update={"preference": preference, "judge": self.gold.judge})
+                for response, preference in zip(responses, preferences, strict=True)
+            ],
+        )
         self.history.append(Point(update, preferences, proxy))
         found = {"gold": self.history[-1].gold, "gold_error": standard_error(given)} | found
         if warning := parted(self.history):
-            found["warning"] = (f"{warning} (judge: {self.gold.judge}). Read {self.folder / f'{update:06d}.jsonl'}; then lower "
-                                "policy.kl.target or policy.updates, or mend the reward.")
+            found["warning"] = (
+                f"{warning} (judge: {self.gold.judge}). Read {self.folder / f'{update:06d}.jsonl'}; then "
+                "lower policy.kl.target or policy.updates, or mend the reward."
+            )
         return found
 
     def _respond(self, update: int) -> list[Response]:
-        """Responses to the held-out prompts, from the same random numbers at every update; at 0 the reference's.
+        """Responses to the held-out prompts, from the same random numbers at every update; at 0 the
+        reference's.
 
-        Beside each its scaled reward with the terms that training adds (0 where there is none), and the estimate of its KL (log
-        ratio, in nats).
+        Beside each its scaled reward with the terms that training adds (0 where there is none), and the
+        estimate of its KL (log ratio, in nats).
         """
-        watched, prompts, actor, how = self.watched, self.gold.prompts, self.watched.actor, self.watched.policy
+        watched, prompts, actor, how = (
+            self.watched,
+            self.gold.prompts,
+            self.watched.actor,
+            self.watched.policy,
+        )
         with gathered(watched.model), watched.accelerator.autocast():
             with actor.reference() if update == 0 else nullcontext(actor.split) as split:
                 texts = [prompt.prompt for prompt in prompts]
-                rollout = sample(split.model, prompt_tokens(watched.tokenizer, prompts), how.sampling,
-                                 eos_ids(actor.lm, watched.tokenizer, texts), watched.seed + 1, cuts=watched.cuts, texts=texts)
-            rewards = [float(row.sum()) for row in watched.score(rollout)] if watched.score else [0.0] * len(rollout)
+                rollout = sample(
+                    split.model,
+                    prompt_tokens(watched.tokenizer, prompts),
+                    how.sampling,
+                    eos_ids(actor.lm, watched.tokenizer, texts),
+                    watched.seed + 1,
+                    cuts=watched.cuts,
+                    texts=texts,
+                )
+            rewards = (
+                [float(row.sum()) for row in watched.score(rollout)]
+                if watched.score
+                else [0.0] * len(rollout)
+            )
             kl = [0.0] * len(rollout)
             if update:
-                own, base = (rescore(actor, rollout, how.sampling.temperature, how.microbatch_tokens, reference=reference)[0]
-                             for reference in (False, True))
+                own, base = (
+                    rescore(
+                        actor, rollout, how.sampling.temperature, how.microbatch_tokens, reference=reference
+                    )[0]
+                    for reference in (False, True)
+                )
                 kl = [float((new - old).sum()) for new, old in zip(own, base, strict=True)]
-        return [Response.model_validate({"id": prompt.id, "prompt": prompt.prompt, "reward": reward, "kl": nats,
-                                         "response": watched.tokenizer.decode(ids, skip_special_tokens=True)})
-                for prompt, ids, reward, nats in zip(prompts, rollout.response_ids, rewards, kl, strict=True)]
+        return [
+            Response.model_validate(
+                {
+                    "id": prompt.id,
+                    "prompt": prompt.prompt,
+                    "reward": reward,
+                    "kl": nats,
+                    "response": watched.tokenizer.decode(ids, skip_special_tokens=True),
+                }
+            )
+            for prompt, ids, reward, nats in zip(prompts, rollout.response_ids, rewards, kl, strict=True)
+        ]
 
     def _read(self, path: Path, judge: str | None = None) -> list[Response] | None:
         """A file of responses, if it is there and answers these prompts (and was judged by this judge)."""
         records = list(read_jsonl(path, Response)) if path.exists() else []
-        same = [(record.id, record.prompt) for record in records] == [(prompt.id, prompt.prompt) for prompt in self.gold.prompts]
+        same = [(record.id, record.prompt) for record in records] == [
+            (prompt.id, prompt.prompt) for prompt in self.gold.prompts
+        ]
         judged = judge is None or set(_column(records, "judge")) == {judge}
         return records if same and judged else None
 
@@ -222,7 +282,8 @@ def _mean(records: Sequence[Response], key: str) -> float:
 
 @contextmanager
 def _random_states_kept() -> Iterator[None]:
-    """Whatever is drawn inside (by a judge or a reward function, say), the random states outside do not notice."""
+    """Whatever is drawn inside (by a judge or a reward function, say), the random states outside do not
+    notice."""
     plain, array = random.getstate(), np.random.get_state()
     try:
         with torch.random.fork_rng([torch.cuda.current_device()] if torch.cuda.is_available() else []):

@@ -1,4 +1,5 @@
-"""Model cards in the Hub's format for what a run trained: data, settings, results, limits. Written from the run's own files."""
+"""Model cards in the Hub's format for what a run trained: data, settings, results, limits. Written from the
+run's own files."""
 
 from pathlib import Path
 from typing import Any
@@ -6,9 +7,10 @@ from typing import Any
 import yaml
 
 from redline.data.files import whole_file
-from redline.label.show import visible
-from redline.models import EMBEDDED
-from redline.recipe import Recipe, Source
+from redline.data.settings import Source
+from redline.data.show import visible
+from redline.embedded import EMBEDDED
+from redline.recipe import Recipe
 from redline.report.charts import number, percent
 from redline.report.folder import RunFolder
 from redline.report.stages import method_of
@@ -19,13 +21,17 @@ HUB_NAMES = {EMBEDDED: "HuggingFaceTB/SmolLM2-135M-Instruct"}
 
 
 def write_cards(run: Path) -> list[Path]:
-    """Write README.md into the run's folders reward/ and policy/, as far as they are trained; returns what was written.
+    """Write README.md into the run's folders reward/ and policy/, as far as they are trained; returns what
+    was written.
 
     A card that somebody has written or changed (it lacks our mark) stays as it is.
     """
     folder = RunFolder(run)
     written = []
-    for name, done, card in (("reward", "reward/config.json", reward_card), ("policy", "policy/log.jsonl", policy_card)):
+    for name, done, card in (
+        ("reward", "reward/config.json", reward_card),
+        ("policy", "policy/log.jsonl", policy_card),
+    ):
         path = folder.path / name / "README.md"
         old = path.read_text(encoding="utf-8", errors="replace") if path.exists() else MARK
         if folder.has(done) and (MARK in old or FROM_PEFT in old):
@@ -36,7 +42,8 @@ def write_cards(run: Path) -> list[Path]:
 
 
 def reward_card(run: Path) -> str:
-    """The card of the reward model, as Markdown with YAML in front. Raises UserError when ``run`` is no run's folder."""
+    """The card of the reward model, as Markdown with YAML in front. Raises UserError when ``run`` is no run's
+    folder."""
     folder = RunFolder(run)
     recipe, metrics = folder.recipe.reward, folder.json("reward/metrics.json") or {}
     where = "test" if metrics.get("test") else "validation"
@@ -45,21 +52,29 @@ def reward_card(run: Path) -> str:
     backbone = (recipe.model or folder.recipe.model).name
     task = "token-classification" if token else "text-classification"
     figures = [
-        ("token AUC", "auc", "inserted or substituted tokens of the edited side against those removed from the other"),
-        ("fault AUC", "fault_auc", "tokens of the rejected side that were kept against those removed from it"),
+        (
+            "token AUC",
+            "auc",
+            "inserted or substituted tokens of the edited side against those removed from the other",
+        ),
+        (
+            "fault AUC",
+            "fault_auc",
+            "tokens of the rejected side that were kept against those removed from it",
+        ),
         ("pairwise accuracy", "pairwise_accuracy", "the edited side's summed reward is the higher one"),
         ("expected calibration error", "ece", "of P(better | changed)"),
     ]
     shown = [(name, best[key], what) for name, key, what in figures if isinstance(best.get(key), float)]
     what = (
-        "a reward for every token of a response: above 0 where it reads like what editors put in, below 0 where like what "
-        "they took out"
+        "a reward for every token of a response: above 0 where it reads like what editors put in, below 0 "
+        "where like what they took out"
         if token
         else "one reward for a whole response (Bradley-Terry)"
     )
     use = (
-        "`model(ids).logits.softmax(-1)` gives a probability to each class in `config.id2label`; the reward of a token is "
-        "p(positive) - p(negative)."
+        "`model(ids).logits.softmax(-1)` gives a probability to each class in `config.id2label`; the reward "
+        "of a token is p(positive) - p(negative)."
         if token and recipe.loss != "pairwise"
         else "The model's only logit is the reward."
     )
@@ -124,10 +139,10 @@ def reward_card(run: Path) -> str:
             "",
             "## Limits",
             "",
-            "- It knows what its editors changed in its training data, and nothing else: a high reward is no sign of truth, "
-            "safety or quality in general.",
-            "- It was measured on edits of the same kind as those it learned from. Text by other models, on other "
-            "topics or in other languages may be scored badly.",
+            "- It knows what its editors changed in its training data, and nothing else: a high reward is "
+            "no sign of truth, safety or quality in general.",
+            "- It was measured on edits of the same kind as those it learned from. Text by other models, on "
+            "other topics or in other languages may be scored badly.",
             "- A policy that is trained against it finds its mistakes: hold the policy "
             "near its reference, and judge it by something else.",
             "",
@@ -136,7 +151,8 @@ def reward_card(run: Path) -> str:
 
 
 def policy_card(run: Path) -> str:
-    """The card of the policy, as Markdown with YAML in front. Raises UserError when ``run`` is no run's folder."""
+    """The card of the policy, as Markdown with YAML in front. Raises UserError when ``run`` is no run's
+    folder."""
     folder = RunFolder(run)
     recipe, result = folder.recipe.policy, folder.json("winrate.json")
     base, adapter = folder.recipe.model.name, recipe.adapt.lora_rank > 0
@@ -144,9 +160,17 @@ def policy_card(run: Path) -> str:
     start = "base model" if folder.recipe.sft is None else "SFT model"
     results = [(f"win rate over the {start}", result["win_rate"])] if result else []
     load = (
-        ["from peft import AutoPeftModelForCausalLM", "", 'model = AutoPeftModelForCausalLM.from_pretrained("...")']
+        [
+            "from peft import AutoPeftModelForCausalLM",
+            "",
+            'model = AutoPeftModelForCausalLM.from_pretrained("...")',
+        ]
         if adapter
-        else ["from transformers import AutoModelForCausalLM", "", 'model = AutoModelForCausalLM.from_pretrained("...")']
+        else [
+            "from transformers import AutoModelForCausalLM",
+            "",
+            'model = AutoModelForCausalLM.from_pretrained("...")',
+        ]
     )
     return "\n".join(
         [
@@ -167,9 +191,16 @@ def policy_card(run: Path) -> str:
             f"# Policy of the run {_plain(folder.name)}",
             "",
             f"{_plain(base)}, aligned by Redline from minimal edits: {method_of(folder.recipe)}.",
-            *([] if folder.recipe.sft is None else [
-                "", f"It began from an SFT model, {_plain(base)} after supervised fine-tuning on the edited responses (the run's "
-                "folder `sft/`)" + ("; the adapter belongs on that model." if adapter else ".")]),
+            *(
+                []
+                if folder.recipe.sft is None
+                else [
+                    "",
+                    f"It began from an SFT model, {_plain(base)} after supervised fine-tuning on the edited "
+                    "responses (the run's folder `sft/`)"
+                    + ("; the adapter belongs on that model." if adapter else "."),
+                ]
+            ),
             "",
             "## Use",
             "",
@@ -199,8 +230,8 @@ def policy_card(run: Path) -> str:
             "",
             "## Limits",
             "",
-            "- It was aligned with what one set of edits prefers and judged by one judge; neither says anything about truth, "
-            "safety, or other tasks.",
+            "- It was aligned with what one set of edits prefers and judged by one judge; neither says "
+            "anything about truth, safety, or other tasks.",
             "- It keeps the faults and the licence of its base model.",
             f"- Responses longer than {recipe.sampling.max_new_tokens} tokens were not measured.",
             "",
@@ -223,7 +254,9 @@ def _method(recipe: Recipe) -> dict[str, Any]:
         "responses an update": ppo.batch_size,
         "epochs an update": ppo.epochs,
         "learning rate": ppo.optimizer.lr,
-        "KL target, nats a response": ppo.kl.target if ppo.kl.target is not None else f"none, coefficient {ppo.kl.coefficient}",
+        "KL target, nats a response": ppo.kl.target
+        if ppo.kl.target is not None
+        else f"none, coefficient {ppo.kl.coefficient}",
         "sampling": f"at most {ppo.sampling.max_new_tokens} tokens, temperature {ppo.sampling.temperature:g}",
     }
 
@@ -238,12 +271,17 @@ def _front(
     result_task: str,
     measured_on: str,
 ) -> str:
-    """The YAML front matter: only what is known, and a base model or data set only by a name that the Hub has."""
+    """The YAML front matter: only what is known, and a base model or data set only by a name that the Hub
+    has."""
     front: dict[str, Any] = {"library_name": library, "pipeline_tag": task, "tags": ["redline", *tags]}
     name = HUB_NAMES.get(base, base)
     if name.count("/") == 1 and not Path(base).exists():
         front["base_model"] = name
-    sets = [source.path for source in _sources(folder).values() if source.path.count("/") == 1 and "." not in source.path]
+    sets = [
+        source.path
+        for source in _sources(folder).values()
+        if source.path.count("/") == 1 and "." not in source.path
+    ]
     if sets:
         front["datasets"] = list(dict.fromkeys(sets))
     if figures:
@@ -255,7 +293,8 @@ def _front(
                         "task": {"type": result_task},
                         "dataset": {"name": measured_on, "type": "edits"},
                         "metrics": [
-                            {"type": name.replace(" ", "_"), "name": name, "value": round(value, 4)} for name, value in figures
+                            {"type": name.replace(" ", "_"), "name": name, "value": round(value, 4)}
+                            for name, value in figures
                         ],
                     }
                 ],
@@ -266,13 +305,17 @@ def _front(
 
 def _sources(folder: RunFolder) -> dict[str, Source]:
     data = folder.recipe.data
-    found = {name: getattr(data, name) for name in ("pairs", "edits", "validation", "test", "prompts", "eval_prompts")}
+    found = {
+        name: getattr(data, name)
+        for name in ("pairs", "edits", "validation", "test", "prompts", "eval_prompts")
+    }
     return {name: source for name, source in found.items() if source is not None}
 
 
 def _data(folder: RunFolder) -> list[str]:
     return [
-        f"- {name.replace('_', ' ')}: `{_plain(source.path).replace('`', '')}`, {folder.count(f'data/{name}.jsonl'):,} records"
+        f"- {name.replace('_', ' ')}: `{_plain(source.path).replace('`', '')}`, "
+        f"{folder.count(f'data/{name}.jsonl'):,} records"
         for name, source in _sources(folder).items()
     ]
 
@@ -291,7 +334,10 @@ def _settings(values: dict[str, Any]) -> list[str]:
 def _results(found: dict[str, Any], start: str) -> list[str]:
     low, high = found["ci95"]
     rows = [
-        (f"win rate over the {start}", f"{percent(found['win_rate'])} (95 % interval {percent(low)} to {percent(high)})"),
+        (
+            f"win rate over the {start}",
+            f"{percent(found['win_rate'])} (95 % interval {percent(low)} to {percent(high)})",
+        ),
         ("held-out prompts", number(found["n"])),
         ("judge", _plain(str(found["judge"]))),
     ]
@@ -306,7 +352,10 @@ def _results(found: dict[str, Any], start: str) -> list[str]:
         )
     if found.get("text"):
         rows.append(
-            ("distinct bigrams, before and after", ", ".join(percent(found["text"][side]["distinct_bigrams"]) for side in "ba"))
+            (
+                "distinct bigrams, before and after",
+                ", ".join(percent(found["text"][side]["distinct_bigrams"]) for side in "ba"),
+            )
         )
     return ["| figure | value |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows)]
 

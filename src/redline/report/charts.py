@@ -14,7 +14,8 @@ Point = tuple[float, float]
 
 @dataclass(frozen=True)
 class Series:
-    """A curve: ``style`` is main, second, third or guide (dashed); ``sizes`` draws dots of these areas instead."""
+    """A curve: ``style`` is main, second, third or guide (dashed); ``sizes`` draws dots of these areas
+    instead."""
 
     name: str
     points: Sequence[Point]
@@ -23,7 +24,8 @@ class Series:
 
 
 def number(value: object, digits: int = 3, signed: bool = False) -> str:
-    """A number to some significant digits, with thousands separated and a true minus sign; a dash when there is none."""
+    """A number to some significant digits, with thousands separated and a true minus sign; a dash when there
+    is none."""
     if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
         return "–"
     if value == 0 or isinstance(value, int):
@@ -39,11 +41,14 @@ def number(value: object, digits: int = 3, signed: bool = False) -> str:
 
 def percent(share: object, places: int = 1) -> str:
     """A share from 0 to 1 as per cent."""
-    return f"{100 * share:.{places}f}\u00a0%" if isinstance(share, int | float) and math.isfinite(share) else "–"
+    return (
+        f"{100 * share:.{places}f}\u00a0%" if isinstance(share, int | float) and math.isfinite(share) else "–"
+    )
 
 
 def ticks(low: float, high: float, count: int = 4) -> list[float]:
-    """About ``count`` round numbers (1, 2 or 5 times a power of ten apart) from at most ``low`` to at least ``high``."""
+    """About ``count`` round numbers (1, 2 or 5 times a power of ten apart) from at most ``low`` to at least
+    ``high``."""
     rough = (high - low) / count or 1.0
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * 0.999)
@@ -60,7 +65,8 @@ def line_chart(
     x_range: tuple[float, float] | None = None,
     mark: float | None = None,
 ) -> Markup:
-    """A figure with curves over a common x; empty when no curve has a point. ``mark`` draws a vertical line at an x.
+    """A figure with curves over a common x; empty when no curve has a point. ``mark`` draws a vertical line
+    at an x.
 
     Values that are not finite are left out. A single curve's last value stands beside the title.
     """
@@ -75,12 +81,15 @@ def line_chart(
     parts = [frame.axes(y_ticks, ticks(x_low, frame.x[1]), x_label)]
     if mark is not None:
         parts.append(
-            f'<line class="mark" x1="{frame.at_x(mark):.1f}" x2="{frame.at_x(mark):.1f}" y1="{TOP}" y2="{HEIGHT - BOTTOM}"/>'
+            f'<line class="mark" x1="{frame.at_x(mark):.1f}" x2="{frame.at_x(mark):.1f}" y1="{TOP}" '
+            f'y2="{HEIGHT - BOTTOM}"/>'
         )
     parts += [_dots(one, frame) if one.sizes else _curve(one, frame, x_label) for one in drawn]
     curves = [one for one in drawn if one.style != "guide"]
     last = f"last {number(curves[-1].points[-1][1])}" if len(curves) == 1 and not curves[0].sizes else ""
-    keys = Markup("").join(Markup('<span class="key {}">{}</span>').format(one.style, one.name) for one in drawn if one.name)
+    keys = Markup("").join(
+        Markup('<span class="key {}">{}</span>').format(one.style, one.name) for one in drawn if one.name
+    )
     return _figure(title, unit, last, keys, parts)
 
 
@@ -94,10 +103,16 @@ def histogram(title: str, unit: str, counts: Sequence[int], width: float, what: 
     frame = Frame((0, len(shown) * width), (0, y_ticks[-1]))
     parts = [frame.axes(y_ticks, ticks(0, frame.x[1]), "")]
     for place, count in enumerate(shown):
-        left, right, top = frame.at_x(place * width) + 1, frame.at_x((place + 1) * width) - 1, frame.at_y(count)
+        left, right, top = (
+            frame.at_x(place * width) + 1,
+            frame.at_x((place + 1) * width) - 1,
+            frame.at_y(count),
+        )
         parts.append(
-            f'<rect class="bar" x="{left:.1f}" y="{top:.1f}" width="{right - left:.1f}" height="{HEIGHT - BOTTOM - top:.1f}">'
-            f"<title>{number(place * width)} to {number((place + 1) * width)}: {count:,} {escape(what)}</title></rect>"
+            f'<rect class="bar" x="{left:.1f}" y="{top:.1f}" width="{right - left:.1f}" '
+            f'height="{HEIGHT - BOTTOM - top:.1f}">'
+            f"<title>{number(place * width)} to {number((place + 1) * width)}: {count:,} "
+            f"{escape(what)}</title></rect>"
         )
     return _figure(title, unit, "", Markup(""), parts)
 
@@ -115,10 +130,13 @@ def interval(value: float, low: float, high: float) -> Markup:
         for share in (0, 0.25, 0.5, 0.75, 1)
     )
     return Markup(  # noqa: S704 (numbers only)
-        f'<svg class="interval" viewBox="0 0 {width} 62" role="img" aria-label="win rate {percent(value)}, 95 % interval '
-        f'{percent(low)} to {percent(high)}"><line class="axis" x1="{left}" x2="{right}" y1="{y}" y2="{y}"/>{labels}'
+        f'<svg class="interval" viewBox="0 0 {width} 62" role="img" aria-label="win rate {percent(value)}, '
+        "95 % interval "
+        f'{percent(low)} to {percent(high)}"><line class="axis" x1="{left}" x2="{right}" y1="{y}" '
+        f'y2="{y}"/>{labels}'
         f'<line class="half" x1="{at(0.5)}" x2="{at(0.5)}" y1="8" y2="{y + 10}"/>'
-        f'<rect class="band" x="{at(low):.1f}" y="{y - 7}" width="{max(at(high) - at(low), 1):.1f}" height="14" rx="7"/>'
+        f'<rect class="band" x="{at(low):.1f}" y="{y - 7}" width="{max(at(high) - at(low), 1):.1f}" '
+        'height="14" rx="7"/>'
         f'<circle class="point" cx="{at(value):.1f}" cy="{y}" r="6"/></svg>'
     )
 
@@ -131,9 +149,9 @@ def share_bar(parts: Sequence[tuple[str, str, float]], unit: str = "") -> Markup
     for kind, name, amount in parts:
         width = 600 * amount / total
         boxes.append(
-            Markup('<rect class="{}" x="{:.2f}" y="0" width="{:.2f}" height="14"><title>{}: {}{}</title></rect>').format(
-                kind, x, max(width - 1.5, 0.5) if amount else 0, name, number(amount), unit
-            )
+            Markup(
+                '<rect class="{}" x="{:.2f}" y="0" width="{:.2f}" height="14"><title>{}: {}{}</title></rect>'
+            ).format(kind, x, max(width - 1.5, 0.5) if amount else 0, name, number(amount), unit)
         )
         keys.append(
             Markup('<span class="key {}">{} <b>{}{}</b> <small>{}</small></span>').format(
@@ -142,7 +160,8 @@ def share_bar(parts: Sequence[tuple[str, str, float]], unit: str = "") -> Markup
         )
         x += width
     return Markup(
-        '<div class="shares"><svg viewBox="0 0 600 14" preserveAspectRatio="none" aria-hidden="true">{}</svg><p>{}</p></div>'
+        '<div class="shares"><svg viewBox="0 0 600 14" preserveAspectRatio="none" '
+        'aria-hidden="true">{}</svg><p>{}</p></div>'
     ).format(Markup("").join(boxes), Markup(" ").join(keys))
 
 
@@ -163,17 +182,23 @@ class Frame:
         """Grid, tick labels, and the name of the x axis at its end."""
         digits = max(1, *(len(f"{tick:g}".lstrip("-0.").replace(".", "")) for tick in y_ticks))
         out = [
-            f'<line class="{"zero" if tick == 0 else "grid"}" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{self.at_y(tick):.1f}" '
-            f'y2="{self.at_y(tick):.1f}"/><text class="tick" x="{LEFT - 6}" y="{self.at_y(tick) + 4:.1f}" text-anchor="end">'
-            f"{number(float(tick), digits) if abs(tick) < 1e-4 or abs(tick) >= 1e7 else f'{tick:,g}'.replace('-', '−')}</text>"
+            f'<line class="{"zero" if tick == 0 else "grid"}" x1="{LEFT}" x2="{WIDTH - RIGHT}" '
+            f'y1="{self.at_y(tick):.1f}" '
+            f'y2="{self.at_y(tick):.1f}"/><text class="tick" x="{LEFT - 6}" y="{self.at_y(tick) + 4:.1f}" '
+            'text-anchor="end">'
+            f"{_tick_label(float(tick), digits)}</text>"
             for tick in y_ticks
         ]
         shown = [tick for tick in x_ticks if self.x[0] <= tick <= self.x[1]]
         out += [
-            f'<text class="tick" x="{self.at_x(tick):.1f}" y="{HEIGHT - BOTTOM + 16}" text-anchor="middle">{tick:,g}</text>'
+            f'<text class="tick" x="{self.at_x(tick):.1f}" y="{HEIGHT - BOTTOM + 16}" '
+            f'text-anchor="middle">{tick:,g}</text>'
             for tick in shown
         ]
-        out.append(f'<text class="tick label" x="{WIDTH - RIGHT}" y="{HEIGHT - 3}" text-anchor="end">{escape(x_label)}</text>')
+        out.append(
+            f'<text class="tick label" x="{WIDTH - RIGHT}" y="{HEIGHT - 3}" '
+            f'text-anchor="end">{escape(x_label)}</text>'
+        )
         return "".join(out)
 
 
@@ -230,7 +255,8 @@ def _dots(one: Series, frame: Frame) -> str:
 
 def _figure(title: str, unit: str, last: str, keys: Markup, parts: Sequence[str]) -> Markup:
     return Markup(
-        '<figure class="chart"><figcaption><b>{}</b> <span class="unit">{}</span><span class="last">{}</span></figcaption>{}'
+        '<figure class="chart"><figcaption><b>{}</b> <span class="unit">{}</span><span '
+        'class="last">{}</span></figcaption>{}'
         '<svg viewBox="0 0 {} {}" role="img" aria-label="{}">{}</svg></figure>'
     ).format(
         title,
@@ -242,3 +268,9 @@ def _figure(title: str, unit: str, last: str, keys: Markup, parts: Sequence[str]
         f"{title} ({unit}) {last}",
         Markup("".join(parts)),  # noqa: S704 (every text in parts is escaped where it is put in)
     )
+
+
+def _tick_label(tick: float, digits: int) -> str:
+    """A tick's number: plain where that is short, else with ``digits`` digits and an exponent."""
+    plain = 1e-4 <= abs(tick) < 1e7
+    return f"{tick:,g}".replace("-", "−") if plain else number(tick, digits)

@@ -1,4 +1,5 @@
-"""The page of an experiment: its arms side by side, their curves, and what each of them cost. One HTML file, as for a run."""
+"""The page of an experiment: its arms side by side, their curves, and what each of them cost. One HTML file,
+as for a run."""
 
 import json
 from pathlib import Path
@@ -9,20 +10,24 @@ from markupsafe import Markup
 
 from redline.data.files import read_json, whole_file
 from redline.errors import UserError
-from redline.recipe_file import without_logins
 from redline.report.charts import Series, line_chart, number, percent
 from redline.report.page import render, write_report
 from redline.report.stages import duration
+from redline.urls import without_logins
 
 Json = dict[str, Any]
-AXES = (("kl", "Gold against KL", "nats a response"), ("samples", "Gold against samples", "responses"),
-        ("seconds", "Gold against time", "seconds of learning"))
+AXES = (
+    ("kl", "Gold against KL", "nats a response"),
+    ("samples", "Gold against samples", "responses"),
+    ("seconds", "Gold against time", "seconds of learning"),
+)
 
 NOTHING = {"text": "–", "interval": "", "sure": False, "seeds": ""}  # a cell of a table without a figure
 
 
 def write_page(folder: Path) -> Path:
-    """Write the page of a run, or of an experiment, and return its path. Raises UserError when the folder is neither's."""
+    """Write the page of a run, or of an experiment, and return its path. Raises UserError when the folder is
+    neither's."""
     return write_experiment(folder) if (folder / "summary.json").exists() else write_report(folder)
 
 
@@ -32,8 +37,10 @@ def write_experiment(folder: Path) -> Path:
     Raises UserError when the folder has no results.
     """
     if not (folder / "summary.json").exists():
-        raise UserError(f"{folder}: has no summary.json, so no experiment was run there. Run: redline experiment RECIPE --out "
-                        f"{folder}")
+        raise UserError(
+            f"{folder}: has no summary.json, so no experiment was run there. Run: redline experiment RECIPE "
+            f"--out {folder}"
+        )
     html = build_page(folder)
     page = folder / "report.html"
     with whole_file(page) as out:
@@ -44,22 +51,43 @@ def write_experiment(folder: Path) -> Path:
 def build_page(folder: Path) -> str:
     """The page as text."""
     summary = read_json(folder / "summary.json")
-    runs = [json.loads(line) for line in (folder / "results.jsonl").read_text(encoding="utf-8").split("\n") if line]
+    runs = [
+        json.loads(line)
+        for line in (folder / "results.jsonl").read_text(encoding="utf-8").split("\n")
+        if line
+    ]
     recipe = without_logins((folder / "experiment.yaml").read_text(encoding="utf-8"))
     arms, gold = summary["arms"], summary["gold"]
     return render(
-        "experiment.html", name=summary["name"], summary=summary, runs=runs, recipe=recipe,
+        "experiment.html",
+        name=summary["name"],
+        summary=summary,
+        runs=runs,
+        recipe=recipe,
         judges=[short(judge) for judge in summary["judges"]],
         gold=short(gold or "none yet"),
-        changes={arm: yaml.safe_dump(keys, default_flow_style=True, width=1000).strip()[1:-1] or "the base as it is"
-                 for arm, keys in yaml.safe_load(recipe)["arms"].items()},
+        changes={
+            arm: yaml.safe_dump(keys, default_flow_style=True, width=1000).strip()[1:-1]
+            or "the base as it is"
+            for arm, keys in yaml.safe_load(recipe)["arms"].items()
+        },
         arms=[_arm(arm, summary["judges"]) for arm in arms],
         against=[_against(arm["arm"], summary) for arm in arms if arm["arm"] != summary["baseline"]],
         levels=[row["kl"] for row in arms[0]["gold_at_kl"]] if arms else [],
         golds=[row["gold"] for row in arms[0]["price"]] if arms else [],
-        matrix=[{"arm": a["arm"], "cells": [_cell(_find(summary, a["arm"], b["arm"], gold, None)) for b in arms]} for a in arms],
-        charts=[{"title": title, "charts": [chart for arm in arms if (chart := _curves(arm["arm"], runs, summary, key, label))]}
-                for key, title, label in AXES],
+        matrix=[
+            {"arm": a["arm"], "cells": [_cell(_find(summary, a["arm"], b["arm"], gold, None)) for b in arms]}
+            for a in arms
+        ],
+        charts=[
+            {
+                "title": title,
+                "charts": [
+                    chart for arm in arms if (chart := _curves(arm["arm"], runs, summary, key, label))
+                ],
+            }
+            for key, title, label in AXES
+        ],
         stages=list(dict.fromkeys(stage for arm in arms for stage in arm["seconds"])),
     )
 
@@ -73,18 +101,34 @@ def _arm(arm: Json, judges: list[str]) -> Json:
     """An arm's row in each table, as text."""
     low, high = arm["kl_range"]
     return {
-        "name": arm["arm"], "seeds": f"{len(arm['seeds'])} of {len(arm['asked'])}",
+        "name": arm["arm"],
+        "seeds": f"{len(arm['seeds'])} of {len(arm['asked'])}",
         "win_rates": [_share(arm["win_rates"][judge]) for judge in judges],
         "length_controlled": percent(arm["length_controlled"][judges[0]]),
-        "kl": number(arm["kl"]), "kl_range": f"{number(low)} to {number(high)}",
-        **{key: (number(arm[key]), number(arm[f"{key}_reference"]))
-           for key in ("perplexity", "distinct_bigrams", "repetition_rate", "mean_words")},
-        "at_kl": [{**_share(row), "seeds": _of_seeds(row, arm) + (f"; {number(row['apart'])} nats" if "apart" in row else "")}
-                  for row in arm["gold_at_kl"]],
-        "price": [{"samples": number(row["samples"] and round(row["samples"])), "seeds": _of_seeds(row, arm),
-                   "seconds": duration(row["seconds"]) if row["seconds"] is not None else "–"} for row in arm["price"]],
+        "kl": number(arm["kl"]),
+        "kl_range": f"{number(low)} to {number(high)}",
+        **{
+            key: (number(arm[key]), number(arm[f"{key}_reference"]))
+            for key in ("perplexity", "distinct_bigrams", "repetition_rate", "mean_words")
+        },
+        "at_kl": [
+            {
+                **_share(row),
+                "seeds": _of_seeds(row, arm) + (f"; {number(row['apart'])} nats" if "apart" in row else ""),
+            }
+            for row in arm["gold_at_kl"]
+        ],
+        "price": [
+            {
+                "samples": number(row["samples"] and round(row["samples"])),
+                "seeds": _of_seeds(row, arm),
+                "seconds": duration(row["seconds"]) if row["seconds"] is not None else "–",
+            }
+            for row in arm["price"]
+        ],
         "seconds": {stage: duration(seconds) for stage, seconds in arm["seconds"].items()},
-        "total": duration(arm["seconds_total"]), "peak_gb": number(arm["peak_gb"]),
+        "total": duration(arm["seconds_total"]),
+        "peak_gb": number(arm["peak_gb"]),
     }
 
 
@@ -103,8 +147,11 @@ def _share(row: Json) -> Json:
 def _against(arm: str, summary: Json) -> Json:
     """An arm's differences from the baseline: at the end by every judge, and at each KL level."""
     base, levels = summary["baseline"], [row["kl"] for row in summary["arms"][0]["gold_at_kl"]]
-    return {"arm": arm, "ends": [_cell(_find(summary, arm, base, judge, None)) for judge in summary["judges"]],
-            "levels": [_cell(_find(summary, arm, base, summary["gold"], level)) for level in levels]}
+    return {
+        "arm": arm,
+        "ends": [_cell(_find(summary, arm, base, judge, None)) for judge in summary["judges"]],
+        "levels": [_cell(_find(summary, arm, base, summary["gold"], level)) for level in levels],
+    }
 
 
 def _find(summary: Json, a: str, b: str, judge: str, kl: float | None) -> Json | None:
@@ -123,8 +170,12 @@ def _cell(row: Json | None) -> Json:
     if row is None:
         return dict(NOTHING)
     low, high = row["ci95"]
-    return {"text": _points(row["difference"]), "interval": f"{_points(low)} to {_points(high)}", "sure": low > 0 or high < 0,
-            "seeds": f"{len(row['seeds'])} seed{'s' if len(row['seeds']) > 1 else ''}"}
+    return {
+        "text": _points(row["difference"]),
+        "interval": f"{_points(low)} to {_points(high)}",
+        "sure": low > 0 or high < 0,
+        "seeds": f"{len(row['seeds'])} seed{'s' if len(row['seeds']) > 1 else ''}",
+    }
 
 
 def _points(share: float) -> str:
@@ -141,9 +192,16 @@ def _curves(arm: str, runs: list[Json], summary: Json, key: str, label: str) -> 
     theirs = [_points_of(run, key) for run in runs if run["arm"] == base and arm != base]
     if not any(mine):
         return Markup("")
-    series = [Series(f"{base}, each seed" if not place else "", points, "guide") for place, points in enumerate(theirs)]
-    series += [Series(f"{arm}, each seed" if not place else "", points, "main") for place, points in enumerate(mine)]
-    return line_chart(arm, "win rate over the reference", series, label, (min(0.4, *golds), 1.0), (0.0, most or 1.0))
+    series = [
+        Series(f"{base}, each seed" if not place else "", points, "guide")
+        for place, points in enumerate(theirs)
+    ]
+    series += [
+        Series(f"{arm}, each seed" if not place else "", points, "main") for place, points in enumerate(mine)
+    ]
+    return line_chart(
+        arm, "win rate over the reference", series, label, (min(0.4, *golds), 1.0), (0.0, most or 1.0)
+    )
 
 
 def _points_of(run: Json, key: str) -> list[tuple[float, float]]:

@@ -10,8 +10,7 @@ import yaml
 
 from redline.data.files import read_json
 from redline.errors import UserError
-from redline.recipe import Recipe
-from redline.recipe_file import check_recipe
+from redline.recipe import Recipe, check_recipe
 
 Line = dict[str, Any]
 
@@ -24,8 +23,8 @@ class RunFolder:
         recipe = self.path / "recipe.yaml"
         if not recipe.is_file():
             raise UserError(
-                f"{path}: not the folder of a run (it has no recipe.yaml). Give what `redline run` wrote, such as "
-                "runs/quickstart."
+                f"{path}: not the folder of a run (it has no recipe.yaml). Give what `redline run` wrote, "
+                "such as runs/quickstart."
             )
         try:
             plain = yaml.safe_load(recipe.read_text(encoding="utf-8"))
@@ -73,7 +72,10 @@ class RunFolder:
                     torn = f"line {number}: not valid JSON ({error})."
                     continue
                 if not isinstance(value, dict):
-                    raise UserError(f"{self.path / name}, line {number}: expected a JSON object, found {type(value).__name__}.")
+                    raise UserError(
+                        f"{self.path / name}, line {number}: expected a JSON object, found "
+                        f"{type(value).__name__}."
+                    )
                 yield value
 
     def count(self, name: str) -> int:
@@ -84,7 +86,8 @@ class RunFolder:
             return sum(1 for line in file if line.strip())
 
     def verdicts(self) -> list[Line]:
-        """Every compared prompt: ``id, prompt, a`` (after), ``b`` (before) and ``preference`` for a (None: no verdict)."""
+        """Every compared prompt: ``id, prompt, a`` (after), ``b`` (before) and ``preference`` for a (None: no
+        verdict)."""
         return [row for row in self.lines("compare/verdicts.jsonl") if {"prompt", "a", "b"} <= set(row)]
 
     def drawn(self, rows: list[Line], count: int) -> list[Line]:

@@ -28,10 +28,16 @@ def gold(run: RunFolder, log: list[Line]) -> dict[str, Any] | None:
 
 
 def _charts(run: RunFolder, measured: list[Line], parted: list[Line]) -> list[Any]:
-    """The reference is the point at update 0 and KL 0: a win rate of one half over itself, and what the reward gave it."""
-    rewards = [line["reward"] for line in run.stream(REFERENCE) if "reward" in line] if run.recipe.direct is None else []
+    """The reference is the point at update 0 and KL 0: a win rate of one half over itself, and what the
+    reward gave it."""
+    rewards = (
+        [line["reward"] for line in run.stream(REFERENCE) if "reward" in line]
+        if run.recipe.direct is None
+        else []
+    )
     start = {"update": 0, "gold_kl": 0.0, "gold": 0.5, "gold_error": 0.0} | (
-        {"gold_proxy": sum(rewards) / len(rewards)} if rewards else {})
+        {"gold_proxy": sum(rewards) / len(rewards)} if rewards else {}
+    )
     lines, warned = [start, *measured], parted[0] if parted else {}
 
     def curve(x: str, y: str, errors: float = 0.0) -> list[charts.Point]:
@@ -40,12 +46,26 @@ def _charts(run: RunFolder, measured: list[Line], parted: list[Line]) -> list[An
     drawn = []
     for x, label in (("update", "update"), ("gold_kl", "KL, nats")):
         against = "" if x == "update" else " against KL"
-        band = [Series(name, curve(x, "gold", errors), "guide") for name, errors in (("± standard error", 1.0), ("", -1.0))]
+        band = [
+            Series(name, curve(x, "gold", errors), "guide")
+            for name, errors in (("± standard error", 1.0), ("", -1.0))
+        ]
         drawn += [
-            charts.line_chart(f"Gold{against}", "win rate over the reference", [Series("judge", curve(x, "gold")), *band],
-                              label, (0, 1), mark=warned.get(x)),
-            charts.line_chart(f"Reward{against}", "a response, scaled, same prompts",
-                              [Series("", curve(x, "gold_proxy"), "second")], label, mark=warned.get(x)),
+            charts.line_chart(
+                f"Gold{against}",
+                "win rate over the reference",
+                [Series("judge", curve(x, "gold")), *band],
+                label,
+                (0, 1),
+                mark=warned.get(x),
+            ),
+            charts.line_chart(
+                f"Reward{against}",
+                "a response, scaled, same prompts",
+                [Series("", curve(x, "gold_proxy"), "second")],
+                label,
+                mark=warned.get(x),
+            ),
         ]
     return drawn
 
@@ -53,4 +73,8 @@ def _charts(run: RunFolder, measured: list[Line], parted: list[Line]) -> list[An
 def _updates(lines: list[Line]) -> str:
     """Numbers of updates for people: all of a few, else the first and the last."""
     numbers = [str(line["update"]) for line in lines]
-    return ", ".join(numbers) if len(numbers) < 6 else f"{numbers[0]} to {numbers[-1]} ({len(numbers)} measurements)"
+    return (
+        ", ".join(numbers)
+        if len(numbers) < 6
+        else f"{numbers[0]} to {numbers[-1]} ({len(numbers)} measurements)"
+    )

@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from redline import __version__
 from redline.data.files import whole_file
-from redline.label.show import visible
+from redline.data.show import visible
 from redline.report import result, stages
 from redline.report.cards import write_cards
 from redline.report.folder import RunFolder
@@ -36,8 +36,8 @@ def write_report(run: Path) -> Path:
 def build_page(run: RunFolder) -> str:
     """The page as text.
 
-    Whatever models or people wrote is escaped, control characters are shown as signs; the page's policy forbids scripts, and
-    any style but its own.
+    Whatever models or people wrote is escaped, control characters are shown as signs; the page's policy
+    forbids scripts, and any style but its own.
     """
     return render(
         "page.html",
@@ -53,7 +53,8 @@ def build_page(run: RunFolder) -> str:
 
 
 def render(template: str, **values: Any) -> str:
-    """A page from one of the templates here, with the style, its digest for the page's policy, and the version.
+    """A page from one of the templates here, with the style, its digest for the page's policy, and the
+    version.
 
     Texts are escaped, and their control characters shown as signs.
     """

@@ -12,7 +12,10 @@ from redline.report.charts import number, percent
 from redline.report.folder import Line, RunFolder
 from redline.report.tokens import Tokens, from_record, legend, render, scale_of
 
-PERPLEXITY, BIGRAMS = 1.5, 0.8  # what perplexity may be multiplied by, and distinct bigrams, before text counts as degenerated
+PERPLEXITY, BIGRAMS = (
+    1.5,
+    0.8,
+)  # what perplexity may be multiplied by, and distinct bigrams, before text counts as degenerated
 SHOWN = 3  # prompts of each choice
 LONGEST = 3000  # characters of a prompt or response that are shown
 
@@ -52,12 +55,17 @@ def _sentence(found: Line, low: float, high: float) -> str:
 
 def _degenerated(found: Line) -> str:
     perplexities = [found.get("perplexity_a"), found.get("perplexity_b")]
-    if "text" not in found or not all(isinstance(value, float) and math.isfinite(value) for value in perplexities):
+    if "text" not in found or not all(
+        isinstance(value, float) and math.isfinite(value) for value in perplexities
+    ):
         return ""
     worse = [
         text
         for text, is_worse in (
-            ("perplexity rose more than 1.5 times", found["perplexity_a"] > PERPLEXITY * found["perplexity_b"]),
+            (
+                "perplexity rose more than 1.5 times",
+                found["perplexity_a"] > PERPLEXITY * found["perplexity_b"],
+            ),
             (
                 "distinct bigrams fell by more than a fifth",
                 found["text"]["a"]["distinct_bigrams"] < BIGRAMS * found["text"]["b"]["distinct_bigrams"],
@@ -68,7 +76,10 @@ def _degenerated(found: Line) -> str:
     return (
         f"But the text has degenerated: {' and '.join(worse)}."
         if worse
-        else ("The text has not degenerated: perplexity is within 1.5 times of before, distinct bigrams within 20 %.")
+        else (
+            "The text has not degenerated: perplexity is within 1.5 times of before, distinct bigrams "
+            "within 20 %."
+        )
     )
 
 
@@ -98,12 +109,24 @@ def _facts(found: Line) -> list[tuple[str, str, str]]:
         error = f" ± {number(found['kl_error'], 2)}" if found.get("kl_error") is not None else ""
         facts.append(("KL from the reference, nats a response", number(found["kl"]) + error, "kl, kl_error"))
     if found.get("length_controlled_win_rate") is not None:
-        facts.append(("win rate at equal length", percent(found["length_controlled_win_rate"]), "length_controlled_win_rate"))
+        facts.append(
+            (
+                "win rate at equal length",
+                percent(found["length_controlled_win_rate"]),
+                "length_controlled_win_rate",
+            )
+        )
     if found.get("sign_test_p") is not None:
         p = found["sign_test_p"]
         facts.append(("p of the sign test", "under 0.0001" if p < 1e-4 else number(p, 2), "sign_test_p"))
     if found.get("position_bias"):
-        facts.append(("order changed the judge's winner", percent(found["position_bias"]["share"]), "position_bias.share"))
+        facts.append(
+            (
+                "order changed the judge's winner",
+                percent(found["position_bias"]["share"]),
+                "position_bias.share",
+            )
+        )
     if found.get("identical"):
         facts.append(("identical responses, counted as ties", number(found["identical"]), "identical"))
     if found.get("failures", {}).get("pairs"):
@@ -112,13 +135,16 @@ def _facts(found: Line) -> list[tuple[str, str, str]]:
 
 
 def comparison(run: RunFolder) -> dict[str, Any] | None:
-    """Prompts with both responses and the verdict: some at random, the most and the least successful. None without verdicts."""
+    """Prompts with both responses and the verdict: some at random, the most and the least successful. None
+    without verdicts."""
     rows = run.verdicts()
     if not rows:
         return None
     groups = chosen(run, rows)
     scored = _scores(run)
-    scale = scale_of([tokens for _, _, members in groups for row in members for tokens in _sides(row, scored) if tokens])
+    scale = scale_of(
+        [tokens for _, _, members in groups for row in members for tokens in _sides(row, scored) if tokens]
+    )
     return {
         "legend": legend(scale) if scored else None,
         "total": len(rows),
@@ -132,7 +158,8 @@ def comparison(run: RunFolder) -> dict[str, Any] | None:
 
 
 def chosen(run: RunFolder, rows: list[Line]) -> list[tuple[str, str, list[Line]]]:
-    """``(title, how they were chosen, rows)``: random ones, the judge's clearest wins and its clearest losses, no prompt twice.
+    """``(title, how they were chosen, rows)``: random ones, the judge's clearest wins and its clearest
+    losses, no prompt twice.
 
     Among rows of equal preference the run's seed draws.
     """
@@ -146,7 +173,11 @@ def chosen(run: RunFolder, rows: list[Line]) -> list[tuple[str, str, list[Line]]
 
     def how(few: list[Line], name: str) -> str:
         level = {row["preference"] for row in few}
-        drawn = "drawn at random (the judge calls them equally clear)" if len(level) == 1 else "the clearest by the judge"
+        drawn = (
+            "drawn at random (the judge calls them equally clear)"
+            if len(level) == 1
+            else "the clearest by the judge"
+        )
         return f"{len(few)} of the {total[name]} {name}, {drawn}, less those above"
 
     return [
@@ -172,7 +203,15 @@ def _sides(row: Line, scored: dict[tuple[str, str], Tokens]) -> tuple[Tokens | N
 
 def _pair(row: Line, scored: dict[tuple[str, str], Tokens], scale: float) -> dict[str, Any]:
     preference = row.get("preference")
-    verdict = "no verdict" if preference is None else "tie" if preference == 0.5 else "win" if preference > 0.5 else "loss"
+    verdict = (
+        "no verdict"
+        if preference is None
+        else "tie"
+        if preference == 0.5
+        else "win"
+        if preference > 0.5
+        else "loss"
+    )
     before, after = _sides(row, scored)
     return {
         "id": str(row.get("id", "")),
@@ -194,7 +233,7 @@ def _shown(tokens: Tokens | None, scale: float, text: Any) -> Markup:
 
 def plain(text: Any) -> Markup:
     """A response without scores."""
-    from redline.label.show import visible
+    from redline.data.show import visible
 
     return Markup('<p class="text" dir="auto">{}</p>').format(visible(shorten(text)))
 

@@ -9,50 +9,79 @@ from markupsafe import Markup
 
 from redline.data.files import read_jsonl
 from redline.data.records import Edit, as_text
+from redline.data.settings import Source
+from redline.data.show import DELETED, INSERTED, diff, visible
 from redline.edit.gates import MEANING
 from redline.edit.stats import BIN, KINDS, statistics
-from redline.label.show import DELETED, INSERTED, diff, visible
-from redline.recipe import Recipe, Source
-from redline.recipe_file import without_logins
+from redline.recipe import Recipe
 from redline.report import charts
 from redline.report.charts import Series, number
 from redline.report.folder import Line, RunFolder
 from redline.report.gold import gold
 from redline.report.result import shorten
 from redline.report.tokens import Tokens, from_record, legend, render, scale_of
+from redline.urls import without_logins
 
 MOST = 20_000  # edits and labels that statistics are taken of
 SETS = ("pairs", "edits", "validation", "test", "prompts", "eval_prompts")
 AROUND = 24  # tokens shown on each side of a hit or miss
 SHOWN = 4  # hits, misses, samples
 DIRECT = {  # policies without RL
-    "sft": "imitating the edits (SFT)", "dpo": "preferring the edits (DPO)", "figa": "imitating what edits put in (FIGA)",
-    "best_of_n": "the best of several responses, without training"}
+    "sft": "imitating the edits (SFT)",
+    "dpo": "preferring the edits (DPO)",
+    "figa": "imitating what edits put in (FIGA)",
+    "best_of_n": "the best of several responses, without training",
+}
 
 
 def setup(run: RunFolder) -> dict[str, Any]:
     """The recipe in a few lines, what each stage took, and the recipe itself."""
     recipe = run.recipe
     state = run.json("state.json") or {}
-    stages = [(name, float(entry["seconds"])) for name, entry in state.items()
-              if isinstance(entry, dict) and isinstance(entry.get("seconds"), int | float)]
+    stages = [
+        (name, float(entry["seconds"]))
+        for name, entry in state.items()
+        if isinstance(entry, dict) and isinstance(entry.get("seconds"), int | float)
+    ]
     policy, reward = recipe.policy, recipe.reward
     depth = f", its first {reward.depth} layers" if reward.depth else ""
     facts = [
         ("Model", recipe.model.name),
-        *([(
-            "Reward model",
-            f"{reward.kind} rewards, {reward.loss} loss, on {(reward.model or recipe.model).name}{depth}; "
-            f"{_adapted(reward.adapt.lora_rank, reward.adapt.train_layers)}; {reward.epochs:g} epochs",
-        )] if run.has("reward") or recipe.trains_reward else []),
+        *(
+            [
+                (
+                    "Reward model",
+                    f"{reward.kind} rewards, {reward.loss} loss, on "
+                    f"{(reward.model or recipe.model).name}{depth}; "
+                    f"{_adapted(reward.adapt.lora_rank, reward.adapt.train_layers)}; {reward.epochs:g} "
+                    "epochs",
+                )
+            ]
+            if run.has("reward") or recipe.trains_reward
+            else []
+        ),
         (
             "Policy",
-            method_of(recipe) if recipe.direct is not None and recipe.direct.method == "best_of_n" else
-            f"{method_of(recipe)}; {_adapted(policy.adapt.lora_rank, policy.adapt.train_layers)}",
+            method_of(recipe)
+            if recipe.direct is not None and recipe.direct.method == "best_of_n"
+            else f"{method_of(recipe)}; {_adapted(policy.adapt.lora_rank, policy.adapt.train_layers)}",
         ),
-        *([("KL", f"fixed coefficient {policy.kl.coefficient:g}" if policy.kl.target is None
-            else f"aimed at {policy.kl.target:g} nats a response")] if recipe.direct is None else []),
-        ("Sampling", f"at most {policy.sampling.max_new_tokens} tokens, temperature {policy.sampling.temperature:g}"),
+        *(
+            [
+                (
+                    "KL",
+                    f"fixed coefficient {policy.kl.coefficient:g}"
+                    if policy.kl.target is None
+                    else f"aimed at {policy.kl.target:g} nats a response",
+                )
+            ]
+            if recipe.direct is None
+            else []
+        ),
+        (
+            "Sampling",
+            f"at most {policy.sampling.max_new_tokens} tokens, temperature {policy.sampling.temperature:g}",
+        ),
         ("Judge", recipe.compare.judge),
         ("Seed", str(recipe.seed)),
     ]
@@ -70,8 +99,13 @@ def method_of(recipe: Recipe) -> str:
     policy, direct = recipe.policy, recipe.direct
     if direct is None:
         own = [term.spread for term in policy.reward if term.own]
-        every = ("token" if recipe.reward.kind == "token" and set(own) - {"last"} else
-                 "response" if len(own) == len(policy.reward) else None)  # of functions and other models nobody knows
+        every = (
+            "token"
+            if recipe.reward.kind == "token" and set(own) - {"last"}
+            else "response"
+            if len(own) == len(policy.reward)
+            else None
+        )  # of functions and other models nobody knows
         what = f"PPO with a reward for every {every}" if every else "PPO"
         return f"{what}, {policy.updates} updates of {policy.batch_size} responses"
     if direct.method == "best_of_n":
@@ -92,7 +126,8 @@ def duration(seconds: float) -> str:
 
 
 def data(run: RunFolder) -> dict[str, Any] | None:
-    """What was read and left out, how minimal the edits are, how many tokens are labelled. None before the data stage."""
+    """What was read and left out, how minimal the edits are, how many tokens are labelled. None before the
+    data stage."""
     sets = [_set(run, name) for name in SETS if run.has(f"data/{name}.jsonl")]
     if not sets:
         return None
@@ -104,9 +139,13 @@ def data(run: RunFolder) -> dict[str, Any] | None:
             "count": len(edits),
             "cut": run.count("data/edits.jsonl") > MOST,
             "median": number(figures.all.median, 2),
-            "histogram": charts.histogram("Edit ratio", "share of the words changed", figures.all.histogram(), BIN, "edits"),
+            "histogram": charts.histogram(
+                "Edit ratio", "share of the words changed", figures.all.histogram(), BIN, "edits"
+            ),
             "words": charts.share_bar([(_BAR[kind], kind, figures.all.words[kind]) for kind in KINDS]),
-            "editors": ", ".join(f"{name} ({group.edits:,})" for name, group in islice(figures.by_editor.items(), 5)),
+            "editors": ", ".join(
+                f"{name} ({group.edits:,})" for name, group in islice(figures.by_editor.items(), 5)
+            ),
             "examples": [
                 {"id": edit.id, "prompt": shorten(edit.prompt), "text": _changes(edit)}
                 for edit in run.drawn([{"edit": edit} for edit in edits], SHOWN)
@@ -123,8 +162,12 @@ def _set(run: RunFolder, name: str) -> dict[str, Any]:
     source: Source | None = getattr(run.recipe.data, name)
     reasons: Counter[str] = Counter()
     files = [f"data/{name}.rejects.jsonl", f"labels/{name}.rejects.jsonl"]
-    if name == "edits":  # they are labelled as those for training and, with no source of its own, for validation
-        files += ["labels/train.rejects.jsonl"] + ["labels/validation.rejects.jsonl"] * (run.recipe.data.validation is None)
+    if (
+        name == "edits"
+    ):  # they are labelled as those for training and, with no source of its own, for validation
+        files += ["labels/train.rejects.jsonl"] + ["labels/validation.rejects.jsonl"] * (
+            run.recipe.data.validation is None
+        )
     for file in files:
         reasons.update(re.sub(r" \(.*\)$", "", _why(line)) for line in run.stream(file))
     return {
@@ -151,7 +194,10 @@ def _labels(run: RunFolder) -> list[dict[str, Any]]:
         for line in islice(run.stream(f"labels/{name}.jsonl"), MOST):
             rejected, edited = line.get("rejected_labels", []), line.get("edited_labels", [])
             counts.update(
-                edits=1, removed=rejected.count(-1), added=edited.count(1), neutral=rejected.count(0) + edited.count(0)
+                edits=1,
+                removed=rejected.count(-1),
+                added=edited.count(1),
+                neutral=rejected.count(0) + edited.count(0),
             )
         if counts:
             rows.append(
@@ -171,7 +217,8 @@ def _changes(edit: Edit) -> Markup:
     return Markup('<p class="text" dir="auto">{}</p>').format(
         Markup("").join(
             Markup("{}{}").format(
-                text[: len(text) - len(text.lstrip())], tags.get(style, Markup("{}")).format(visible(text.lstrip()))
+                text[: len(text) - len(text.lstrip())],
+                tags.get(style, Markup("{}")).format(visible(text.lstrip())),
             )
             for style, text in pieces
             if text
@@ -180,7 +227,8 @@ def _changes(edit: Edit) -> Markup:
 
 
 def reward(run: RunFolder) -> dict[str, Any] | None:
-    """How the reward model learned and what it knows of held-out edits. None before it is trained (or where there is none)."""
+    """How the reward model learned and what it knows of held-out edits. None before it is trained (or where
+    there is none)."""
     metrics = run.json("reward/metrics.json")
     if metrics is None:
         return None
@@ -195,11 +243,16 @@ def reward(run: RunFolder) -> dict[str, Any] | None:
         charts.line_chart(
             "Held-out figures",
             "validation edits",
-            [Series("token AUC", curve("auc")), Series("pairwise accuracy", curve("pairwise_accuracy"), "second")],
+            [
+                Series("token AUC", curve("auc")),
+                Series("pairwise accuracy", curve("pairwise_accuracy"), "second"),
+            ],
             "step",
             mark=metrics.get("best_step"),
         ),
-        charts.line_chart("Training loss", "a batch", [Series("", curve("loss"))], "step", mark=metrics.get("best_step")),
+        charts.line_chart(
+            "Training loss", "a batch", [Series("", curve("loss"))], "step", mark=metrics.get("best_step")
+        ),
         _reliability(best.get("reliability") or []),
     ]
     return {
@@ -209,15 +262,30 @@ def reward(run: RunFolder) -> dict[str, Any] | None:
         "edits": metrics.get(f"{where}_edits", metrics.get("validation_edits")),
         "charts": [chart for chart in drawn if chart],
         "figures": [
-            ("token AUC", number(best.get("auc")), "added tokens against removed ones; chance is 0.5", f"{where}.auc"),
-            ("fault AUC", number(best.get("fault_auc")), "kept against removed, in rejected answers", f"{where}.fault_auc"),
+            (
+                "token AUC",
+                number(best.get("auc")),
+                "added tokens against removed ones; chance is 0.5",
+                f"{where}.auc",
+            ),
+            (
+                "fault AUC",
+                number(best.get("fault_auc")),
+                "kept against removed, in rejected answers",
+                f"{where}.fault_auc",
+            ),
             (
                 "pairwise accuracy",
                 number(best.get("pairwise_accuracy")),
                 "of the summed reward; chance is 0.5",
                 f"{where}.pairwise_accuracy",
             ),
-            ("calibration error", number(best.get("ece"), 2), "expected, of P(better | changed)", f"{where}.ece"),
+            (
+                "calibration error",
+                number(best.get("ece"), 2),
+                "expected, of P(better | changed)",
+                f"{where}.ece",
+            ),
             *(
                 (f"F1 of {name} tokens", number(value, 2), "", f"{where}.f1.{name}")
                 for name, value in (best.get("f1") or {}).items()
@@ -235,7 +303,12 @@ def _reliability(table: list[Line]) -> Markup:
         "observed share of better tokens",
         [
             Series("", [(0.0, 0.0), (1.0, 1.0)], "guide"),
-            Series("", [(row["probability"], row["observed"]) for row in table], "main", [row["count"] for row in table]),
+            Series(
+                "",
+                [(row["probability"], row["observed"]) for row in table],
+                "main",
+                [row["count"] for row in table],
+            ),
         ],
         "predicted",
         (0, 1),
@@ -244,9 +317,12 @@ def _reliability(table: list[Line]) -> Markup:
 
 
 def _hits_and_misses(run: RunFolder) -> dict[str, Any] | None:
-    """The changed tokens whose reward is surest and right, surest and wrong, and the surest on tokens that nobody changed."""
+    """The changed tokens whose reward is surest and right, surest and wrong, and the surest on tokens that
+    nobody changed."""
     where = "reward/scores.jsonl"
-    scored = [(line, from_record(line, {"rewards": "reward"}, str(run.path / where))) for line in run.stream(where)]
+    scored = [
+        (line, from_record(line, {"rewards": "reward"}, str(run.path / where))) for line in run.stream(where)
+    ]
     if any(line.get("set") == "test" for line, _ in scored):
         scored = [(line, tokens) for line, tokens in scored if line.get("set") == "test"]
     if not scored:
@@ -258,8 +334,16 @@ def _hits_and_misses(run: RunFolder) -> dict[str, Any] | None:
     }
     scale = scale_of([tokens for _, tokens in scored])
     kinds = [
-        ("Surest hits", "changed tokens with the largest reward of the right sign", lambda value, label: value * label),
-        ("Surest misses", "changed tokens with the largest reward of the wrong sign", lambda value, label: -value * label),
+        (
+            "Surest hits",
+            "changed tokens with the largest reward of the right sign",
+            lambda value, label: value * label,
+        ),
+        (
+            "Surest misses",
+            "changed tokens with the largest reward of the wrong sign",
+            lambda value, label: -value * label,
+        ),
         (
             "Sure of what nobody changed",
             "unchanged tokens with the largest reward of either sign",
@@ -274,7 +358,9 @@ def _hits_and_misses(run: RunFolder) -> dict[str, Any] | None:
                     max(
                         (
                             (sureness(value, label), place)
-                            for place, (value, label) in enumerate(zip(tokens.numbers["reward"], tokens.labels, strict=True))
+                            for place, (value, label) in enumerate(
+                                zip(tokens.numbers["reward"], tokens.labels, strict=True)
+                            )
                         ),
                         default=(0, 0),
                     ),
@@ -299,30 +385,45 @@ def _hits_and_misses(run: RunFolder) -> dict[str, Any] | None:
                         "side": line.get("side", ""),
                         "prompt": shorten(prompts.get(line.get("id"), "")),
                         "reward": number(float(tokens.numbers["reward"][place]), 2, signed=True),
-                        "tokens": render(window := tokens.window(place, AROUND), scale, place - window.left_out),
+                        "tokens": render(
+                            window := tokens.window(place, AROUND), scale, place - window.left_out
+                        ),
                     }
                     for name, (place, line, tokens) in islice(once.items(), SHOWN)
                 ],
             }
         )
-    return {"groups": groups, "legend": legend(scale, labels=True), "edits": len({line.get("id") for line, _ in scored})}
+    return {
+        "groups": groups,
+        "legend": legend(scale, labels=True),
+        "edits": len({line.get("id") for line, _ in scored}),
+    }
 
 
 def policy(run: RunFolder) -> dict[str, Any] | None:
-    """How the policy learned, and what it sampled at the first and the last update. None before its first update."""
+    """How the policy learned, and what it sampled at the first and the last update. None before its first
+    update."""
     log = run.lines("policy/log.jsonl")
     if not log:
         return None
-    done, planned = log[-1]["update"], run.recipe.policy.updates if run.recipe.direct is None else log[-1]["update"]
+    done, planned = (
+        log[-1]["update"],
+        run.recipe.policy.updates if run.recipe.direct is None else log[-1]["update"],
+    )
     phases = {
         key.removeprefix("seconds_"): sum(line[key] for line in log if key in line) / len(log)
         for key in log[-1]
-        if key.startswith("seconds_") and run.recipe.direct is None  # without RL only the judge's time is told apart
+        if key.startswith("seconds_")
+        and run.recipe.direct is None  # without RL only the judge's time is told apart
     }
     seconds = sum(phases.values())
     parts = ", ".join(f"{name} {number(value, 2)}" for name, value in phases.items())
     peaks = [line["peak_gb"] for line in log if line.get("peak_gb")]
-    held = {key.removeprefix("gb_"): max(line.get(key, 0.0) for line in log) for key in log[-1] if key.startswith("gb_")}
+    held = {
+        key.removeprefix("gb_"): max(line.get(key, 0.0) for line in log)
+        for key in log[-1]
+        if key.startswith("gb_")
+    }
     return {
         "done": done,
         "planned": planned,
@@ -341,10 +442,16 @@ def _policy_charts(run: RunFolder, log: list[Line]) -> list[Markup]:
         return [(line["update"], line[key]) for line in log if key in line]
 
     target = run.recipe.policy.kl.target
-    aim = [Series("target", [(log[0]["update"], target), (log[-1]["update"], target)], "guide")] if target is not None else []
+    aim = (
+        [Series("target", [(log[0]["update"], target), (log[-1]["update"], target)], "guide")]
+        if target is not None
+        else []
+    )
     drawn = [
         charts.line_chart("Reward", "a response, scaled", [Series("", curve("reward"))]),
-        charts.line_chart("Reward that stands out", "a token, raw", [Series("", curve("raw_reward_changed"))]),
+        charts.line_chart(
+            "Reward that stands out", "a token, raw", [Series("", curve("raw_reward_changed"))]
+        ),
         charts.line_chart("KL", "nats a response", [Series("policy" if aim else "", curve("kl")), *aim]),
         charts.line_chart("KL coefficient", "per nat", [Series("", curve("kl_coefficient"))]),
         charts.line_chart("Length", "tokens a response", [Series("", curve("length"))]),
@@ -353,9 +460,14 @@ def _policy_charts(run: RunFolder, log: list[Line]) -> list[Markup]:
         charts.line_chart(
             "Clip fraction",
             "share of tokens",
-            [Series("policy", curve("clip_fraction")), Series("value", curve("value_clip_fraction"), "second")],
+            [
+                Series("policy", curve("clip_fraction")),
+                Series("value", curve("value_clip_fraction"), "second"),
+            ],
         ),
-        charts.line_chart("Explained variance", "of returns, by the critic", [Series("", curve("explained_variance"))]),
+        charts.line_chart(
+            "Explained variance", "of returns, by the critic", [Series("", curve("explained_variance"))]
+        ),
         charts.line_chart(
             "Advantages",
             "before whitening",

@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from redline.data.records import as_text
-from redline.label.show import visible
+from redline.data.show import visible
 from redline.report.folder import RunFolder
 
 SAMPLES = 3
@@ -16,10 +16,11 @@ LONGEST = 400  # characters of a text
 
 
 def print_summary(run: Path, page: Path, console: Console | None = None) -> None:
-    """Print a run's end on stdout: win rate with its 95 % interval, KL, perplexity, distinct bigrams, samples, the page's path.
+    """Print a run's end on stdout: win rate with its 95 % interval, KL, perplexity, distinct bigrams,
+    samples, the page's path.
 
-    ``SAMPLES`` prompts are drawn at random with the run's seed, so that every report shows the same ones. Text is printed as it
-    is: neither markup nor terminal commands in it do anything.
+    ``SAMPLES`` prompts are drawn at random with the run's seed, so that every report shows the same ones.
+    Text is printed as it is: neither markup nor terminal commands in it do anything.
     """
     console, folder = console or Console(highlight=False), RunFolder(run)
     result = folder.json("winrate.json")
@@ -42,8 +43,8 @@ def _headline(result: dict[str, Any]) -> Text:
         (f"{result['win_rate']:.3f}", good),
         f"  (95 % interval {low:.3f} to {high:.3f})\n",
         (
-            f"{result['wins']} wins, {result['ties']} ties, {result['losses']} losses on {result['n']} held-out prompts, "
-            f"judged by {visible(str(result['judge']))}",
+            f"{result['wins']} wins, {result['ties']} ties, {result['losses']} losses on {result['n']} "
+            f"held-out prompts, judged by {visible(str(result['judge']))}",
             "dim",
         ),
     )
@@ -55,10 +56,14 @@ def _guards(result: dict[str, Any]) -> Table:
     for name, side in (("", "left"), ("before", "right"), ("after", "right")):
         table.add_column(name, justify=side)  # type: ignore[arg-type]
     if "perplexity_a" in result:
-        table.add_row("perplexity under the reference", f"{result['perplexity_b']:.1f}", f"{result['perplexity_a']:.1f}")
+        table.add_row(
+            "perplexity under the reference", f"{result['perplexity_b']:.1f}", f"{result['perplexity_a']:.1f}"
+        )
     if "text" in result:
         before, after = result["text"]["b"], result["text"]["a"]
-        table.add_row("distinct bigrams", f"{before['distinct_bigrams']:.3f}", f"{after['distinct_bigrams']:.3f}")
+        table.add_row(
+            "distinct bigrams", f"{before['distinct_bigrams']:.3f}", f"{after['distinct_bigrams']:.3f}"
+        )
     if "kl" in result:
         error = f" ± {result['kl_error']:.1f}" if result.get("kl_error") is not None else ""
         table.add_row("KL from the reference, nats a response", "0", f"{result['kl']:.1f}{error}")
@@ -67,7 +72,15 @@ def _guards(result: dict[str, Any]) -> Table:
 
 def _sample(row: dict[str, Any]) -> Text:
     preference = row.get("preference")
-    verdict = "no verdict" if preference is None else "a tie" if preference == 0.5 else "won" if preference > 0.5 else "lost"
+    verdict = (
+        "no verdict"
+        if preference is None
+        else "a tie"
+        if preference == 0.5
+        else "won"
+        if preference > 0.5
+        else "lost"
+    )
 
     def line(text: Any) -> str:
         whole = visible(" ".join(as_text(text).split()))

@@ -1,4 +1,5 @@
-"""Text as coloured tokens: blue-green, underlined where the reward is positive; orange-red, dashed where it is negative."""
+"""Text as coloured tokens: blue-green, underlined where the reward is positive; orange-red, dashed where it
+is negative."""
 
 import math
 from collections.abc import Sequence
@@ -7,8 +8,8 @@ from typing import Any
 
 from markupsafe import Markup
 
+from redline.data.show import visible
 from redline.errors import UserError
-from redline.label.show import visible
 from redline.report.charts import number
 
 LEVELS = 4  # shades on each side of neutral
@@ -17,10 +18,11 @@ LONGEST = 600  # tokens of a response that are drawn
 
 @dataclass(frozen=True)
 class Tokens:
-    """A response by its tokens: characters ``[start, end)`` of ``text`` each, and for each some named numbers.
+    """A response by its tokens: characters ``[start, end)`` of ``text`` each, and for each some named
+    numbers.
 
-    ``numbers`` has at least ``reward``. ``labels`` are -1 (an edit removed it), 0 and +1 (an edit put it in). Of the whole
-    response ``left_out`` tokens before these and ``more`` after them are not here.
+    ``numbers`` has at least ``reward``. ``labels`` are -1 (an edit removed it), 0 and +1 (an edit put it in).
+    Of the whole response ``left_out`` tokens before these and ``more`` after them are not here.
     """
 
     text: str
@@ -46,7 +48,8 @@ class Tokens:
 
 
 def from_record(record: dict[str, Any], columns: dict[str, str], where: str) -> Tokens:
-    """Tokens of a record with ``text``, ``offsets`` and a number a token under each key of ``columns`` (key -> its name here).
+    """Tokens of a record with ``text``, ``offsets`` and a number a token under each key of ``columns`` (key
+    -> its name here).
 
     Raises UserError, naming the file ``where`` and the record, when the lengths differ or a key is missing.
     """
@@ -54,18 +57,30 @@ def from_record(record: dict[str, Any], columns: dict[str, str], where: str) -> 
     rows = {title: record[key] for key, title in columns.items() if isinstance(record.get(key), list)}
     labels = record.get("labels") or []
     if not isinstance(record.get("text"), str) or not isinstance(offsets, list) or "reward" not in rows:
-        raise UserError(f"{where}, record {name}: expected `text`, `offsets` and `rewards`. Repeat the stage that wrote it.")
+        raise UserError(
+            f"{where}, record {name}: expected `text`, `offsets` and `rewards`. Repeat the stage that "
+            "wrote it."
+        )
     if any(len(row) != len(offsets) for row in rows.values()) or (labels and len(labels) != len(offsets)):
         raise UserError(
             f"{where}, record {name}: {len(offsets)} offsets but another number of rewards or labels. "
             "Repeat the stage that wrote it."
         )
-    return Tokens(record["text"], [(int(start), int(end)) for start, end in offsets], rows, labels, bool(record.get("ended")))
+    return Tokens(
+        record["text"],
+        [(int(start), int(end)) for start, end in offsets],
+        rows,
+        labels,
+        bool(record.get("ended")),
+    )
 
 
 def scale_of(many: Sequence[Tokens]) -> float:
-    """The reward that gets full colour: the 95th percentile of the sizes of all rewards (1 when all are 0)."""
-    sizes = sorted(abs(value) for tokens in many for value in tokens.numbers["reward"] if math.isfinite(value))
+    """The reward that gets full colour: the 95th percentile of the sizes of all rewards (1 when all are
+    0)."""
+    sizes = sorted(
+        abs(value) for tokens in many for value in tokens.numbers["reward"] if math.isfinite(value)
+    )
     return (sizes[int(0.95 * (len(sizes) - 1))] if sizes else 0) or max(sizes, default=0) or 1.0
 
 
@@ -76,7 +91,8 @@ def level(reward: float, scale: float) -> int:
 
 
 def render(tokens: Tokens, scale: float, chosen: int | None = None) -> Markup:
-    """The tokens as HTML: each can be pointed at or reached by Tab, and then shows its numbers. ``chosen`` is outlined."""
+    """The tokens as HTML: each can be pointed at or reached by Tab, and then shows its numbers. ``chosen`` is
+    outlined."""
     done = tokens.offsets[0][0] if tokens.offsets else 0
     out = [Markup('<span class="more">… </span>')] if tokens.left_out else []
     for place, (start, end) in enumerate(tokens.offsets[:LONGEST]):
@@ -111,15 +127,21 @@ def render(tokens: Tokens, scale: float, chosen: int | None = None) -> Markup:
 
 
 def _tip(tokens: Tokens, place: int, shown: str) -> str:
-    parts = [f"{name} {number(float(row[place]), 2, signed=name != 'KL')}" for name, row in tokens.numbers.items()]
+    parts = [
+        f"{name} {number(float(row[place]), 2, signed=name != 'KL')}" for name, row in tokens.numbers.items()
+    ]
     if tokens.labels:
-        parts.append({-1: "removed by the edit", 1: "put in by the edit"}.get(tokens.labels[place], "left as it was"))
+        parts.append(
+            {-1: "removed by the edit", 1: "put in by the edit"}.get(tokens.labels[place], "left as it was")
+        )
     return f"“{shown}”  " + "  ·  ".join(parts)
 
 
 def legend(scale: float, labels: bool = False) -> Markup:
     """What the colours mean."""
-    shades = [f"n{size}" for size in range(LEVELS, 0, -1)] + ["z"] + [f"p{size}" for size in range(1, LEVELS + 1)]
+    shades = (
+        [f"n{size}" for size in range(LEVELS, 0, -1)] + ["z"] + [f"p{size}" for size in range(1, LEVELS + 1)]
+    )
     swatches = Markup("").join(Markup('<span class="t {}">&#8199;</span>').format(kind) for kind in shades)
     marks = (
         Markup(
@@ -130,6 +152,7 @@ def legend(scale: float, labels: bool = False) -> Markup:
         else Markup("")
     )
     return Markup(
-        '<p class="legend"><span>reward {} {} {}</span>{} <span class="how">point at a token, or Tab to it, for its numbers'
+        '<p class="legend"><span>reward {} {} {}</span>{} <span class="how">point at a token, or Tab to '
+        "it, for its numbers"
         "</span></p>"
     ).format(number(-scale, 2), swatches, number(scale, 2, signed=True), marks)

@@ -1,4 +1,5 @@
-"""Labelled edits as token ids, and the rows in which a model reads them: two sides apart, or in one row that forks."""
+"""Labelled edits as token ids, and the rows in which a model reads them: two sides apart, or in one row that
+forks."""
 
 import zlib
 from collections.abc import Iterable
@@ -11,7 +12,7 @@ from torch import Tensor
 from redline.console import console
 from redline.data.records import Labels
 from redline.errors import UserError
-from redline.recipe import Reward
+from redline.reward.settings import Reward
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -28,9 +29,11 @@ class Side:
 
 @dataclass
 class Row:
-    """What a model reads at once: token ids ``[T]``, of which those from ``second`` on continue the first ``fork`` tokens.
+    """What a model reads at once: token ids ``[T]``, of which those from ``second`` on continue the first
+    ``fork`` tokens.
 
-    A row that does not fork has ``fork == second == T``. ``states`` are its lower states, once they are known.
+    A row that does not fork has ``fork == second == T``. ``states`` are its lower states, once they are
+    known.
     """
 
     ids: Tensor
@@ -43,7 +46,8 @@ class Row:
 class Example:
     """An edit: the better response (edited, or chosen) and the worse (rejected).
 
-    ``rows`` are what a model reads of it, one or two; ``places`` where each side's response lies: the row, and the columns ``[R]``.
+    ``rows`` are what a model reads of it, one or two; ``places`` where each side's response lies: the row,
+    and the columns ``[R]``.
     """
 
     id: str
@@ -62,9 +66,11 @@ class Example:
         return len(self.rows) * max(len(row.ids) for row in self.rows)
 
     def lay_out(self, joint: bool) -> None:
-        """Arrange the two sides in rows: one each, or ``joint`` in one, where what they begin with stands once.
+        """Arrange the two sides in rows: one each, or ``joint`` in one, where what they begin with stands
+        once.
 
-        A causal model has the same states for the same beginning, so both ways have equal losses and gradients.
+        A causal model has the same states for the same beginning, so both ways have equal losses and
+        gradients.
         """
         spans = [torch.arange(side.prompt_size, len(side.ids)) for side in self.sides]
         if not joint:
@@ -92,10 +98,12 @@ def checksum(edits: Iterable[Example]) -> int:
     return found
 
 
-def examples(records: Iterable[Labels], tokenizer: "PreTrainedTokenizerBase", recipe: Reward, max_response: int) -> list[Example]:
-    """Labelled edits as token ids. Left out, and said, are edits with an empty side; for a sequence model also those that change
-    nothing, which teach it nothing."""
-    from redline.label.tokenize import encode_prompt, encode_response, token_ids
+def examples(
+    records: Iterable[Labels], tokenizer: "PreTrainedTokenizerBase", recipe: Reward, max_response: int
+) -> list[Example]:
+    """Labelled edits as token ids. Left out, and said, are edits with an empty side; for a sequence model
+    also those that change nothing, which teach it nothing."""
+    from redline.data.tokenization import encode_prompt, encode_response, token_ids
 
     found, left_out = [], 0
     for record in records:
@@ -105,16 +113,28 @@ def examples(records: Iterable[Labels], tokenizer: "PreTrainedTokenizerBase", re
         if recipe.kind == "sequence" and recipe.pairs == "chosen":
             chosen = (record.model_extra or {}).get("chosen")
             if chosen is None:
-                raise UserError(f"edit {record.id}: has no `chosen` response, which reward.pairs=chosen needs. Use pairs=edited.")
+                raise UserError(
+                    f"edit {record.id}: has no `chosen` response, which reward.pairs=chosen needs. Use "
+                    "pairs=edited."
+                )
             edited = list(encode_response(tokenizer, record.prompt, chosen)[1])
             labels = [0] * len(edited)
         if not rejected or not edited or (recipe.kind == "sequence" and rejected == edited):
             left_out += 1
             continue
-        sides = [Side(torch.tensor(prompt + list(ids)[:max_response]), len(prompt), torch.tensor(marks[:max_response]))
-                 for ids, marks in ((edited, labels), (rejected, record.rejected_labels))]
+        sides = [
+            Side(
+                torch.tensor(prompt + list(ids)[:max_response]),
+                len(prompt),
+                torch.tensor(marks[:max_response]),
+            )
+            for ids, marks in ((edited, labels), (rejected, record.rejected_labels))
+        ]
         found.append(Example(record.id, *sides))
     if left_out:
-        console.print(f"{left_out} of {left_out + len(found)} edits are left out: a side is empty, or (for sequence models) both "
-                      "are the same", highlight=False)
+        console.print(
+            f"{left_out} of {left_out + len(found)} edits are left out: a side is empty, or (for sequence "
+            "models) both are the same",
+            highlight=False,
+        )
     return found

@@ -5,7 +5,8 @@ from torch import Tensor
 
 
 def auc(positive: Tensor, negative: Tensor) -> float:
-    """Area under the ROC curve: the chance that a positive's score exceeds a negative's, ties as half. NaN when one is empty.
+    """Area under the ROC curve: the chance that a positive's score exceeds a negative's, ties as half. NaN
+    when one is empty.
 
     Shapes ``[P]`` and ``[N]``. By ranks (Mann-Whitney U): O((P + N) log (P + N)).
     """
@@ -26,7 +27,8 @@ def f1(predicted: Tensor, actual: Tensor) -> float:
 
 
 def pairwise_accuracy(better: Tensor, worse: Tensor) -> float:
-    """Share of pairs whose better side scores higher, ties as half. Shapes ``[B]``. NaN when there are none."""
+    """Share of pairs whose better side scores higher, ties as half. Shapes ``[B]``. NaN when there are
+    none."""
     if not len(better):
         return float("nan")
     return ((better > worse).double() + 0.5 * (better == worse).double()).mean().item()
@@ -35,8 +37,8 @@ def pairwise_accuracy(better: Tensor, worse: Tensor) -> float:
 def calibration(probability: Tensor, outcome: Tensor, bins: int = 10) -> tuple[float, list[dict[str, float]]]:
     """Expected calibration error and the reliability table behind it (Guo et al. 2017, equal-width bins).
 
-    ``probability`` ``[N]`` in [0, 1] of the event, ``outcome`` ``[N]`` 0 or 1. Each row of the table has the bin's mean
-    probability, observed share and count; empty bins are left out.
+    ``probability`` ``[N]`` in [0, 1] of the event, ``outcome`` ``[N]`` 0 or 1. Each row of the table has the
+    bin's mean probability, observed share and count; empty bins are left out.
     """
     if not len(probability):
         return float("nan"), []
@@ -46,7 +48,10 @@ def calibration(probability: Tensor, outcome: Tensor, bins: int = 10) -> tuple[f
         inside = which == index
         count = int(inside.sum())
         if count:
-            mean, observed = probability[inside].double().mean().item(), outcome[inside].double().mean().item()
+            mean, observed = (
+                probability[inside].double().mean().item(),
+                outcome[inside].double().mean().item(),
+            )
             table.append({"probability": mean, "observed": observed, "count": count})
             error += count / len(probability) * abs(mean - observed)
     return error, table

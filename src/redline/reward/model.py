@@ -1,4 +1,5 @@
-"""The reward model: a Transformers token- (or sequence-) classification model, trained above a cut, saved in standard format."""
+"""The reward model: a Transformers token- (or sequence-) classification model, trained above a cut, saved in
+standard format."""
 
 import hashlib
 from pathlib import Path
@@ -7,40 +8,52 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from redline.batches import pack, pad
 from redline.data.records import Text
-from redline.errors import UserError
-from redline.models import (
+from redline.data.tokenization import load_tokenizer
+from redline.embedded import quietly
+from redline.engine.batching import pack, pad
+from redline.engine.models import (
     ADAPTER,
     adapt,
     for_training,
     is_quantised,
     load_config,
     load_model,
-    load_tokenizer,
-    quietly,
     save,
     train_layers,
 )
-from redline.recipe import Model, Reward
+from redline.engine.settings import Model
+from redline.engine.views import Split, layers_of
+from redline.errors import UserError
 from redline.reward.losses import token_rewards
-from redline.trunk import Split, layers_of
+from redline.reward.settings import Reward
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-LABELS = {"soft": ["negative", "positive"], "hard": ["negative", "neutral", "positive"], "pairwise": ["reward"]}
+LABELS = {
+    "soft": ["negative", "positive"],
+    "hard": ["negative", "neutral", "positive"],
+    "pairwise": ["reward"],
+}
 
 
 class RewardModel(nn.Module):
     """Scores the tokens of responses, or whole responses.
 
-    ``model`` is the Transformers model (possibly with PEFT adapters in it), ``kind`` "token" or "sequence". A causal backbone is
-    cut at layer ``cut`` (see ``redline.trunk``); a bidirectional one always runs whole, with an attention mask.
+    ``model`` is the Transformers model (possibly with PEFT adapters in it), ``kind`` "token" or "sequence". A
+    causal backbone is cut at layer ``cut`` (see ``redline.engine.views``); a bidirectional one always runs
+    whole, with an attention mask.
     """
 
-    def __init__(self, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", kind: str, cut: int = 0,
-                 recompute: bool = False):
+    def __init__(
+        self,
+        model: "PreTrainedModel",
+        tokenizer: "PreTrainedTokenizerBase",
+        kind: str,
+        cut: int = 0,
+        recompute: bool = False,
+    ):
         super().__init__()
         self.model, self.tokenizer, self.kind = model, tokenizer, kind
         self.shares = False  # whether its lower states are another model's too (see load_reward_model)
@@ -48,24 +61,38 @@ class RewardModel(nn.Module):
         self.split = Split(model, cut if self.causal else 0, recompute and self.causal)
         heads = [child for child in model.children() if isinstance(child, nn.Linear)]
         if not heads:
-            raise UserError(f"{type(model).__name__} has no plain linear head: choose another backbone for the reward model.")
+            raise UserError(
+                f"{type(model).__name__} has no plain linear head: choose another backbone for the reward "
+                "model."
+            )
         self.head = heads[-1]
-        self.on_top = [child for child in model.children()
-                       if child is not model.base_model and next(child.parameters(), None) is not None]
+        self.on_top = [
+            child
+            for child in model.children()
+            if child is not model.base_model and next(child.parameters(), None) is not None
+        ]
         for child in self.on_top:  # the head, and what a few families have before it; trained in float32
-            child.register_forward_pre_hook(lambda layer, inputs: (inputs[0].to(next(layer.parameters()).dtype), *inputs[1:]))
+            child.register_forward_pre_hook(
+                lambda layer, inputs: (inputs[0].to(next(layer.parameters()).dtype), *inputs[1:])
+            )
         if self.causal and not self._is_linear():
-            raise UserError(f"{type(model).__name__} does more to its last states than a linear head: choose another backbone for "
-                            "the reward model.")
+            raise UserError(
+                f"{type(model).__name__} does more to its last states than a linear head: choose another "
+                "backbone for the reward model."
+            )
 
     @torch.no_grad()
     def _is_linear(self) -> bool:
         """Whether the head on the last hidden states gives the model's own logits."""
-        ids = torch.tensor([token for token in range(5, 12) if token != self.model.config.pad_token_id],
-                           device=next(self.model.parameters()).device)[None]
+        ids = torch.tensor(
+            [token for token in range(5, 12) if token != self.model.config.pad_token_id],
+            device=next(self.model.parameters()).device,
+        )[None]
         own = self.head(self.model.base_model(input_ids=ids).last_hidden_state[0]).float()
         logits = self.model(input_ids=ids).logits[0].float()
-        return torch.allclose(own if self.kind == "token" else own[-1], logits, rtol=5e-2, atol=5e-2, equal_nan=True)
+        return torch.allclose(
+            own if self.kind == "token" else own[-1], logits, rtol=5e-2, atol=5e-2, equal_nan=True
+        )
 
     @property
     def padding(self) -> int:
@@ -73,14 +100,19 @@ class RewardModel(nn.Module):
         return int(self.model.config.pad_token_id or 0)
 
     def lower(self, ids: Tensor, forks: Tensor | None = None) -> Tensor:
-        """Token ids ``[B, T]``, padded on the right -> the states that ``forward`` takes (computed without gradients)."""
+        """Token ids ``[B, T]``, padded on the right -> the states that ``forward`` takes (computed without
+        gradients)."""
         return self.split.lower(ids, forks)
 
-    def forward(self, states: Tensor, lengths: Tensor, rows: Tensor, columns: Tensor, forks: Tensor | None = None) -> Tensor:
-        """Logits ``[N, C]`` at the positions ``(rows[n], columns[n])`` of sequences of ``lengths`` ``[B]`` tokens.
+    def forward(
+        self, states: Tensor, lengths: Tensor, rows: Tensor, columns: Tensor, forks: Tensor | None = None
+    ) -> Tensor:
+        """Logits ``[N, C]`` at the positions ``(rows[n], columns[n])`` of sequences of ``lengths`` ``[B]``
+        tokens.
 
-        A token's score is read at the token itself, so it has seen the prompt and the response up to and including it. For a
-        sequence model the positions are the responses' last tokens. Rows of a causal model may fork (``redline.trunk.forked``).
+        A token's score is read at the token itself, so it has seen the prompt and the response up to and
+        including it. For a sequence model the positions are the responses' last tokens. Rows of a causal
+        model may fork (``redline.engine.views.forked``).
         """
         if self.causal:
             hidden = self.split.upper(states, forks)[rows, columns]
@@ -90,13 +122,18 @@ class RewardModel(nn.Module):
         return (logits[rows, columns] if self.kind == "token" else logits[rows]).float()
 
     @torch.no_grad()
-    def rewards(self, sequences: list[Tensor], prompt_sizes: list[int], states: list[Tensor] | None = None,
-                budget: int = 8192) -> list[Tensor]:
+    def rewards(
+        self,
+        sequences: list[Tensor],
+        prompt_sizes: list[int],
+        states: list[Tensor] | None = None,
+        budget: int = 8192,
+    ) -> list[Tensor]:
         """The reward of every response token, ``[R_i]`` for each sequence ``[P_i + R_i]`` of token ids.
 
-        For a sequence model, its score on the last token and zeros before; of an empty response ``[1]``, the score of its prompt,
-        since scores have no meaning but against each other. From a token model an empty response has no rewards. ``states`` are
-        the sequences' lower states, where they are known already.
+        For a sequence model, its score on the last token and zeros before; of an empty response ``[1]``, the
+        score of its prompt, since scores have no meaning but against each other. From a token model an empty
+        response has no rewards. ``states`` are the sequences' lower states, where they are known already.
         """
         device = next(self.model.parameters()).device
         sizes = [len(sequence) - prompt for sequence, prompt in zip(sequences, prompt_sizes, strict=True)]
@@ -105,10 +142,15 @@ class RewardModel(nn.Module):
         filled = [index for index, size in enumerate(sizes) if size or whole]
         for group in pack([len(sequences[index]) for index in filled], budget):
             members = [filled[index] for index in group]
-            inputs = (pad([states[index] for index in members]) if states is not None
-                      else pad([sequences[index] for index in members], self.padding)).to(device)
+            inputs = (
+                pad([states[index] for index in members])
+                if states is not None
+                else pad([sequences[index] for index in members], self.padding)
+            ).to(device)
             inputs = inputs if states is not None else self.lower(inputs)
-            rows, columns = positions([prompt_sizes[index] for index in members], [sizes[index] for index in members], self.kind)
+            rows, columns = positions(
+                [prompt_sizes[index] for index in members], [sizes[index] for index in members], self.kind
+            )
             lengths = torch.tensor([len(sequences[index]) for index in members])
             logits = self(inputs, lengths.to(device), rows.to(device), columns.to(device)).cpu()
             for place, index in enumerate(members):
@@ -116,38 +158,52 @@ class RewardModel(nn.Module):
                 found[index][-1 if whole else slice(None)] = mine[0, 0] if whole else token_rewards(mine)
         return found
 
-    def score(self, prompts: list[Text], responses: list[Text]) -> list[tuple[str, list[tuple[int, int]], Tensor]]:
+    def score(
+        self, prompts: list[Text], responses: list[Text]
+    ) -> list[tuple[str, list[tuple[int, int]], Tensor]]:
         """The text of each response, its tokens' character offsets, and their rewards ``[R_i]``.
 
         A sequence model's score of an empty response is at ``(0, 0)``.
         """
-        from redline.label.tokenize import encode_prompt, encode_response
+        from redline.data.tokenization import encode_prompt, encode_response
 
-        encoded = [encode_response(self.tokenizer, prompt, response) for prompt, response in zip(prompts, responses, strict=True)]
+        encoded = [
+            encode_response(self.tokenizer, prompt, response)
+            for prompt, response in zip(prompts, responses, strict=True)
+        ]
         heads = [encode_prompt(self.tokenizer, prompt) for prompt in prompts]
         sequences = [torch.tensor(head + list(ids)) for head, (_, ids, _) in zip(heads, encoded, strict=True)]
         rewards = self.rewards(sequences, [len(head) for head in heads])
-        return [(text, offsets or [(0, 0)] * len(reward), reward)
-                for (text, _, offsets), reward in zip(encoded, rewards, strict=True)]
+        return [
+            (text, offsets or [(0, 0)] * len(reward), reward)
+            for (text, _, offsets), reward in zip(encoded, rewards, strict=True)
+        ]
 
 
 def positions(prompt_sizes: list[int], sizes: list[int], kind: str = "token") -> tuple[Tensor, Tensor]:
-    """Rows and columns ``[N]`` of all response tokens (or, for sequence models, of the last one of each) in a padded batch."""
-    spans = [range(prompt + size - 1 if kind == "sequence" else prompt, prompt + size)
-             for prompt, size in zip(prompt_sizes, sizes, strict=True)]
+    """Rows and columns ``[N]`` of all response tokens (or, for sequence models, of the last one of each) in a
+    padded batch."""
+    spans = [
+        range(prompt + size - 1 if kind == "sequence" else prompt, prompt + size)
+        for prompt, size in zip(prompt_sizes, sizes, strict=True)
+    ]
     rows = torch.tensor([row for row, span in enumerate(spans) for _ in span], dtype=torch.long)
     return rows, torch.tensor([column for span in spans for column in span], dtype=torch.long)
 
 
 def new_reward_model(recipe: Reward, backbone: Model) -> tuple[RewardModel, Any]:
-    """An untrained reward model on ``backbone``, and the PEFT wrapper around its model (None for full fine-tuning).
+    """An untrained reward model on ``backbone``, and the PEFT wrapper around its model (None for full
+    fine-tuning).
 
-    The head starts at zero: every reward is 0 before training. Raises UserError when ``depth`` exceeds the backbone.
+    The head starts at zero: every reward is 0 before training. Raises UserError when ``depth`` exceeds the
+    backbone.
     """
     tokenizer = load_tokenizer(backbone.name, backbone.trust_remote_code, backbone.revision)
     auto, config = reward_config(recipe, backbone)
     depth = config.num_hidden_layers
-    config.pad_token_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+    config.pad_token_id = (
+        tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+    )
     model = load_model(auto, for_training(backbone, recipe.adapt.lora_rank), config=config)
     fingerprint = fingerprint_of(model.base_model)
     trained = train_layers(recipe.adapt, depth)
@@ -163,7 +219,8 @@ def new_reward_model(recipe: Reward, backbone: Model) -> tuple[RewardModel, Any]
 
 
 def reward_config(recipe: Reward, backbone: Model) -> tuple[Any, Any]:
-    """The Auto class and the configuration of a reward model on ``backbone``: its first ``depth`` layers, and its classes.
+    """The Auto class and the configuration of a reward model on ``backbone``: its first ``depth`` layers, and
+    its classes.
 
     Raises UserError when ``depth`` exceeds the backbone.
     """
@@ -171,13 +228,21 @@ def reward_config(recipe: Reward, backbone: Model) -> tuple[Any, Any]:
 
     config = load_config(backbone)
     if recipe.depth is not None and recipe.depth > config.num_hidden_layers:
-        raise UserError(f"reward.depth is {recipe.depth}, but {backbone.name} has {config.num_hidden_layers} layers.")
+        raise UserError(
+            f"reward.depth is {recipe.depth}, but {backbone.name} has {config.num_hidden_layers} layers."
+        )
     config.num_hidden_layers = recipe.depth or config.num_hidden_layers
     if getattr(config, "layer_types", None):
-        config.layer_types = config.layer_types[:config.num_hidden_layers]
+        config.layer_types = config.layer_types[: config.num_hidden_layers]
     names = LABELS[recipe.loss] if recipe.kind == "token" else ["reward"]
-    config.id2label, config.label2id = dict(enumerate(names)), {name: index for index, name in enumerate(names)}
-    return AutoModelForTokenClassification if recipe.kind == "token" else AutoModelForSequenceClassification, config
+    config.id2label, config.label2id = (
+        dict(enumerate(names)),
+        {name: index for index, name in enumerate(names)},
+    )
+    return (
+        AutoModelForTokenClassification if recipe.kind == "token" else AutoModelForSequenceClassification,
+        config,
+    )
 
 
 def save_reward_model(reward: RewardModel, wrapped: Any, folder: Path, base: str) -> None:
@@ -192,9 +257,10 @@ def save_reward_model(reward: RewardModel, wrapped: Any, folder: Path, base: str
 def load_reward_model(name: str, share: "PreTrainedModel | None" = None, share_cut: int = 0) -> RewardModel:
     """A reward model from its folder or Hugging Face name.
 
-    With ``share``, a causal model whose backbone is the one that the reward model was trained on with LoRA, the frozen weights
-    are shared with it instead of being loaded again; ``cut`` is then at most ``share_cut``, the layer below which that model
-    is frozen, and ``shares`` is True: the two have the same states at ``cut``.
+    With ``share``, a causal model whose backbone is the one that the reward model was trained on with LoRA,
+    the frozen weights are shared with it instead of being loaded again; ``cut`` is then at most
+    ``share_cut``, the layer below which that model is frozen, and ``shares`` is True: the two have the same
+    states at ``cut``.
     """
     from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification
 
@@ -202,15 +268,21 @@ def load_reward_model(name: str, share: "PreTrainedModel | None" = None, share_c
     kind = "token" if "TokenClassification" in (config.architectures or [""])[0] else "sequence"
     names = [config.id2label[index] for index in range(config.num_labels)]
     if kind == "token" and names not in LABELS.values():
-        raise UserError(f"{name}: its classes are {', '.join(names)}; a token reward model has negative, (neutral,) positive, "
-                        "or one class.")
+        raise UserError(
+            f"{name}: its classes are {', '.join(names)}; a token reward model has negative, (neutral,) "
+            "positive, or one class."
+        )
     if kind == "sequence" and len(names) != 1:
         raise UserError(f"{name}: it has {len(names)} classes; a sequence reward model has one.")
     auto = AutoModelForTokenClassification if kind == "token" else AutoModelForSequenceClassification
     ours = getattr(config, "redline", None) or {}
     if share is not None and is_quantised(share):
         share = None  # its layers hold no plain weights
-    if share is not None and (Path(name) / ADAPTER).is_dir() and ours.get("backbone") == fingerprint_of(share.base_model, config):
+    if (
+        share is not None
+        and (Path(name) / ADAPTER).is_dir()
+        and ours.get("backbone") == fingerprint_of(share.base_model, config)
+    ):
         model = _onto(share, auto, config, Path(name))
         reward = RewardModel(model, tokenizer, kind, min(ours["cut"], share_cut))
         reward.shares = True
@@ -221,18 +293,23 @@ def load_reward_model(name: str, share: "PreTrainedModel | None" = None, share_c
 
 
 def _onto(share: "PreTrainedModel", auto: Any, config: Any, folder: Path) -> "PreTrainedModel":
-    """The reward model with the weights of ``share``: its frozen tensors themselves, copies of those that are being trained."""
+    """The reward model with the weights of ``share``: its frozen tensors themselves, copies of those that are
+    being trained."""
     from peft import PeftConfig, PeftModel
     from safetensors import safe_open
 
-    from redline.lora import fused
+    from redline.engine.adapters import fused
 
     with torch.device("meta"):
         model = auto.from_config(config, dtype=share.dtype)
-    own: dict[str, nn.Parameter] = {_plain(path): tensor for path, tensor in share.base_model.named_parameters()}
+    own: dict[str, nn.Parameter] = {
+        _plain(path): tensor for path, tensor in share.base_model.named_parameters()
+    }
     for path, _ in list(model.base_model.named_parameters()):
         tensor = own[path]
-        shared = nn.Parameter(tensor.detach().clone(), requires_grad=False) if tensor.requires_grad else tensor
+        shared = (
+            nn.Parameter(tensor.detach().clone(), requires_grad=False) if tensor.requires_grad else tensor
+        )
         _set(model.base_model, path, shared, "_parameters")
     for path, buffer in share.base_model.named_buffers():
         if path in dict(model.base_model.named_buffers()):
@@ -240,7 +317,12 @@ def _onto(share: "PreTrainedModel", auto: Any, config: Any, folder: Path) -> "Pr
     with safe_open(str(folder / "model.safetensors"), "pt") as weights:
         for path, parameter in model.named_parameters():
             if parameter.is_meta:  # the head
-                _set(model, path, nn.Parameter(weights.get_tensor(path).to(share.device), requires_grad=False), "_parameters")
+                _set(
+                    model,
+                    path,
+                    nn.Parameter(weights.get_tensor(path).to(share.device), requires_grad=False),
+                    "_parameters",
+                )
     config = fused(PeftConfig.from_pretrained(str(folder / ADAPTER)))
     with quietly():
         # puts the adapters into the model
@@ -259,7 +341,8 @@ def _set(module: nn.Module, path: str, tensor: Tensor, kind: str) -> None:
 
 
 def fingerprint_of(base: nn.Module, config: Any = None) -> str:
-    """A short hash of a backbone's weights (some values of each tensor), of only its first layers when ``config`` has fewer."""
+    """A short hash of a backbone's weights (some values of each tensor), of only its first layers when
+    ``config`` has fewer."""
     known: Any = config or base.config
     depth = known.num_hidden_layers
     try:
@@ -284,6 +367,7 @@ def _is_causal(model: "PreTrainedModel") -> bool:
     other = ids.clone()
     other[0, -1] += 1
     first, second = (base(input_ids=tokens).last_hidden_state[0, 0] for tokens in (ids, other))
-    tolerance = 1e-3 if torch.finfo(model.dtype).bits == 16 else 1e-5  # experts' sums may come in another order
+    tolerance = (
+        1e-3 if torch.finfo(model.dtype).bits == 16 else 1e-5
+    )  # experts' sums may come in another order
     return bool((first - second).norm() <= tolerance * first.norm())
-

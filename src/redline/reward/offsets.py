@@ -1,4 +1,5 @@
-"""Rewards move between tokenizers, and from a user's spans to tokens, by character offsets. Pure functions."""
+"""Rewards move between tokenizers, and from a user's spans to tokens, by character offsets. Pure
+functions."""
 
 import re
 from collections.abc import Sequence
@@ -12,16 +13,20 @@ if TYPE_CHECKING:
 
 Span = tuple[int, int]
 CONTEXT = 16  # tokens that a decoder needs before one to give it the text that it has behind all of them
-BYTE = re.compile(r"<0x[0-9A-F]{2}>")  # SentencePiece's name for a byte: one that is wrong makes all of a run of them unreadable
+BYTE = re.compile(
+    r"<0x[0-9A-F]{2}>"
+)  # SentencePiece's name for a byte: one that is wrong makes all of a run of them unreadable
 
 
 def token_offsets(tokenizer: "PreTrainedTokenizerBase", ids: Sequence[int]) -> tuple[str, list[Span]]:
     """The text of sampled token ids and the characters ``[start, end)`` of each token.
 
-    Sampled ids need not be how the tokenizer would split their text, so the text is never tokenized again: offsets come from
-    decoding ever longer prefixes, of which only the last tokens are decoded again. Special tokens have empty spans. Of the tokens
-    that together make one character (emoji, Korean), the last one has it.
+    Sampled ids need not be how the tokenizer would split their text, so the text is never tokenized again:
+    offsets come from decoding ever longer prefixes, of which only the last tokens are decoded again. Special
+    tokens have empty spans. Of the tokens that together make one character (emoji, Korean), the last one has
+    it.
     """
+
     def decode(part: Sequence[int]) -> str:
         return str(tokenizer.decode(list(part), skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
@@ -29,27 +34,33 @@ def token_offsets(tokenizer: "PreTrainedTokenizerBase", ids: Sequence[int]) -> t
         return not BYTE.fullmatch(str(tokenizer.convert_ids_to_tokens(token))) and decode([token]) != ""
 
     text, offsets, end = decode(ids), [], 0
-    first, before = 0, 0  # where the tokens that are decoded again begin, and how many characters of the text precede theirs
+    first, before = (
+        0,
+        0,
+    )  # where the tokens that are decoded again begin, and how many characters of the text precede theirs
     for size in range(1, len(ids) + 1):
         part = decode(ids[first:size])
         whole = before + len(part.rstrip("\ufffd")) if size < len(ids) else len(text)
         start, end = end, max(end, whole)
         offsets.append((start, end))
         if size - first > 3 * CONTEXT:
-            last = ids[size - CONTEXT:size]
+            last = ids[size - CONTEXT : size]
             context = decode(last)
-            # not in the middle of a character, nor where the text begins, nor in a run of bytes that the next may make unreadable
+            # not in the middle of a character, nor where the text begins, nor in a run of bytes that the next
+            # may make unreadable
             if context and context[-1] != "\ufffd" and any(ends_bytes(token) for token in last):
                 first, before = size - CONTEXT, before + len(part) - len(context)
     return text, offsets
 
 
 def carry(rewards: Tensor, source: Sequence[Span], target: Sequence[Span]) -> Tensor:
-    """Rewards ``[S]`` on spans ``source`` -> rewards ``[T]`` on spans ``target`` of the same text; the total stays the same.
+    """Rewards ``[S]`` on spans ``source`` -> rewards ``[T]`` on spans ``target`` of the same text; the total
+    stays the same.
 
-    A span's reward goes to the target tokens that share characters with it, in proportion to how many. A span that meets none
-    (it is empty, or covers characters that no token has) gives its reward to the first token ending after its start, else to
-    the last. Raises ValueError when there is something to carry and no token to carry it to.
+    A span's reward goes to the target tokens that share characters with it, in proportion to how many. A span
+    that meets none (it is empty, or covers characters that no token has) gives its reward to the first token
+    ending after its start, else to the last. Raises ValueError when there is something to carry and no token
+    to carry it to.
     """
     found = torch.zeros(len(target), dtype=rewards.dtype)
     first = 0  # both lists ascend: targets before this one end before the source span starts

@@ -1,7 +1,7 @@
 """Every reward that PPO can take has one type: a rollout in, a float for each response token out.
 
-Terms, forms (continuous, discrete), spreads (last, uniform, shuffled) and weighted sums are functions from rewards to rewards; the
-trainer knows none of them by name.
+Terms, forms (continuous, discrete), spreads (last, uniform, shuffled) and weighted sums are functions from
+rewards to rewards; the trainer knows none of them by name.
 """
 
 import zlib
@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from redline.engine.rollout import Rollout
 from redline.errors import UserError
 from redline.functions import load_function
-from redline.recipe import RewardTerm
 from redline.reward.model import RewardModel, load_reward_model
 from redline.reward.offsets import Span, carry, token_offsets
-from redline.rollout import Rollout
+from redline.reward.settings import RewardTerm
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -29,42 +29,53 @@ Reward = Callable[[Rollout], list[Tensor]]
 
 
 def model_reward(model: RewardModel, tokenizer: "PreTrainedTokenizerBase") -> Reward:
-    """The reward of a token or sequence model. End-of-text itself earns nothing from a token model; a sequence model's score lies
-    on the response's last token.
+    """The reward of a token or sequence model. End-of-text itself earns nothing from a token model; a
+    sequence model's score lies on the response's last token.
 
-    Where the model shares the policy's backbone, its lower states come from sampling. Where its tokenizer is another, the text is
-    scored and the rewards are carried over by character offsets.
+    Where the model shares the policy's backbone, its lower states come from sampling. Where its tokenizer is
+    another, the text is scored and the rewards are carried over by character offsets.
     """
     same = model.tokenizer.get_vocab() == tokenizer.get_vocab()
 
     def reward(batch: Rollout) -> list[Tensor]:
         if not same:
             return _by_text(model, tokenizer, batch)
-        lengths = [len(ids) - ended for ids, ended in zip(batch.sequences, batch.ended, strict=True)]  # without end-of-text
+        lengths = [
+            len(ids) - ended for ids, ended in zip(batch.sequences, batch.ended, strict=True)
+        ]  # without end-of-text
         whole = [ids[:length] for ids, length in zip(batch.sequences, lengths, strict=True)]
         states = None
         if model.shares and model.split.cut in batch.states:
-            states = [rows[:length] for rows, length in zip(batch.states[model.split.cut], lengths, strict=True)]
+            states = [
+                rows[:length] for rows, length in zip(batch.states[model.split.cut], lengths, strict=True)
+            ]
         scored = model.rewards(whole, [len(prompt) for prompt in batch.prompt_ids], states)
-        return [_put(row, len(ids), last=model.kind == "sequence")
-                for row, ids in zip(scored, batch.response_ids, strict=True)]
+        return [
+            _put(row, len(ids), last=model.kind == "sequence")
+            for row, ids in zip(scored, batch.response_ids, strict=True)
+        ]
 
     return reward
 
 
-def function_reward(function: Callable[..., Sequence[Any]],
-                    tokenizer: "PreTrainedTokenizerBase") -> Reward:
-    """The reward of a user's function of (prompts, responses): for each response a number, which lies on its last token, or a list
-    of ``(start, end, reward)`` character spans. Raises UserError when it returns something else."""
+def function_reward(function: Callable[..., Sequence[Any]], tokenizer: "PreTrainedTokenizerBase") -> Reward:
+    """The reward of a user's function of (prompts, responses): for each response a number, which lies on its
+    last token, or a list of ``(start, end, reward)`` character spans. Raises UserError when it returns
+    something else."""
 
     def reward(batch: Rollout) -> list[Tensor]:
         texts = [token_offsets(tokenizer, ids.tolist()) for ids in batch.response_ids]
         found = function(list(batch.prompts), [text for text, _ in texts])
         if not hasattr(found, "__len__") or len(found) != len(texts):
             what = f"{len(found)} rewards" if hasattr(found, "__len__") else repr(found)
-            raise UserError(f"the reward function returned {what} for {len(texts)} responses; it must return a list with one for "
-                            "each, in order.")
-        return [_from_function(value, offsets, index) for index, (value, (_, offsets)) in enumerate(zip(found, texts, strict=True))]
+            raise UserError(
+                f"the reward function returned {what} for {len(texts)} responses; it must return a list "
+                "with one for each, in order."
+            )
+        return [
+            _from_function(value, offsets, index)
+            for index, (value, (_, offsets)) in enumerate(zip(found, texts, strict=True))
+        ]
 
     return reward
 
@@ -92,8 +103,14 @@ def shuffled(reward: Reward) -> Reward:
     """A response's rewards permuted at random; the permutation depends on the response's tokens alone."""
 
     def permuted(batch: Rollout) -> list[Tensor]:
-        return [row[torch.randperm(len(row), generator=torch.Generator().manual_seed(zlib.crc32(ids.numpy().tobytes())))]
-                for row, ids in zip(reward(batch), batch.response_ids, strict=True)]
+        return [
+            row[
+                torch.randperm(
+                    len(row), generator=torch.Generator().manual_seed(zlib.crc32(ids.numpy().tobytes()))
+                )
+            ]
+            for row, ids in zip(reward(batch), batch.response_ids, strict=True)
+        ]
 
     return permuted
 
@@ -109,30 +126,43 @@ def weighted_sum(rewards: Sequence[tuple[float, Reward]]) -> Reward:
 
 
 def checked(reward: Reward) -> Reward:
-    """The same reward, held to its type: raises UserError naming the sample whose vector has the wrong length, NaN or infinity."""
+    """The same reward, held to its type: raises UserError naming the sample whose vector has the wrong
+    length, NaN or infinity."""
 
     def check(batch: Rollout) -> list[Tensor]:
         rows = reward(batch)
         if len(rows) != len(batch.response_ids):
             raise UserError(f"the reward gave {len(rows)} vectors for {len(batch.response_ids)} responses.")
         for index, (row, ids) in enumerate(zip(rows, batch.response_ids, strict=True)):
-            what = (f"{len(row)} rewards for {len(ids)} tokens" if row.shape != ids.shape
-                    else "a reward that is NaN or infinite" if not bool(row.isfinite().all()) else "")
+            what = (
+                f"{len(row)} rewards for {len(ids)} tokens"
+                if row.shape != ids.shape
+                else "a reward that is NaN or infinite"
+                if not bool(row.isfinite().all())
+                else ""
+            )
             if what:
                 prompt = batch.prompts[index]
-                raise UserError(f"the reward gave {what} for sample {index} (prompt {str(prompt)[:80]!r}). "
-                                "Check the reward model or function on this prompt.")
+                raise UserError(
+                    f"the reward gave {what} for sample {index} (prompt {str(prompt)[:80]!r}). "
+                    "Check the reward model or function on this prompt."
+                )
         return rows
 
     return check
 
 
-def build_reward(terms: Sequence[RewardTerm], own: Path | None, tokenizer: "PreTrainedTokenizerBase",
-                 share: "PreTrainedModel", share_cut: int) -> tuple[Reward, set[int]]:
+def build_reward(
+    terms: Sequence[RewardTerm],
+    own: Path | None,
+    tokenizer: "PreTrainedTokenizerBase",
+    share: "PreTrainedModel",
+    share_cut: int,
+) -> tuple[Reward, set[int]]:
     """The reward of a recipe's terms, and the layers whose states it wants kept while sampling.
 
-    ``own`` is the folder of the run's reward model, for terms that name no other. Models that share the policy's backbone use the
-    weights of ``share``.
+    ``own`` is the folder of the run's reward model, for terms that name no other. Models that share the
+    policy's backbone use the weights of ``share``.
     """
     cuts, built = set(), []
     for term in terms:
@@ -141,15 +171,19 @@ def build_reward(terms: Sequence[RewardTerm], own: Path | None, tokenizer: "PreT
         else:
             name = term.model or (str(own) if own else None)
             if name is None:
-                raise UserError("policy.reward: a term needs `model` (a reward model's folder) or `function`, since the run "
-                                "trains no reward model.")
+                raise UserError(
+                    "policy.reward: a term needs `model` (a reward model's folder) or `function`, since the "
+                    "run trains no reward model."
+                )
             model = load_reward_model(name, share, share_cut)
             cuts |= {model.split.cut} if model.shares and model.split.cut else set()
             reward = model_reward(model, tokenizer)
         reward = checked(reward)  # before a form or a sum hides what is wrong
         if term.form == "discrete":
             reward = discrete(reward, term.threshold)
-        spread = {"token": lambda same: same, "last": last, "uniform": uniform, "shuffled": shuffled}[term.spread]
+        spread = {"token": lambda same: same, "last": last, "uniform": uniform, "shuffled": shuffled}[
+            term.spread
+        ]
         built.append((term.weight, spread(reward)))
     return weighted_sum(built), cuts
 
@@ -159,7 +193,8 @@ def _map(reward: Reward, change: Callable[[Tensor], Tensor]) -> Reward:
 
 
 def _put(row: Tensor, size: int, last: bool) -> Tensor:
-    """Rewards of the text's tokens -> of all ``size`` tokens; a sequence score moves to the very last, end-of-text included."""
+    """Rewards of the text's tokens -> of all ``size`` tokens; a sequence score moves to the very last,
+    end-of-text included."""
     found = torch.zeros(size)
     if last and size:
         found[-1] = row[-1]
@@ -178,7 +213,9 @@ def _by_text(model: RewardModel, tokenizer: "PreTrainedTokenizerBase", batch: Ro
             found[index] = _put(row, len(found[index]), last=True)
         else:
             shift = max(texts[index][0].find(text), 0)  # a chat template may trim white space in front
-            found[index] = carry(row, [(start + shift, end + shift) for start, end in offsets], texts[index][1])
+            found[index] = carry(
+                row, [(start + shift, end + shift) for start, end in offsets], texts[index][1]
+            )
     return found
 
 
@@ -189,8 +226,12 @@ def _from_function(value: Any, offsets: list[Span], index: int) -> Tensor:
             return torch.tensor([0.0] * (size - 1) + [float(value)]) if size else torch.zeros(0)
         spans = sorted((int(start), int(end), float(reward)) for start, end, reward in value)
     except (TypeError, ValueError) as error:
-        raise UserError(f"the reward function returned {value!r} for response {index}; it must be a number, or a list of "
-                        "(start, end, reward) character spans.") from error
+        raise UserError(
+            f"the reward function returned {value!r} for response {index}; it must be a number, or a list of "
+            "(start, end, reward) character spans."
+        ) from error
     if not size:
         return torch.zeros(0)
-    return carry(torch.tensor([reward for _, _, reward in spans]), [(start, end) for start, end, _ in spans], offsets)
+    return carry(
+        torch.tensor([reward for _, _, reward in spans]), [(start, end) for start, end, _ in spans], offsets
+    )

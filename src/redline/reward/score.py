@@ -10,27 +10,34 @@ from redline.data.files import check_apart, write_jsonl
 from redline.data.read import read
 from redline.data.records import Edit, Response, Scores, Text
 from redline.data.rows import rows
+from redline.data.settings import Source
 from redline.errors import UserError
-from redline.recipe import Source
 from redline.reward.model import RewardModel, load_reward_model
 
 BATCH = 32
 
 
 def score_texts(model: RewardModel, texts: Iterable[tuple[dict[str, str], Text, Text]]) -> Iterator[Scores]:
-    """Scores of ``(fields, prompt, response)`` triples, streamed; ``fields`` (at least ``id``) go into the record."""
+    """Scores of ``(fields, prompt, response)`` triples, streamed; ``fields`` (at least ``id``) go into the
+    record."""
     texts = iter(texts)
     for batch in iter(lambda: list(islice(texts, BATCH)), []):
         scored = model.score([prompt for _, prompt, _ in batch], [response for _, _, response in batch])
         for (fields, _, _), (text, offsets, rewards) in zip(batch, scored, strict=True):
-            yield Scores(**fields, text=text, offsets=offsets, rewards=[round(reward, 4) for reward in rewards.tolist()])
+            yield Scores(
+                **fields,
+                text=text,
+                offsets=offsets,
+                rewards=[round(reward, 4) for reward in rewards.tolist()],
+            )
 
 
 def score_file(path: Path, reward: str, out: Path) -> int:
-    """Score a file of edits (both sides: two records of one id, with ``side``) or of responses; returns the number of records.
+    """Score a file of edits (both sides: two records of one id, with ``side``) or of responses; returns the
+    number of records.
 
-    Raises UserError when the file is missing or holds neither, when ``out`` is the same file, or when ``reward`` is no reward
-    model.
+    Raises UserError when the file is missing or holds neither, when ``out`` is the same file, or when
+    ``reward`` is no reward model.
     """
     check_apart([out], [path])
     model = load_reward_model(reward)

@@ -1,4 +1,5 @@
-"""Training of reward models on labelled edits: both sides of each edit, prompts masked, the frozen layers computed once."""
+"""Training of reward models on labelled edits: both sides of each edit, prompts masked, the frozen layers
+computed once."""
 
 import math
 import time
@@ -10,38 +11,61 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from redline.batches import draw_rows, pack, pad
-from redline.checkpoint import Checkpoints, keep_batch, writing
 from redline.console import console, progress_bar
 from redline.data.files import write_json, write_jsonl
 from redline.data.records import Labels
+from redline.engine.batching import draw_rows, pack, pad
+from redline.engine.checkpoints import Checkpoints, keep_batch, writing
+from redline.engine.processes import finish_tracking, new_accelerator, wait_for_everyone
+from redline.engine.schedule import scheduler
+from redline.engine.settings import Model
+from redline.engine.sharding import (
+    assemble,
+    clip_gradients,
+    gathered,
+    load_trained,
+    prepare,
+    trained_weights,
+    unfinished,
+)
 from redline.errors import UserError
-from redline.processes import finish_tracking, new_accelerator, wait_for_everyone
-from redline.recipe import Model, Reward
 from redline.reward.examples import Example, Row, checksum, common_prefix, examples
 from redline.reward.losses import classification_loss, pairwise_loss, token_rewards
 from redline.reward.metrics import auc, calibration, f1, pairwise_accuracy
 from redline.reward.model import RewardModel, new_reward_model, save_reward_model
 from redline.reward.offsets import token_offsets
-from redline.scheduling import scheduler
-from redline.sharding import assemble, clip_gradients, gathered, load_trained, prepare, trained_weights, unfinished
+from redline.reward.settings import Reward
 
 MICROBATCH_TOKENS = 8192
-CPU_MICROBATCH_TOKENS = 1536  # of 512 to 2,400 the one with the most edits a second: fewer calls, yet little padding
-SHARED = 0.2  # of all tokens: where the sides of edits have less in common, long rows cost more than that saves
+CPU_MICROBATCH_TOKENS = (
+    1536  # of 512 to 2,400 the one with the most edits a second: fewer calls, yet little padding
+)
+SHARED = (
+    0.2  # of all tokens: where the sides of edits have less in common, long rows cost more than that saves
+)
 CACHE_BYTES = 4 * 2**30  # lower states are kept in memory up to this size; beyond it they are computed again
 KEPT_AT_ONCE = 64  # edits whose lower states are computed between two signs of progress
 SHOWN = 500  # held-out edits of each set whose rewards are written to scores.jsonl
 
 
-def train_reward(recipe: Reward, backbone: Model, train: Iterable[Labels], validation: Iterable[Labels], out: Path, *,
-                 test: Iterable[Labels] = (), max_response: int = 512, seed: int = 0, trackers: Sequence[str] = (),
-                 ) -> dict[str, Any]:
+def train_reward(
+    recipe: Reward,
+    backbone: Model,
+    train: Iterable[Labels],
+    validation: Iterable[Labels],
+    out: Path,
+    *,
+    test: Iterable[Labels] = (),
+    max_response: int = 512,
+    seed: int = 0,
+    trackers: Sequence[str] = (),
+) -> dict[str, Any]:
     """Train a reward model and write its folder ``out``; returns the metrics (also in ``out/metrics.json``).
 
-    The checkpoint with the best validation (mean of token AUC and pairwise accuracy; for sequence models the accuracy) is kept.
-    ``test`` edits are measured once, at the end, by that checkpoint. Stopped and started again, it continues. Beside the metrics,
-    ``out/scores.jsonl`` has the rewards of a token model on the held-out edits.
+    The checkpoint with the best validation (mean of token AUC and pairwise accuracy; for sequence models the
+    accuracy) is kept. ``test`` edits are measured once, at the end, by that checkpoint. Stopped and started
+    again, it continues. Beside the metrics, ``out/scores.jsonl`` has the rewards of a token model on the
+    held-out edits.
     """
     from accelerate.utils import set_seed
 
@@ -49,21 +73,32 @@ def train_reward(recipe: Reward, backbone: Model, train: Iterable[Labels], valid
     accelerator = new_accelerator(trackers, out)
     accelerator.init_trackers("reward")
     reward, wrapped = new_reward_model(recipe, recipe.model or backbone)
-    sets = [examples(records, reward.tokenizer, recipe, max_response) for records in (train, validation, test)]
+    sets = [
+        examples(records, reward.tokenizer, recipe, max_response) for records in (train, validation, test)
+    ]
     if not sets[0] or not sets[1]:
-        raise UserError(f"reward training: {len(sets[0])} edits to train on and {len(sets[1])} to validate on; it needs some of "
-                        "both. Add edits, or change data.validation_share.")
+        raise UserError(
+            f"reward training: {len(sets[0])} edits to train on and {len(sets[1])} to validate on; it needs "
+            "some of both. Add edits, or change data.validation_share."
+        )
     longest = max(len(side.ids) for edits in sets for example in edits for side in example.sides)
     places = getattr(reward.model.config.get_text_config(), "max_position_embeddings", None)
     if places is not None and longest > places:
-        raise UserError(f"reward training: the longest prompt and response have {longest} tokens, the model has {places} "
-                        "positions. Lower data.max_prompt_tokens or data.max_response_tokens.")
+        raise UserError(
+            f"reward training: the longest prompt and response have {longest} tokens, the model has {places} "
+            "positions. Lower data.max_prompt_tokens or data.max_response_tokens."
+        )
     trainer = _Trainer(recipe, reward, accelerator, out, seed)
     trainer.lay_out([example for edits in sets for example in edits])
     result = trainer.train(sets[0], sets[1])
     result["test"] = trainer.evaluate(sets[2]) if sets[2] else None
-    result |= {"kind": recipe.kind, "loss": recipe.loss, "train": len(sets[0]), "validation_edits": len(sets[1]),
-               "test_edits": len(sets[2])}
+    result |= {
+        "kind": recipe.kind,
+        "loss": recipe.loss,
+        "train": len(sets[0]),
+        "validation_edits": len(sets[1]),
+        "test_edits": len(sets[2]),
+    }
     scores = list(trainer.scores(validation=sets[1], test=sets[2])) if recipe.kind == "token" else []
     assemble(accelerator, trainer.model)
     if accelerator.is_main_process:
@@ -83,11 +118,17 @@ class _Trainer:
         self.recipe, self.accelerator, self.out, self.seed = recipe, accelerator, out, seed
         self.best = out / "best.safetensors"
         heads = list(reward.head.parameters())
-        others = [parameter for parameter in reward.parameters()
-                  if parameter.requires_grad and not any(parameter is head for head in heads)]
+        others = [
+            parameter
+            for parameter in reward.parameters()
+            if parameter.requires_grad and not any(parameter is head for head in heads)
+        ]
         how = recipe.optimizer
-        optimizer = torch.optim.AdamW([{"params": others, "lr": how.lr}, {"params": heads, "lr": how.head_lr}],
-                                      eps=how.eps, weight_decay=how.weight_decay)
+        optimizer = torch.optim.AdamW(
+            [{"params": others, "lr": how.lr}, {"params": heads, "lr": how.head_lr}],
+            eps=how.eps,
+            weight_decay=how.weight_decay,
+        )
         self.reward = reward
         self.model, self.optimizer = prepare(accelerator, reward, optimizer)
         self.kept, self.all_kept = 0, False
@@ -95,8 +136,8 @@ class _Trainer:
         self.budget = CPU_MICROBATCH_TOKENS if accelerator.device.type == "cpu" else MICROBATCH_TOKENS
 
     def lay_out(self, edits: list[Example], apart: bool = False) -> None:
-        """Decide how the model reads edits: both sides in one row, what they begin with computed once, unless that is little, the
-        model cannot, or they are to be read ``apart``."""
+        """Decide how the model reads edits: both sides in one row, what they begin with computed once, unless
+        that is little, the model cannot, or they are to be read ``apart``."""
         longest = max(len(side.ids) for example in edits for side in example.sides)
         tokens = sum(len(side.ids) for example in edits for side in example.sides)
         shared = sum(common_prefix(example.better.ids, example.worse.ids) for example in edits) / tokens
@@ -104,8 +145,11 @@ class _Trainer:
         with gathered(self.model):
             joint = worth and self.reward.split.can_fork(longest)
         if worth and not joint:
-            console.print(f"{type(self.reward.model).__name__} reads the two sides of an edit apart: what they share, {shared:.0%} "
-                          "of all tokens, is computed twice.", highlight=False)
+            console.print(
+                f"{type(self.reward.model).__name__} reads the two sides of an edit apart: what they share, "
+                f"{shared:.0%} of all tokens, is computed twice.",
+                highlight=False,
+            )
         for example in edits:
             example.lay_out(joint)
 
@@ -113,15 +157,22 @@ class _Trainer:
         recipe, accelerator = self.recipe, self.accelerator
         batch = min(recipe.batch_size, len(train))
         if batch < accelerator.num_processes:
-            raise UserError(f"reward training: a step takes {batch} edits, and each of the {accelerator.num_processes} processes "
-                            "needs one. Raise reward.batch_size, add edits, or use fewer processes.")
+            raise UserError(
+                f"reward training: a step takes {batch} edits, and each of the {accelerator.num_processes} "
+                "processes needs one. Raise reward.batch_size, add edits, or use fewer processes."
+            )
         steps = math.ceil(len(train) * recipe.epochs / batch)
         every = max(1, round(len(train) * recipe.eval_every / batch))
         schedule = scheduler(self.optimizer, recipe.optimizer, steps)
-        settings = recipe.model_dump() | {"seed": self.seed, "edits": len(train),
-                                          "backbone": self.reward.model.config.redline["backbone"],
-                                          "checksum_of_edits": checksum([*train, *validation])}
-        checkpoints = Checkpoints(self.out / "checkpoints", accelerator, settings, self.model, self.optimizer, schedule)
+        settings = recipe.model_dump() | {
+            "seed": self.seed,
+            "edits": len(train),
+            "backbone": self.reward.model.config.redline["backbone"],
+            "checksum_of_edits": checksum([*train, *validation]),
+        }
+        checkpoints = Checkpoints(
+            self.out / "checkpoints", accelerator, settings, self.model, self.optimizer, schedule
+        )
         start, state = checkpoints.load()
         state = state or {"best": -1.0, "best_step": 0, "seconds": 0.0, "history": []}
         clock = time.monotonic() - state["seconds"]
@@ -131,19 +182,26 @@ class _Trainer:
                 edits = [train[row] for row in draw_rows(len(train), batch, step, self.seed)]
                 loss = self._step(edits)
                 if not math.isfinite(loss):
-                    mine = edits[accelerator.process_index::accelerator.num_processes]
+                    mine = edits[accelerator.process_index :: accelerator.num_processes]
                     kept, last = keep_batch(self.out, self._records(mine, step)), checkpoints.newest(step)
-                    raise UserError(f"reward training: the gradient of step {step + 1} is not finite; its batch is in {kept}, the "
-                                    f"last good checkpoint is {last or 'none: too early'}. Lower reward.optimizer.lr, or use dtype "
-                                    "float32, with another --out.")
+                    raise UserError(
+                        f"reward training: the gradient of step {step + 1} is not finite; its batch is in "
+                        f"{kept}, the last good checkpoint is {last or 'none: too early'}. Lower "
+                        "reward.optimizer.lr, or use dtype float32, with another --out."
+                    )
                 schedule.step()
                 bar.advance()
-                bar.note(f"loss {loss:.3f}" + (f" best {state['best']:.3f} at {state['best_step']}" if state["history"] else ""))
+                bar.note(
+                    f"loss {loss:.3f}"
+                    + (f" best {state['best']:.3f} at {state['best_step']}" if state["history"] else "")
+                )
                 if (step + 1) % every == 0 or step + 1 == steps:
                     found = self.evaluate(validation)
                     state["history"].append({"step": step + 1, "loss": loss, **_numbers(found)})
                     accelerator.log({"loss": loss, **_numbers(found)}, step=step + 1)
-                    if not found["selection"] <= state["best"]:  # a figure that cannot be had (NaN) keeps the latest
+                    if (
+                        not found["selection"] <= state["best"]
+                    ):  # a figure that cannot be had (NaN) keeps the latest
                         state |= {"best": found["selection"], "best_step": step + 1}
                         self._save_best()
                     state["seconds"] = time.monotonic() - clock
@@ -151,24 +209,38 @@ class _Trainer:
         self._load_best()
         if accelerator.is_main_process:
             write_jsonl(self.out / "log.jsonl", state["history"])
-        return {"validation": self.evaluate(validation), "best_step": state["best_step"], "steps": steps,
-                "seconds": round(state["seconds"], 1)}
+        return {
+            "validation": self.evaluate(validation),
+            "best_step": state["best_step"],
+            "steps": steps,
+            "seconds": round(state["seconds"], 1),
+        }
 
     def _records(self, batch: list[Example], step: int) -> list[dict[str, Any]]:
         """The edits of a batch for inspection: prompts and responses as text."""
         decode = self.reward.tokenizer.decode
-        return [{"step": step + 1, "id": example.id, "better": decode(example.better.ids), "worse": decode(example.worse.ids)}
-                for example in batch]
+        return [
+            {
+                "step": step + 1,
+                "id": example.id,
+                "better": decode(example.better.ids),
+                "worse": decode(example.worse.ids),
+            }
+            for example in batch
+        ]
 
     def _step(self, batch: list[Example]) -> float:
-        """One optimizer step on a batch of edits, in micro-batches whose gradients add up to the batch's exactly. Returns the loss:
-        NaN, and no step is taken, where the gradient is not finite."""
-        mine = batch[self.accelerator.process_index::self.accelerator.num_processes]
+        """One optimizer step on a batch of edits, in micro-batches whose gradients add up to the batch's
+        exactly. Returns the loss: NaN, and no step is taken, where the gradient is not finite."""
+        mine = batch[self.accelerator.process_index :: self.accelerator.num_processes]
         groups = pack([example.cost for example in mine], self.budget)
-        passes = int(self.accelerator.gather(torch.tensor([len(groups)], device=self.accelerator.device)).max())
+        passes = int(
+            self.accelerator.gather(torch.tensor([len(groups)], device=self.accelerator.device)).max()
+        )
         total = self._weight(batch)
         loss_sum = torch.zeros(1, device=self.accelerator.device)
-        # every process makes as many passes, since sharded layers are gathered together: idle ones count for nothing
+        # every process makes as many passes, since sharded layers are gathered together: idle ones count for
+        # nothing
         for place, group in enumerate(groups + [[0]] * (passes - len(groups))):
             with nullcontext() if place == passes - 1 else unfinished(self.accelerator, self.model):
                 with self.accelerator.autocast():
@@ -186,8 +258,11 @@ class _Trainer:
         """What the summed losses of a batch are divided by: its tokens' weights, or its pairs."""
         if self.recipe.kind == "sequence" or self.recipe.loss == "pairwise":
             return len(batch)
-        return sum(float(torch.where(side.labels == 0, 1.0, self.recipe.changed_weight).sum())
-                   for example in batch for side in example.sides)
+        return sum(
+            float(torch.where(side.labels == 0, 1.0, self.recipe.changed_weight).sum())
+            for example in batch
+            for side in example.sides
+        )
 
     def _loss(self, batch: list[Example]) -> Tensor:
         """The summed loss of some edits."""
@@ -196,14 +271,16 @@ class _Trainer:
         if self.recipe.kind == "sequence":
             return pairwise_loss(logits[0::2, 0], logits[1::2, 0])
         if self.recipe.loss == "pairwise":
-            sums = torch.zeros(2 * len(batch), device=logits.device).index_add(0, sides, logits[:, 0] * (labels != 0))
+            sums = torch.zeros(2 * len(batch), device=logits.device).index_add(
+                0, sides, logits[:, 0] * (labels != 0)
+            )
             return pairwise_loss(sums[0::2], sums[1::2])
         return classification_loss(logits, labels, self.recipe.changed_weight)[0]
 
     def _logits(self, model: Any, batch: list[Example]) -> tuple[Tensor, Tensor]:
-        """Logits ``[N, C]`` of all response tokens (for sequence models of the last ones) of some edits, and for each the side it
-        belongs to ``[N]``: 0 the first edit's better, 1 its worse, 2 the second's better, and so on. A token that stands for
-        both sides gives its logits twice.
+        """Logits ``[N, C]`` of all response tokens (for sequence models of the last ones) of some edits, and
+        for each the side it belongs to ``[N]``: 0 the first edit's better, 1 its worse, 2 the second's
+        better, and so on. A token that stands for both sides gives its logits twice.
         """
         device = self.accelerator.device
         rows = [row for example in batch for row in example.rows]
@@ -217,26 +294,35 @@ class _Trainer:
             start += len(example.rows)
         states = pad(self._states(rows), self._padding).to(device)
         lengths = torch.tensor([len(row.ids) for row in rows], device=device)
-        logits = model(states, lengths, torch.cat(index).to(device), torch.cat(columns).to(device), self._forks(rows))
+        logits = model(
+            states, lengths, torch.cat(index).to(device), torch.cat(columns).to(device), self._forks(rows)
+        )
         return logits, torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes)).to(device)
 
     def _forks(self, rows: list[Row]) -> Tensor | None:
         """(fork, second) ``[B, 2]`` of some rows, which stands for a mask; None where none of them forks."""
         forks = any(row.second < len(row.ids) for row in rows)
-        return torch.tensor([[row.fork, row.second] for row in rows], device=self.accelerator.device) if forks else None
+        return (
+            torch.tensor([[row.fork, row.second] for row in rows], device=self.accelerator.device)
+            if forks
+            else None
+        )
 
     def _keep_states(self, edits: list[Example]) -> None:
         """Compute the frozen layers' states of as many edits as memory takes, once.
 
-        Rows that are computed together differ from rows computed alone in their rounding, so it is done in an order that a resumed
-        training repeats, whatever steps it has left.
+        Rows that are computed together differ from rows computed alone in their rounding, so it is done in an
+        order that a resumed training repeats, whatever steps it has left.
         """
         if not self.reward.split.cut:
             return
-        with gathered(self.model), self.accelerator.autocast(), progress_bar(
-                "frozen layers", len(edits), show=self.accelerator.is_main_process) as bar:
+        with (
+            gathered(self.model),
+            self.accelerator.autocast(),
+            progress_bar("frozen layers", len(edits), show=self.accelerator.is_main_process) as bar,
+        ):
             for start in range(0, len(edits), KEPT_AT_ONCE):
-                part = edits[start:start + KEPT_AT_ONCE]
+                part = edits[start : start + KEPT_AT_ONCE]
                 for row, states in self._lower([row for example in part for row in example.rows]):
                     if self.kept + states.nbytes > CACHE_BYTES:
                         return
@@ -251,7 +337,10 @@ class _Trainer:
         missing = [row for row in rows if row.states is None]
         if self.all_kept and not missing:
             return [cast(Tensor, row.states) for row in rows]
-        with gathered(self.model), self.accelerator.autocast():  # by all processes: what is not kept, none of them has
+        with (
+            gathered(self.model),
+            self.accelerator.autocast(),
+        ):  # by all processes: what is not kept, none of them has
             computed = {id(row): states for row, states in self._lower(missing)}
         return [computed[id(row)] if row.states is None else row.states for row in rows]
 
@@ -266,7 +355,8 @@ class _Trainer:
 
     @torch.no_grad()
     def rewards(self, edits: list[Example]) -> list[tuple[Tensor, Tensor]]:
-        """The rewards of (better, worse) of some edits: of every token ``[R]``, or of the whole ``[1]`` for sequence models."""
+        """The rewards of (better, worse) of some edits: of every token ``[R]``, or of the whole ``[1]`` for
+        sequence models."""
         found: list[tuple[Tensor, Tensor]] = [(torch.zeros(0), torch.zeros(0))] * len(edits)
         for group in pack([example.cost for example in edits], self.budget):
             logits, sides = self._logits(self.reward, [edits[index] for index in group])
@@ -282,18 +372,36 @@ class _Trainer:
 
         labels = [(example.better.labels, example.worse.labels) for example in edits]
         differ = [not torch.equal(example.better.ids, example.worse.ids) for example in edits]
-        found = measure(self.rewards(edits), labels, differ, self.recipe.kind, probabilities=self.recipe.loss != "pairwise")
-        return broadcast_object_list([found])[0]  # rounding must not make processes disagree on which checkpoint is best
+        found = measure(
+            self.rewards(edits),
+            labels,
+            differ,
+            self.recipe.kind,
+            probabilities=self.recipe.loss != "pairwise",
+        )
+        return broadcast_object_list([found])[
+            0
+        ]  # rounding must not make processes disagree on which checkpoint is best
 
     def scores(self, **sets: list[Example]) -> Iterator[dict[str, Any]]:
-        """Rewards and labels of every token of held-out edits, for people to look at: at most ``SHOWN`` edits of each set."""
+        """Rewards and labels of every token of held-out edits, for people to look at: at most ``SHOWN`` edits
+        of each set."""
         for name, edits in sets.items():
             shown = edits[:SHOWN]
             for example, rewards in zip(shown, self.rewards(shown), strict=True):
                 for which, side, values in zip(("edited", "rejected"), example.sides, rewards, strict=True):
-                    text, offsets = token_offsets(self.reward.tokenizer, side.ids[side.prompt_size:].tolist())
-                    yield {"id": example.id, "set": name, "side": which, "text": text, "offsets": offsets,
-                           "rewards": [round(value, 4) for value in values.tolist()], "labels": side.labels.tolist()}
+                    text, offsets = token_offsets(
+                        self.reward.tokenizer, side.ids[side.prompt_size :].tolist()
+                    )
+                    yield {
+                        "id": example.id,
+                        "set": name,
+                        "side": which,
+                        "text": text,
+                        "offsets": offsets,
+                        "rewards": [round(value, 4) for value in values.tolist()],
+                        "labels": side.labels.tolist(),
+                    }
 
     def _save_best(self) -> None:
         from safetensors.torch import save_file
@@ -311,26 +419,37 @@ class _Trainer:
         from safetensors.torch import load_file
 
         if not self.best.exists():
-            raise UserError(f"{self.best}: the best weights of this training are gone. Delete {self.out} and train again.")
+            raise UserError(
+                f"{self.best}: the best weights of this training are gone. Delete {self.out} and train again."
+            )
         load_trained(self.reward, load_file(self.best))
 
 
-def measure(rewards: list[tuple[Tensor, Tensor]], labels: list[tuple[Tensor, Tensor]], differ: list[bool], kind: str,
-            probabilities: bool) -> dict[str, Any]:
+def measure(
+    rewards: list[tuple[Tensor, Tensor]],
+    labels: list[tuple[Tensor, Tensor]],
+    differ: list[bool],
+    kind: str,
+    probabilities: bool,
+) -> dict[str, Any]:
     """Validation figures from the (better, worse) rewards and labels of each edit.
 
-    ``pairwise_accuracy``: of the summed reward, over the ``pairs`` whose sides ``differ`` (cropped, an edit further down leaves two
-    equal texts, which nothing can tell apart). For token models also ``auc`` (inserted or substituted tokens of the edited side
-    against deleted or substituted tokens of the rejected side) and ``fault_auc`` (within the rejected sides, tokens that were kept
-    against those that were not: does it find the faults?), and where rewards are differences of probabilities the ``f1`` of each
-    class (positive above 1/3, negative below -1/3), ``ece`` and the ``reliability`` table of (reward + 1) / 2 as the
-    probability that a changed token is positive.
-    ``selection`` is what the best checkpoint is chosen by; ``reward_std`` the standard deviation of a response's sum.
+    ``pairwise_accuracy``: of the summed reward, over the ``pairs`` whose sides ``differ`` (cropped, an edit
+    further down leaves two equal texts, which nothing can tell apart). For token models also ``auc``
+    (inserted or substituted tokens of the edited side against deleted or substituted tokens of the rejected
+    side) and ``fault_auc`` (within the rejected sides, tokens that were kept against those that were not:
+    does it find the faults?), and where rewards are differences of probabilities the ``f1`` of each class
+    (positive above 1/3, negative below -1/3), ``ece`` and the ``reliability`` table of (reward + 1) / 2 as
+    the probability that a changed token is positive. ``selection`` is what the best checkpoint is chosen by;
+    ``reward_std`` the standard deviation of a response's sum.
     """
     sums = torch.stack([torch.stack([better.sum(), worse.sum()]) for better, worse in rewards])
     told = torch.tensor(differ)
-    found: dict[str, Any] = {"pairwise_accuracy": pairwise_accuracy(sums[told, 0], sums[told, 1]), "pairs": int(told.sum()),
-                             "reward_std": sums.std().item()}
+    found: dict[str, Any] = {
+        "pairwise_accuracy": pairwise_accuracy(sums[told, 0], sums[told, 1]),
+        "pairs": int(told.sum()),
+        "reward_std": sums.std().item(),
+    }
     found["selection"] = found["pairwise_accuracy"]
     if kind == "sequence":
         return found
@@ -342,10 +461,15 @@ def measure(rewards: list[tuple[Tensor, Tensor]], labels: list[tuple[Tensor, Ten
     known = [figure for figure in (found["auc"], found["pairwise_accuracy"]) if not math.isnan(figure)]
     found["selection"] = sum(known) / len(known) if known else float("nan")
     if probabilities:
-        found["f1"] = {"negative": f1(values < -1 / 3, marks == -1), "neutral": f1(values.abs() <= 1 / 3, marks == 0),
-                       "positive": f1(values > 1 / 3, marks == 1)}
+        found["f1"] = {
+            "negative": f1(values < -1 / 3, marks == -1),
+            "neutral": f1(values.abs() <= 1 / 3, marks == 0),
+            "positive": f1(values > 1 / 3, marks == 1),
+        }
         changed = marks != 0
-        found["ece"], found["reliability"] = calibration((values[changed] + 1) / 2, (marks[changed] == 1).double())
+        found["ece"], found["reliability"] = calibration(
+            (values[changed] + 1) / 2, (marks[changed] == 1).double()
+        )
     return found
 
 
@@ -358,5 +482,8 @@ def say(found: dict[str, Any]) -> None:
     """The result in a line."""
     best = found["test"] or found["validation"]
     auc_text = f"token AUC {best['auc']:.3f}, " if "auc" in best else ""
-    console.print(f"reward model: {auc_text}pairwise accuracy {best['pairwise_accuracy']:.3f} on "
-                  f"{found['test_edits'] or found['validation_edits']} held-out edits", highlight=False)
+    console.print(
+        f"reward model: {auc_text}pairwise accuracy {best['pairwise_accuracy']:.3f} on "
+        f"{found['test_edits'] or found['validation_edits']} held-out edits",
+        highlight=False,
+    )

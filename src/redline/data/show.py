@@ -1,0 +1,184 @@
+"""Edits, labels and scores in the terminal, in colour; with marks such as [-old-]{+new+} where there is no
+colour."""
+
+import math
+import re
+from collections.abc import Iterable, Iterator
+from itertools import groupby, islice
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+from rich.console import Console
+from rich.text import Text as Line
+
+from redline.data.alignment import align
+from redline.data.files import explain
+from redline.data.records import Edit, Labels, Record, Scores, as_text
+from redline.data.rows import rows
+from redline.data.settings import Source
+from redline.errors import UserError
+
+R = TypeVar("R", bound=Record)
+Pieces = Iterator[tuple[str, str]]  # (style, text); style "" is unchanged
+DELETED, INSERTED = "red strike", "green underline"
+KINDS: tuple[tuple[set[str], type[Record]], ...] = (
+    ({"rejected_labels", "edited_labels"}, Labels),
+    ({"text", "offsets", "rewards"}, Scores),
+    ({"rejected", "edited"}, Edit),
+)
+
+
+def show_file(path: Path | str, limit: int = 10, console: Console | None = None) -> None:
+    """Print the first ``limit`` records of a file of edits, labels or scores; which it is, their keys say.
+
+    A record that cannot be read is named and skipped. Raises UserError when the file holds none of the three.
+    """
+    console = console or Console(highlight=False)
+    for row in islice(rows(Source(path=str(path))), limit):
+        heading = f"{row.file}, line {row.line}"
+        if row.problem or not isinstance(row.values, dict):
+            print_safe(console, [("bold red", f"{heading}: {row.problem}")])
+            continue
+        kind = next((kind for keys, kind in KINDS if keys <= set(row.values)), None)
+        if kind is None:
+            raise UserError(
+                f"{heading}: neither an edit (rejected, edited), nor labels (rejected_labels, "
+                "edited_labels), nor "
+                f"scores (text, offsets, rewards). Its keys: {', '.join(map(str, row.values))}."
+            )
+        try:
+            record = kind.model_validate({"id": str(row.line), "prompt": "", **row.values})
+        except ValidationError as error:
+            print_safe(console, [("bold red", f"{heading}: {explain(error)}")])
+            continue
+        print_safe(console, [("bold", f"{record.id}  "), ("dim", _short(getattr(record, "prompt", "")))])
+        for pieces in _pieces(record):
+            print_safe(console, pieces)
+        console.print()
+
+
+def _pieces(record: Record) -> Iterable[Pieces]:
+    if isinstance(record, Labels):
+        return _label_pieces(record)
+    if isinstance(record, Scores):
+        return [_score_pieces(record)]
+    assert isinstance(record, Edit)
+    return [diff(as_text(record.rejected), as_text(record.edited))]
+
+
+def diff(rejected: str, edited: str) -> Pieces:
+    """Pieces of the word difference in reading order, what was deleted before what was inserted in its
+    place."""
+    one, other = (re.findall(r"\s*\w+|\s*[^\w\s]|\s+", text) for text in (rejected, edited))
+    for op in align([piece.strip() for piece in one], [piece.strip() for piece in other]).ops:
+        if op.kind == "equal":
+            yield "", "".join(other[op.edited_start : op.edited_end])
+            continue
+        yield DELETED, "".join(one[op.start : op.end])
+        yield INSERTED, "".join(other[op.edited_start : op.edited_end])
+
+
+def _label_pieces(record: Labels) -> Iterator[Pieces]:
+    sides = ((record.rejected_tokens, record.rejected_labels), (record.edited_tokens, record.edited_labels))
+    for name, (tokens, labels) in zip(("rejected", "edited"), sides, strict=True):
+        if len(tokens) != len(labels):
+            raise UserError(
+                f"labels of record {record.id}: {len(tokens)} {name} tokens but {len(labels)} labels."
+            )
+        yield _runs(tokens, labels, record.tokenizer == "whitespace")
+
+
+def _runs(tokens: list[str], labels: list[int], spaced: bool) -> Pieces:
+    place = 0
+    for label, run in groupby(labels):
+        size = len(list(run))
+        between = " " if spaced and place else ""
+        yield (
+            {-1: DELETED, 1: INSERTED}.get(label, ""),
+            between + readable(tokens[place : place + size], spaced),
+        )
+        place += size
+
+
+def _score_pieces(record: Scores) -> Pieces:
+    """Each token on a scale from red over white to green; the record's largest reward in size is full
+    colour."""
+    if len(record.offsets) != len(record.rewards):
+        raise UserError(
+            f"scores of record {record.id}: {len(record.offsets)} offsets but {len(record.rewards)} rewards."
+        )
+    largest = max((abs(reward) for reward in record.rewards if math.isfinite(reward)), default=0.0) or 1.0
+    done = 0
+    for (start, end), reward in zip(record.offsets, record.rewards, strict=True):
+        yield "", record.text[done:start]
+        pale = 255 - (0 if math.isnan(reward) else round(155 * min(abs(reward) / largest, 1.0)))
+        red, green = (255, pale) if reward < 0 else (pale, 255)
+        yield f"black on rgb({red},{green},{pale}) {reward:+.2f}", record.text[max(start, done) : end]
+        done = max(done, end)
+    yield "", record.text[done:]
+
+
+def print_safe(console: Console, pieces: Iterable[tuple[str, str]]) -> None:
+    """Print pieces on one line of output, coloured or marked; nothing in them is read as markup or terminal
+    commands."""
+    line = Line()
+    for style, raw in pieces:
+        text = visible(raw)
+        if not text:
+            continue
+        style, _, reward = style.partition(") ")
+        if console.is_terminal and console.color_system:
+            line.append(text, style + ")" if reward else style)
+        elif reward:
+            line.append(f"{text}({reward})")
+        else:
+            left, right = {DELETED: ("[-", "-]"), INSERTED: ("{+", "+}")}.get(style, ("", ""))
+            blank = text[: len(text) - len(text.lstrip())] if left and text.strip() else ""
+            line.append(blank + left + text[len(blank) :] + right)
+    console.print(line, soft_wrap=True, highlight=False, markup=False, emoji=False)
+
+
+def visible(text: str) -> str:
+    """Control characters (terminal commands, reversed writing) as the signs or escapes that stand for
+    them."""
+
+    def sign(match: re.Match[str]) -> str:
+        code = ord(match[0])
+        return chr(0x2400 + code) if code < 32 else f"\\u{code:04x}"
+
+    return re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]", sign, text)
+
+
+def readable(tokens: list[str], spaced: bool = False) -> str:
+    """Vocabulary strings as text: byte-level BPE decoded, SentencePiece's mark for a space replaced."""
+    if spaced:
+        return " ".join(tokens)
+    joined = "".join(tokens)
+    if all(letter in BYTES for letter in joined):
+        of_bytes = any(
+            letter > "\xff" for letter in joined
+        )  # such letters no text writes by chance; else it must decode
+        try:
+            return bytes(BYTES[letter] for letter in joined).decode(
+                "utf-8", "replace" if of_bytes else "strict"
+            )
+        except UnicodeDecodeError:
+            return joined
+    return joined.replace("▁", " ")
+
+
+def _short(prompt: Any, size: int = 200) -> str:
+    text = " ".join(as_text(prompt).split())
+    return text if len(text) <= size else "… " + text[-size:]
+
+
+def _byte_letters() -> dict[str, int]:
+    """The letters by which byte-level BPE (Radford et al. 2019) writes bytes: printable ones stand for
+    themselves."""
+    same = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in same]
+    return {chr(byte): byte for byte in same} | {chr(256 + place): byte for place, byte in enumerate(others)}
+
+
+BYTES = _byte_letters()

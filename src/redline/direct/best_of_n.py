@@ -1,0 +1,72 @@
+"""Best of n: of several responses of an untrained model the one that the reward likes best, a yardstick for
+what it knows."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from redline.data.records import Prompt, Response
+from redline.data.tokenization import load_tokenizer
+from redline.engine.models import load_causal_lm
+from redline.engine.rollout import Rollout
+from redline.engine.settings import Model
+from redline.policy.evaluate import logprobs, perplexity
+from redline.reward.rewards import build_reward
+from redline.reward.settings import RewardTerm
+from redline.sampling.local import respond
+from redline.sampling.settings import Sampling
+
+APART = 104_729  # between the seeds of the n samples: no other run's seed is met
+
+
+def best_of_n(
+    model: Model,
+    terms: Sequence[RewardTerm],
+    reward: Path | None,
+    prompts: Sequence[Prompt],
+    sampling: Sampling,
+    n: int,
+    seed: int,
+) -> tuple[dict[int, list[Response]], list[Response], dict[str, Any]]:
+    """The best of 1, 2, 4, ... and ``n`` responses to each prompt, the reference's own, and the figures
+    beside a win rate.
+
+    Responses are ranked by the sum of their rewards. The reference's are drawn apart from the n. ``kl`` is
+    ``log n - (n - 1) / n``, the KL of best-of-n from its model for rewards that never tie (Stiennon et al.
+    2020, appendix G.3).
+    """
+    lm, tokenizer = load_causal_lm(model), load_tokenizer(model.name, model.trust_remote_code, model.revision)
+    score, _ = build_reward(terms, reward, tokenizer, lm, 0)
+    reference, base = respond(lm, tokenizer, prompts, sampling, seed, title="sample the reference")
+    best: list[tuple[float, Response, Tensor]] = []
+    found: dict[int, list[Response]] = {}
+    for draw in range(1, n + 1):
+        responses, rollout = respond(
+            lm, tokenizer, prompts, sampling, seed + APART * draw, title=f"sample {draw} of {n}"
+        )
+        totals = [float(row.sum()) for row in score(rollout)]
+        drawn = list(zip(totals, responses, rollout.response_ids, strict=True))
+        best = (
+            [max(pair, key=lambda one: one[0]) for pair in zip(best, drawn, strict=True)] if best else drawn
+        )
+        if draw == n or draw & (draw - 1) == 0:
+            found[draw] = [response for _, response, _ in best]
+    chosen = Rollout(base.prompts, base.prompt_ids, [ids for _, _, ids in best], [], [])
+    return (
+        found,
+        reference,
+        {
+            "kl": kl_of(n),
+            "kl_error": 0.0,
+            "perplexity_a": perplexity(logprobs(lm, chosen, 1.0)),
+            "perplexity_b": perplexity(logprobs(lm, base, 1.0)),
+        },
+    )
+
+
+def kl_of(n: int) -> float:
+    """KL of best-of-n from its model, in nats a response."""
+    return math.log(n) - (n - 1) / n

@@ -1,0 +1,139 @@
+"""Supervised fine-tuning with TRL's trainer: the optional first stage, whose result becomes the run's
+model."""
+
+import json
+import shutil
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from redline.data.records import Edit, Text
+from redline.data.tokenization import load_tokenizer
+from redline.direct.settings import Sft
+from redline.embedded import quietly
+from redline.engine.checkpoints import guarding, newest_sealed, writing
+from redline.engine.models import for_training, load_causal_lm, save
+from redline.engine.processes import installed, on_one_device, this_process, wait_for_everyone
+from redline.engine.settings import Model
+from redline.engine.sharding import assemble
+from redline.errors import UserError
+
+
+def train_sft(
+    recipe: Sft,
+    model: Model,
+    edits: Sequence[Edit],
+    out: Path,
+    *,
+    max_tokens: int = 1024,
+    seed: int = 0,
+    trackers: Sequence[str] = (),
+) -> None:
+    """Imitate the edited (or chosen) responses, prompts masked, and write a plain model folder to ``out``,
+    adapters merged in and beside.
+
+    Continues from TRL's own last checkpoint that is whole when started again. Raises UserError when an edit
+    lacks the response to imitate, and for a checkpoint of other settings.
+    """
+    from datasets import Dataset
+    from peft import LoraConfig
+    from trl import SFTConfig, SFTTrainer
+
+    class Watched(SFTTrainer):
+        def training_step(self, model: Any, inputs: dict[str, Any], *rest: Any) -> Any:
+            guard.batch.append(inputs["input_ids"])
+            return super().training_step(model, inputs, *rest)
+
+    rows = []
+    for edit in edits:
+        response = edit.edited if recipe.responses == "edited" else edit.chosen
+        if response is None:
+            raise UserError(
+                f"edit {edit.id}: has no `chosen` response, which sft.responses=chosen needs. Use edited."
+            )
+        rows.append({"prompt": edit.prompt, "completion": _completion(edit.prompt, response)})
+    lm = load_causal_lm(for_training(model, recipe.lora_rank))
+    tokenizer = load_tokenizer(model.name, model.trust_remote_code, model.revision)
+    work = out.with_name(out.name + ".work")
+    share = max(1, recipe.batch_size // this_process().num_processes)
+    at_once = next(size for size in range(min(8, share), 0, -1) if share % size == 0)
+    with writing(work):
+        work.mkdir(parents=True, exist_ok=True)
+    with quietly():
+        how = SFTConfig(
+            output_dir=str(work),
+            num_train_epochs=recipe.epochs,
+            learning_rate=recipe.lr,
+            max_length=max_tokens,
+            per_device_train_batch_size=at_once,
+            gradient_accumulation_steps=share // at_once,
+            completion_only_loss=True,
+            seed=seed,
+            lr_scheduler_type="cosine",
+            warmup_steps=0.03,
+            save_steps=0.1,
+            save_total_limit=2,
+            save_strategy="steps",
+            report_to=installed(trackers) or "none",
+            logging_steps=5,
+            bf16=False,
+            dataloader_pin_memory=torch.accelerator.is_available(),
+            gradient_checkpointing=recipe.gradient_checkpointing,
+            gradient_checkpointing_kwargs={"use_reentrant": False},
+            accelerator_config={"use_configured_state": True},
+        )  # else Trainer asks anew, and CPU processes stand alone
+        adapters = (
+            LoraConfig(
+                r=recipe.lora_rank,
+                lora_alpha=2 * recipe.lora_rank,
+                target_modules="all-linear",
+                task_type="CAUSAL_LM",
+            )
+            if recipe.lora_rank
+            else None
+        )
+        trainer = Watched(
+            model=lm if recipe.lora_rank else lm.requires_grad_(True),
+            processing_class=tokenizer,
+            args=on_one_device(how),
+            train_dataset=Dataset.from_list(rows),
+            peft_config=adapters,
+        )
+    settings = {
+        "sft": recipe.model_dump(),
+        "model": model.name,
+        "edits": len(rows),
+        "max_tokens": max_tokens,
+        "seed": seed,
+        "checksum_of_edits": zlib.crc32(json.dumps(rows).encode()),
+    }
+    guard = guarding(settings, "sft")
+    trainer.add_callback(guard)
+    with writing(work):
+        trainer.train(resume_from_checkpoint=newest_sealed(work, settings))
+    assemble(trainer.accelerator, trainer.accelerator.unwrap_model(trainer.model))
+    aside, deepspeed = out.with_name(out.name + ".part"), trainer.accelerator.distributed_type == "DEEPSPEED"
+    # which has weights in its own parts: Trainer writes the model, or the adapter alone, which loads as well
+    if deepspeed:
+        trainer.save_model(str(aside))
+    if trainer.accelerator.is_main_process:
+        final: Any = trainer.accelerator.unwrap_model(trainer.model)
+        with writing(out):
+            if deepspeed:
+                tokenizer.save_pretrained(aside)
+            else:
+                save(lm, final if recipe.lora_rank else None, tokenizer, aside, model.name)
+            shutil.rmtree(out, ignore_errors=True)
+            aside.rename(out)
+        shutil.rmtree(work, ignore_errors=True)
+    wait_for_everyone()
+
+
+def _completion(prompt: Text, response: Text) -> Text:
+    """The response in the prompt's own form, as TRL wants it."""
+    if isinstance(prompt, list) and isinstance(response, str):
+        return [{"role": "assistant", "content": response}]
+    return response

@@ -1,0 +1,101 @@
+"""The processes that ``accelerate launch`` starts: which one this is, and how the others wait while the main
+one works alone."""
+
+import functools
+from collections.abc import Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from redline.errors import UserError
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator, PartialState
+    from transformers import TrainingArguments
+
+
+def this_process() -> "PartialState":
+    """This process's index, the number of processes and its device, as Accelerate sees them.
+
+    Without an accelerator the processes are CPU processes; left to itself, Accelerate would take each of them
+    for a run of its own.
+    """
+    import os
+
+    import torch
+    from accelerate import PartialState
+
+    on_cpu = not torch.accelerator.is_available() or os.environ.get("ACCELERATE_USE_CPU", "").lower() in (
+        "1",
+        "true",
+        "yes",
+    )
+    return PartialState(cpu=on_cpu)
+
+
+def sharded_launch() -> bool:
+    """Whether ``accelerate launch`` was told to shard the weights, by FSDP or DeepSpeed."""
+    import os
+
+    return any(os.environ.get(f"ACCELERATE_USE_{way}", "").lower() == "true" for way in ("FSDP", "DEEPSPEED"))
+
+
+def installed(trackers: Sequence[str]) -> list[str]:
+    """The trackers, if all are there. Raises UserError for one that is not installed: Accelerate would leave
+    it out in silence."""
+    if trackers:
+        from accelerate.tracking import get_available_trackers
+
+        there = {str(tracker) for tracker in get_available_trackers()}
+        for tracker in trackers:
+            if tracker not in there:
+                raise UserError(
+                    f"trackers: {tracker} is not installed. Run `pip install {tracker}`, or take it out of "
+                    "the recipe."
+                )
+    return list(trackers)
+
+
+def new_accelerator(trackers: Sequence[str], folder: Path) -> "Accelerator":
+    """What a training runs with; its metrics also go to ``trackers``, in ``folder``."""
+    from accelerate import Accelerator
+
+    this_process()
+    return Accelerator(log_with=installed(trackers) or None, project_dir=str(folder))
+
+
+def on_one_device(settings: "TrainingArguments") -> "TrainingArguments":
+    """The settings of a Transformers trainer, for one device a process: left to itself, one process takes all
+    GPUs that it sees, by ``nn.DataParallel``, which TRL refuses."""
+    settings._n_gpu = min(settings.n_gpu, 1)
+    return settings
+
+
+def finish_tracking(accelerator: "Accelerator") -> None:
+    """Close the trackers (``accelerator.end_training`` would also part the processes, which have more stages
+    before them)."""
+    for tracker in accelerator.trackers:
+        tracker.finish()
+
+
+def lost_another(error: RuntimeError) -> bool:
+    """Whether an error says that another process of this run is gone."""
+    import torch.distributed
+
+    return isinstance(error, torch.distributed.DistError) or "gloo/transport" in str(error)
+
+
+def wait_for_everyone() -> None:
+    """Return when every process has come here, however long one of them works alone (a collective's own
+    patience is minutes)."""
+    if this_process().num_processes > 1:
+        import torch.distributed
+
+        torch.distributed.barrier(group=_patient())
+
+
+@functools.cache
+def _patient() -> Any:
+    import torch.distributed
+
+    return torch.distributed.new_group(backend="gloo", timeout=timedelta(days=30))

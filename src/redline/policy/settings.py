@@ -1,0 +1,108 @@
+"""The recipe's sections `policy` and `watch`."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from redline.engine.settings import Adapt, Optimizer
+from redline.reward.settings import RewardTerm
+from redline.sampling.settings import Sampling
+from redline.section import Section
+
+
+class Kl(Section):
+    """The penalty that holds the policy near its reference."""
+
+    target: float | None = Field(6.0, gt=0)
+    """KL(policy, reference) in nats a response that the controller aims at; None: a fixed coefficient."""
+    coefficient: float = Field(0.25, ge=0)
+    """At the target (or always, without one), on rewards scaled to a return of standard deviation 1; the
+    controller corrects it."""
+    horizon: int = Field(256, ge=1)
+    """Responses in which the controller corrects an error of its whole size (Ziegler et al. 2019); smaller
+    answers faster."""
+    estimator: Literal["k1", "k2", "k3"] = "k1"
+    """Of each token's KL, as it is logged and steers the controller: the log ratio, half its square, or
+    Schulman's k3. The penalty is always k1, the only one whose gradient as a reward is the KL's."""
+    stop: float | None = Field(100.0, gt=0)
+    """A policy further than this from its reference (nats a response) stops the run: its text is noise by
+    then. None: never."""
+    per_batch: float | None = Field(None, gt=0)
+    """How far the policy may move on one batch (nats a token, from the policy that sampled it) before its
+    remaining minibatches are left out. None: never."""
+
+
+class Policy(Section):
+    """Fine-grained PPO: R_t = reward(token t) - beta * KL_t."""
+
+    reward: list[RewardTerm] = Field(default_factory=lambda: [RewardTerm()], min_length=1)
+    """Terms, added up."""
+    reward_scale: float | None = None
+    """Rewards are multiplied by this; None: measured once on samples of the reference so that a response's
+    return has standard deviation 1."""
+    length_normalise: bool = False
+    """Divide each response's rewards by its number of tokens, times the mean length under the reference."""
+    eos_reward: float = 0.0
+    """Added at the end-of-text token (in units of the scaled reward): nothing else rewards stopping."""
+    no_eos_penalty: float = 1.0
+    """Subtracted at the last token of a response cut at `max_new_tokens`, in the same units. Set it to 0
+    where responses are cut on purpose, as continuations are: a policy would learn to end early."""
+    adapt: Adapt = Field(default_factory=Adapt)
+    """What is trained."""
+    optimizer: Optimizer = Field(default_factory=Optimizer)
+    """How; `head_lr` is the critic's."""
+    kl: Kl = Field(default_factory=Kl)
+    """The KL penalty."""
+    sampling: Sampling = Field(default_factory=Sampling)
+    """The rollout."""
+    sampler: str | None = None
+    """`module:function` or `file.py:function` that samples in place of Redline (an inference server, say),
+    called with (the policy's model, the prompts' token ids, `sampling`, a seed), returning the token ids of a
+    response to each. None: Redline."""
+    updates: int = Field(40, ge=1)
+    """PPO updates: each samples `batch_size` responses and learns from them `epochs` times."""
+    batch_size: int = Field(32, ge=1)
+    """Responses an update, over all processes."""
+    minibatch_size: int = Field(16, ge=1)
+    """Responses an optimizer step."""
+    microbatch_tokens: int = Field(4096, ge=1)
+    """Tokens (prompt and response) computed at once; gradients add up to the minibatch exactly."""
+    epochs: int = Field(2, ge=1)
+    """Passes over each batch."""
+    clip: float = Field(0.2, gt=0)
+    """Clip range of the probability ratio."""
+    value_clip: float = Field(0.2, gt=0)
+    """Clip range of the value's change."""
+    value_coefficient: float = Field(0.1, ge=0)
+    """Weight of the value loss."""
+    gamma: float = Field(1.0, gt=0, le=1)
+    """Discount."""
+    gae_lambda: float = Field(0.95, ge=0, le=1)
+    """GAE's lambda."""
+    value_lambda: float | None = Field(None, ge=0, le=1)
+    """Lambda of the returns that the critic learns; None: `gae_lambda`. 1 gives it unbiased targets (VC-PPO,
+    Yuan et al. 2025)."""
+    critic: Literal["shared", "own"] = "shared"
+    """shared: a head on the policy's last states, so that one pass gives both. own: the critic has adapters
+    (or, with full fine-tuning, weights) of its own over the same frozen model: the value loss leaves the
+    policy alone, at twice the passes."""
+    checkpoint_every: int = Field(5, ge=1)
+    """Updates between checkpoints."""
+    sample_every: int = Field(10, ge=1)
+    """Updates between sampled responses written to samples.jsonl."""
+
+
+class Watch(Section):
+    """Watching the policy while it learns: a judge's gold score on held-out prompts, beside the reward that
+    PPO climbs."""
+
+    judge: str | None = None
+    """As `compare.judge`. None: compare's judge, unless an endpoint answers for it or people do: what costs
+    is watched only when it is named here."""
+    base_url: str | None = None
+    """Endpoint of an LLM judge named here. None: `compare.base_url`, where compare has the same judge; its
+    template and verdict are compare's too, then."""
+    every: int = Field(10, ge=0)
+    """Updates between two measurements; the last update is always measured. 0: never watch."""
+    prompts: int = Field(64, ge=2)
+    """At most so many of the comparison's prompts, the first ones."""

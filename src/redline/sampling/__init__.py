@@ -1,0 +1,1 @@
+"""Who draws responses: this process, or an inference server."""

@@ -1,0 +1,229 @@
+"""A real server on loopback over SQLite or PostgreSQL; a browser; a client that does what the page's
+JavaScript does."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+
+class Server:
+    """`redline annotate` in a process of its own. ``links``: name -> link."""
+
+    def __init__(self, folder: Path, *arguments: str, db: str | None = None):
+        self.folder, self.arguments = folder, arguments
+        self.db = db or f"sqlite:///{folder}/edits.db"
+        self.links: dict[str, str] = {}
+        self.start()
+
+    def start(self, port: int = 0) -> None:
+        command = [
+            sys.executable,
+            "-m",
+            "redline.cli",
+            "annotate",
+            *self.arguments,
+            "--db",
+            self.db,
+            "--port",
+            str(port),
+        ]
+        self.errors = (self.folder / "stderr.txt").open("a")
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=self.errors, text=True)
+        assert self.process.stdout
+        names = (self.arguments[self.arguments.index("--annotators") + 1]).split(",")
+        for _ in range(len(names) + 1):
+            line = self.process.stdout.readline()
+            assert line, (self.folder / "stderr.txt").read_text()
+            name, _, link = line.strip().partition(": ")
+            self.links[name] = link
+        self.base = re.match(r"http://[^/]+", link)[0]  # type: ignore[index]
+        self.port = int(self.base.rpartition(":")[2])
+
+    def kill(self) -> None:
+        """End it at once, as a power cut would."""
+        self.process.send_signal(signal.SIGKILL)
+        self.process.wait()
+        self.errors.close()
+
+    def stop(self) -> None:
+        if self.process.poll() is None:
+            self.process.terminate()
+            self.process.wait(10)
+        self.errors.close()
+
+    def client(self, name: str) -> "Client":
+        return Client(self.base, self.links[name])
+
+
+class Client:
+    """One person at a browser, without the browser."""
+
+    def __init__(self, base: str, link: str):
+        self.base = base
+        self.http = httpx.Client(base_url=base, headers={"Origin": base}, timeout=30, follow_redirects=True)
+        self.entered = self.http.get(link)
+        self.data: dict[str, Any] = {}
+
+    def page(self) -> dict[str, Any] | None:
+        """Open the work page; its data, or None when nothing is left."""
+        response = self.http.get("/")
+        assert response.status_code == 200, response.text
+        found = re.search(r'<script type="application/json" id="data">(.*?)</script>', response.text)
+        self.data = json.loads(found[1]) if found else {}
+        return self.data or None
+
+    def post(self, path: str, body: Any, **headers: str) -> httpx.Response:
+        token = {"X-CSRF-Token": self.data.get("csrf", "")}
+        content = json.dumps(body)  # in ASCII, as one can also write half a character
+        return self.http.post(
+            path, content=content, headers={"Content-Type": "application/json"} | token | headers
+        )
+
+    def submit(self, text: str | None, verdict: str = "edited", **more: Any) -> httpx.Response:
+        body = {"work": self.data["work"], "verdict": verdict, "text": text, "note": "", "seconds": 3}
+        return self.post("/api/submit", body | more)
+
+
+def write_pairs(path: Path, count: int) -> Path:
+    """``count`` pairs of ten words, the last of which is wrong."""
+    with path.open("w") as out:
+        for number in range(count):
+            start = f"item {number} has words of which the last one is"
+            out.write(
+                json.dumps(
+                    {
+                        "id": f"p{number}",
+                        "prompt": f"Prompt {number}",
+                        "chosen": f"{start} good",
+                        "rejected": f"{start} bad",
+                        "source": "test",
+                    }
+                )
+                + "\n"
+            )
+    return path
+
+
+def write_records(path: Path, records: list[dict[str, Any]]) -> Path:
+    path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
+    return path
+
+
+def export(server: Server, *arguments: str) -> list[dict[str, Any]]:
+    """What `redline export` writes."""
+    out = server.folder / "export.jsonl"
+    done = subprocess.run(
+        [sys.executable, "-m", "redline.cli", "export", "--db", server.db, "--out", str(out), *arguments],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in out.read_text(encoding="utf-8").split("\n") if line]
+
+
+@pytest.fixture
+def serve(tmp_path: Path) -> Iterator[Callable[..., Server]]:
+    servers: list[Server] = []
+
+    def start(*arguments: str, db: str | None = None) -> Server:
+        servers.append(Server(tmp_path, *arguments, db=db))
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        server.stop()
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Callable[[], str]]:
+    """A private PostgreSQL cluster; calling the fixture makes an empty database and returns its URL."""
+    programs = {name: _postgres_program(name) for name in ("initdb", "pg_ctl", "createdb")}
+    if None in programs.values():
+        pytest.skip("PostgreSQL is not installed (Debian: apt-get install postgresql)")
+    home = Path(tempfile.mkdtemp(prefix="redline-pg-"))  # pytest's own folders are closed to other users
+    prefix: list[str] = []
+    if os.geteuid() == 0:  # it refuses to run as root
+        import pwd
+
+        user = next(
+            (name for name in ("postgres", "nobody") if name in {entry.pw_name for entry in pwd.getpwall()}),
+            None,
+        )
+        if user is None or not shutil.which("runuser"):
+            pytest.skip("PostgreSQL does not run as root, and there is no user to run it as")
+        prefix = ["runuser", "-u", user, "--"]
+        shutil.chown(home, user)
+    port = _free_port()
+
+    def run(*command: str | None) -> None:
+        done = subprocess.run(
+            [*prefix, *(part for part in command if part)], capture_output=True, text=True, cwd="/"
+        )
+        assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
+
+    cluster = str(home / "data")
+    run(
+        programs["initdb"],
+        "-D",
+        cluster,
+        "-U",
+        "redline",
+        "-A",
+        "trust",
+        "--no-sync",
+        "-E",
+        "UTF8",
+        "--locale",
+        "C",
+    )
+    options = f"-p {port} -k {home} -c listen_addresses=127.0.0.1 -c shared_buffers=64MB"
+    run(programs["pg_ctl"], "-D", cluster, "-l", str(home / "log"), "-o", options, "-w", "start")
+    made = 0
+
+    def database() -> str:
+        nonlocal made
+        made += 1
+        run(programs["createdb"], "-h", "127.0.0.1", "-p", str(port), "-U", "redline", f"test{made}")
+        return f"postgresql://redline@127.0.0.1:{port}/test{made}"
+
+    yield database
+    run(programs["pg_ctl"], "-D", cluster, "-m", "immediate", "stop")
+    shutil.rmtree(home)
+
+
+def _postgres_program(name: str) -> str | None:
+    versions = sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{name}"), key=lambda path: int(path.parts[4]))
+    return str(versions[-1]) if versions else shutil.which(name)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def db_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/edits.db"
+    return str(request.getfixturevalue("postgres")())
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 30) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not happen in time"
+        time.sleep(0.02)
