@@ -31,6 +31,7 @@ from redline.engine.settings import Model
 from redline.engine.sharding import assemble, load_trained, trained_weights
 from redline.errors import UserError
 from redline.policy.actor import ActorCritic
+from redline.policy.files import PolicyFiles
 from redline.policy.log import RunLog
 from redline.policy.settings import Policy
 from redline.policy.watch import Gold, Watch, Watched
@@ -102,7 +103,7 @@ def train_direct(
     share = max(1, recipe.batch_size // this_process().num_processes)
     at_once = next(size for size in range(min(AT_ONCE, share), 0, -1) if share % size == 0)
     settings: dict[str, Any] = {
-        "output_dir": str(out / "checkpoints"),
+        "output_dir": str(PolicyFiles(out).checkpoints),
         "num_train_epochs": recipe.epochs,
         "learning_rate": recipe.lr,
         "per_device_train_batch_size": at_once,
@@ -148,7 +149,7 @@ def train_direct(
     }
     trainer.add_callback(guarding(same, "direct"))
     with writing(out):
-        trainer.train(resume_from_checkpoint=newest_sealed(out / "checkpoints", same))
+        trainer.train(resume_from_checkpoint=newest_sealed(PolicyFiles(out).checkpoints, same))
     assemble(trainer.accelerator, actor)
     if trainer.accelerator.is_main_process:
         if actor.peft is not None and "ref" in actor.peft.peft_config:

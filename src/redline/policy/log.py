@@ -12,6 +12,7 @@ from torch import Tensor
 from redline.data.files import line_of, write_jsonl
 from redline.engine.checkpoints import writing
 from redline.engine.rollout import Rollout
+from redline.policy.files import PolicyFiles
 from redline.reward.offsets import token_offsets
 
 if TYPE_CHECKING:
@@ -26,17 +27,15 @@ class RunLog:
     """
 
     def __init__(self, folder: Path, start: int, write: bool = True):
-        self.folder, self.write = folder, write
+        self.files, self.write = PolicyFiles(folder), write
         if write:
-            for name in ("log.jsonl", "samples.jsonl"):
-                write_jsonl(
-                    folder / name, [line for line in _lines(folder / name) if line["update"] <= start]
-                )
+            for path in (self.files.log, self.files.samples):
+                write_jsonl(path, [line for line in _lines(path) if line["update"] <= start])
 
     def metrics(self, values: dict[str, float]) -> None:
         """Append a line: floats to six places, and null for what is not finite (JSON has no NaN)."""
         self._append(
-            "log.jsonl",
+            self.files.log,
             [
                 {
                     key: (round(value, 6) if math.isfinite(value) else None)
@@ -48,16 +47,16 @@ class RunLog:
         )
 
     def samples(self, records: list[dict[str, Any]]) -> None:
-        self._append("samples.jsonl", records)
+        self._append(self.files.samples, records)
 
     def last(self) -> dict[str, float]:
         """The metrics of the last update."""
-        lines = _lines(self.folder / "log.jsonl")
+        lines = _lines(self.files.log)
         return lines[-1] if lines else {}
 
-    def _append(self, name: str, records: list[dict[str, Any]]) -> None:
+    def _append(self, path: Path, records: list[dict[str, Any]]) -> None:
         if self.write:
-            with writing(self.folder / name), (self.folder / name).open("a", encoding="utf-8") as out:
+            with writing(path), path.open("a", encoding="utf-8") as out:
                 out.writelines(line_of(record) for record in records)
 
 

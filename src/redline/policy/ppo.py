@@ -35,6 +35,7 @@ from redline.errors import UserError
 from redline.functions import load_function
 from redline.policy.actor import ActorCritic, predicted, rescore
 from redline.policy.advantages import AdaptiveKl, explained_variance, gae, token_kl, whiten
+from redline.policy.files import PolicyFiles
 from redline.policy.log import RunLog, sample_records
 from redline.policy.loss import LossParts, ppo_loss
 from redline.policy.monitors import advantage_monitors, peak_gb, phase_gb, reward_monitors, start_phase
@@ -165,7 +166,7 @@ class Ppo:
         settings = recipe.model_dump(exclude={"checkpoint_every", "sample_every", "microbatch_tokens"})
         settings |= {"seed": seed, "model": model.name, "prompts": fingerprint}
         self.checkpoints = Checkpoints(
-            out / "checkpoints", accelerator, settings, self.model, self.optimizer, self.schedule
+            PolicyFiles(out).checkpoints, accelerator, settings, self.model, self.optimizer, self.schedule
         )
         self.kl = AdaptiveKl(recipe.kl.coefficient, recipe.kl.target, recipe.kl.horizon)
         self.scale, self.mean_length = recipe.reward_scale, 1.0

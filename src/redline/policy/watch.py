@@ -27,6 +27,7 @@ from redline.engine.rollout import Rollout
 from redline.engine.sharding import gathered
 from redline.errors import UserError
 from redline.policy.actor import ActorCritic, rescore
+from redline.policy.files import PolicyFiles
 from redline.policy.settings import Policy
 from redline.sampling.local import prompt_tokens, sample
 
@@ -134,7 +135,7 @@ class Watch:
     def __init__(self, gold: Gold, watched: Watched):
         if len(gold.prompts) < 2:
             raise ValueError("a gold score needs at least two prompts")
-        self.gold, self.watched, self.folder = gold, watched, watched.out / "watch"
+        self.gold, self.watched, self.files = gold, watched, PolicyFiles(watched.out).watch
         self.reference: list[Response] = []
         self.history: list[Point] = []
         self.warned = False
@@ -144,7 +145,7 @@ class Watch:
         will come again."""
         from accelerate.utils import broadcast_object_list
 
-        accelerator, path = self.watched.accelerator, self.folder / "reference.jsonl"
+        accelerator, path = self.watched.accelerator, self.files.reference
         found: list[Any] = [self._read(path) if start and accelerator.is_main_process else None]
         with _random_states_kept():
             self.reference = broadcast_object_list(found)[0] or self._respond(0)
@@ -153,7 +154,7 @@ class Watch:
         if found[0] is None:
             write_jsonl(path, self.reference)
         self.history = [Point(0, [0.5] * len(self.reference), _mean(self.reference, "reward"))]
-        for file in sorted(self.folder.glob("[0-9]*.jsonl")):
+        for file in sorted(self.files.folder.glob("[0-9]*.jsonl")):
             if int(file.stem) > start:
                 file.unlink()
             elif records := self._read(file, self.gold.judge):
@@ -195,7 +196,7 @@ class Watch:
         if not given:
             return found | {"warning": f"no gold score: judge {self.gold.judge} gave no verdict"}
         write_jsonl(
-            self.folder / f"{update:06d}.jsonl",
+            self.files.update(update),
             [
                 response.model_copy(update={"preference": preference, "judge": self.gold.judge})
                 for response, preference in zip(responses, preferences, strict=True)
@@ -205,7 +206,7 @@ class Watch:
         found = {"gold": self.history[-1].gold, "gold_error": standard_error(given)} | found
         if warning := parted(self.history):
             found["warning"] = (
-                f"{warning} (judge: {self.gold.judge}). Read {self.folder / f'{update:06d}.jsonl'}; then "
+                f"{warning} (judge: {self.gold.judge}). Read {self.files.update(update)}; then "
                 "lower policy.kl.target or policy.updates, or mend the reward."
             )
         return found

@@ -30,6 +30,7 @@ from redline.engine.sharding import (
 )
 from redline.errors import UserError
 from redline.reward.examples import Example, Row, checksum, common_prefix, examples
+from redline.reward.files import RewardFiles
 from redline.reward.losses import classification_loss, pairwise_loss, token_rewards
 from redline.reward.metrics import auc, calibration, f1, pairwise_accuracy
 from redline.reward.model import RewardModel, new_reward_model, save_reward_model
@@ -70,6 +71,7 @@ def train_reward(
     from accelerate.utils import set_seed
 
     set_seed(seed)
+    files = RewardFiles(out)
     accelerator = new_accelerator(trackers, out)
     accelerator.init_trackers("reward")
     reward, wrapped = new_reward_model(recipe, recipe.model or backbone)
@@ -103,9 +105,9 @@ def train_reward(
     assemble(accelerator, trainer.model)
     if accelerator.is_main_process:
         if scores:
-            write_jsonl(out / "scores.jsonl", scores)
+            write_jsonl(files.scores, scores)
         save_reward_model(reward, wrapped, out, (recipe.model or backbone).name)
-        write_json(out / "metrics.json", result)
+        write_json(files.metrics, result)
     wait_for_everyone()
     finish_tracking(accelerator)
     return result
@@ -116,7 +118,7 @@ class _Trainer:
 
     def __init__(self, recipe: Reward, reward: RewardModel, accelerator: Any, out: Path, seed: int):
         self.recipe, self.accelerator, self.out, self.seed = recipe, accelerator, out, seed
-        self.best = out / "best.safetensors"
+        self.best = RewardFiles(out).best
         heads = list(reward.head.parameters())
         others = [
             parameter
@@ -171,7 +173,7 @@ class _Trainer:
             "checksum_of_edits": checksum([*train, *validation]),
         }
         checkpoints = Checkpoints(
-            self.out / "checkpoints", accelerator, settings, self.model, self.optimizer, schedule
+            RewardFiles(self.out).checkpoints, accelerator, settings, self.model, self.optimizer, schedule
         )
         start, state = checkpoints.load()
         state = state or {"best": -1.0, "best_step": 0, "seconds": 0.0, "history": []}
@@ -208,7 +210,7 @@ class _Trainer:
                     checkpoints.save(step + 1, state)
         self._load_best()
         if accelerator.is_main_process:
-            write_jsonl(self.out / "log.jsonl", state["history"])
+            write_jsonl(RewardFiles(self.out).log, state["history"])
         return {
             "validation": self.evaluate(validation),
             "best_step": state["best_step"],
