@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from redline.engine.settings import Model
 
 LIBRARIES = ("torch", "transformers", "accelerate", "peft", "trl", "tokenizers", "rapidfuzz")
@@ -80,6 +82,37 @@ def into_page(script: str, name: str, text: str) -> None:
         )
     before, _, rest = page.partition(start)
     PAGE.write_text(before + start + text + end + rest.partition(end)[2], encoding="utf-8")
+
+
+def new_figure(panels: int, height: float = 3.2) -> tuple["Figure", list[Any]]:
+    """A figure with so many panels side by side, and their axes, in the style that all pictures share."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    matplotlib.rcParams.update(
+        {
+            "svg.fonttype": "none",  # text stays text, so that a page can be searched
+            "svg.hashsalt": "redline",  # the same figures give the same file
+            "font.size": 9,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "axes.grid": True,
+            "axes.axisbelow": True,
+            "grid.color": "#dddddd",
+        }
+    )
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(1, panels, figsize=(9.6, height), squeeze=False, layout="constrained")
+    return figure, list(axes[0])
+
+
+def save_picture(figure: "Figure", path: Path) -> None:
+    """Write a figure as SVG, the same bytes for the same figures."""
+    from matplotlib import pyplot
+
+    figure.savefig(path, metadata={"Date": None, "Creator": None})
+    pyplot.close(figure)
 
 
 def environment(folder: Path, *packages: str) -> tuple[Path, dict[str, str]]:

@@ -22,7 +22,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from common import about, filled, into_page, table
+from common import about, filled, into_page, new_figure, save_picture, table
 from redline.experiment.arms import Cell, cells, load_experiment
 from redline.experiment.results import Point, Result, collect
 from redline.experiment.statistics import level_weights
@@ -40,6 +40,7 @@ PAIRS = [
     ("token", "discrete"),
     ("token", "pairwise"),
 ]  # a table of differences
+FARTHEST = 12.0  # nats at the right edge of the picture
 COLOURS = ["#4e79a7", "#e15759", "#59a14f", "#f28e2b", "#b07aa1", "#76b7b2", "#9c755f"]
 
 
@@ -100,7 +101,7 @@ def _read(asked: Sequence[Cell], folder: Path) -> list[Result]:
 def remake(folder: Path) -> None:
     """The tables in docs/results.md, and the picture."""
     summary, results = kept(folder)
-    (IMAGES / f"{folder.name}.svg").write_text(draw(summary, results), encoding="utf-8")
+    draw(summary, results, IMAGES / f"{folder.name}.svg")
     again = _read([result.cell for result in results], folder / "again")
     into_page("experiment.py", folder.name, tables(summary, results) + twice(results, again))
 
@@ -281,68 +282,36 @@ def _price(row: dict[str, Any]) -> str:
     return f"{row['samples']:,.0f}, {row['seconds']:.0f} s [{row['seeds']}]" if row["seeds"] else "–"
 
 
-def draw(summary: dict[str, Any], runs: list[Result]) -> str:
+def draw(summary: dict[str, Any], runs: list[Result], path: Path) -> None:
     """Gold against KL, seven arms a panel: every run's curve, thin, and the arm's mean at each KL level,
     thick."""
     arms = summary["arms"]
     panels = [arms[start : start + len(COLOURS)] for start in range(0, len(arms), len(COLOURS))]
-    most = max([8.0, *(min(point.kl, 12.0) for run in runs for point in run.curve)])
-    least = min([4, *(int(10 * point.gold) for run in runs for point in run.curve)])  # tenths
-    tall = 340 * len(panels)
-    parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 960 {tall}" font-family="sans-serif" '
-        f'font-size="12"><rect width="960" height="{tall}" fill="white"/>'
-    ]
-    for number, panel in enumerate(panels):
-        left, top, width, height = 60, 30 + 340 * number, 640, 260
+    figure, axes = new_figure(len(panels), height=3.8)
+    lowest = min([0.4, *(point.gold for run in runs for point in run.curve)])
+    for panel, axis in zip(panels, axes, strict=True):
+        for arm, colour in zip(panel, COLOURS, strict=False):
+            draw_arm(axis, arm, [run.curve for run in runs if run.cell.arm == arm["arm"]], colour)
+        axis.set_xlim(0, FARTHEST)
+        axis.set_ylim(lowest, 1)
+        axis.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+        axis.set_xlabel("KL to the starting model, nats a response")
+        axis.legend(fontsize=8, loc="lower right")
+    axes[0].set_ylabel(f"wins over the starting model ({summary['gold']})")
+    figure.suptitle(f"{summary['name']}: thin lines are runs, dots the arm's mean at equal KL")
+    save_picture(figure, path)
 
-        def at(
-            kl: float, gold: float, left: int = left, top: int = top, width: int = width, height: int = height
-        ) -> str:
-            x = left + width * min(kl, most) / most
-            y = top + height * (1 - (gold - least / 10) / (1 - least / 10))
-            return f"{x:.1f},{y:.1f}"
 
-        parts.append(
-            f'<text x="{left}" y="{top - 12}" font-weight="bold">{summary["name"]}: win rate over the '
-            "reference "
-            f"({summary['gold']}) against KL, nats a response</text>"
-        )
-        for tick in (tenths / 10 for tenths in range(least, 11)):
-            first, last = at(0, tick).split(","), at(most, tick).split(",")
-            parts.append(
-                f'<line x1="{first[0]}" y1="{first[1]}" x2="{last[0]}" y2="{last[1]}" stroke="#ddd"/>'
-                f'<text x="{left - 8}" y="{float(first[1]) + 4}" text-anchor="end">{tick:.0%}</text>'
-            )
-        parts += [
-            f'<text x="{at(tick, least / 10).split(",")[0]}" y="{top + height + 18}" '
-            f'text-anchor="middle">{tick}</text>'
-            for tick in range(0, int(most) + 1, 2)
-        ]
-        for place, (arm, colour) in enumerate(zip(panel, COLOURS, strict=False)):
-            own = [run.curve for run in runs if run.cell.arm == arm["arm"]]
-            curves = [" ".join(at(point.kl, point.gold) for point in curve) for curve in own]
-            parts += [
-                f'<polyline points="{points}" fill="none" stroke="{colour}" opacity="0.25"/>'
-                for points in curves
-            ]
-            means = [
-                (row["kl"], row["win_rate"]) for row in arm["gold_at_kl"] if row.get("win_rate") is not None
-            ]
-            parts.append(
-                f'<polyline points="{" ".join(at(*point) for point in [(0.0, 0.5), *means])}" fill="none" '
-                f'stroke="{colour}" stroke-width="3"/>'
-            )
-            parts += [
-                f'<circle cx="{at(*point).split(",")[0]}" cy="{at(*point).split(",")[1]}" r="4" '
-                f'fill="{colour}"/>'
-                for point in means
-            ]
-            parts.append(
-                f'<rect x="730" y="{top + 24 * place}" width="14" height="14" fill="{colour}"/>'
-                f'<text x="752" y="{top + 24 * place + 11}">{arm["arm"]} (seeds: {len(arm["seeds"])})</text>'
-            )
-    return "\n".join([*parts, "</svg>\n"])
+def draw_arm(axis: Any, arm: dict[str, Any], curves: Sequence[Sequence[Point]], colour: str) -> None:
+    for curve in curves:
+        axis.plot([point.kl for point in curve], [point.gold for point in curve], color=colour, alpha=0.25)
+    levels = [row for row in arm["gold_at_kl"] if row.get("win_rate") is not None]
+    kl = [0.0, *(row["kl"] for row in levels)]
+    gold = [0.5, *(row["win_rate"] for row in levels)]
+    seeds = len(arm["seeds"])
+    axis.plot(
+        kl, gold, color=colour, linewidth=2.5, marker="o", markersize=5, label=f"{arm['arm']} ({seeds} seeds)"
+    )
 
 
 def main() -> None:

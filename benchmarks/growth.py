@@ -20,14 +20,16 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from common import about
+from common import about, new_figure, save_picture
 
 HERE = Path(__file__).parent
+PICTURE = HERE.parent / "docs" / "images" / "growth.svg"
 MODELS = {
     "10M": (192, 512, 6),
     "30M": (384, 1024, 12),
     "110M": (576, 1536, 30),
 }  # hidden, intermediate, layers
+PHASES = {"sample": "#4e79a7", "score": "#f28e2b", "rescore": "#76b7b2", "optimise": "#e15759"}
 START = {"length": 64, "batch": 16, "model": "30M"}
 VARIED: dict[str, list[Any]] = {
     "length": [32, 64, 128, 256, 512],
@@ -112,54 +114,35 @@ def slope(rows: list[dict[str, Any]], name: str, figure: str) -> float:
 
 def draw(rows: dict[str, list[dict[str, Any]]], path: Path) -> None:
     """Seconds (stacked by phase) and memory of each row, a panel for each thing that varies."""
-    phases = [("sample", "#4e79a7"), ("score", "#f28e2b"), ("rescore", "#76b7b2"), ("optimise", "#e15759")]
-    parts = [
-        '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 960 320" font-family="sans-serif" '
-        'font-size="12"><rect width="960" height="320" fill="white"/>'
-    ]
     titles = {"length": "tokens a response", "batch": "responses an update", "model": "parameters"}
-    for panel, (name, found) in enumerate(rows.items()):
-        left, top, width, height = 50 + panel * 310, 40, 250, 210
-        most, held = max(row["seconds"] for row in found), max(row["peak_gb"] for row in found)
-        parts.append(
-            f'<text x="{left}" y="24" font-weight="bold">by {titles[name]}</text>'
-            f'<text x="{left - 8}" y="{top + 4}" text-anchor="end">{most:.0f} s</text>'
-            f'<text x="{left - 8}" y="{top + height}" text-anchor="end">0</text>'
-            f'<line x1="{left}" y1="{top + height}" x2="{left + width}" y2="{top + height}" stroke="#888"/>'
+    figure, axes = new_figure(len(rows))
+    for (name, settings_of), axis in zip(rows.items(), axes, strict=True):
+        labels = [str(row[name]) for row in settings_of]
+        below = [0.0] * len(settings_of)
+        for phase, colour in PHASES.items():
+            seconds = [row[f"seconds_{phase}"] for row in settings_of]
+            axis.bar(labels, seconds, bottom=below, color=colour, label=phase)
+            below = [low + more for low, more in zip(below, seconds, strict=True)]
+        axis.set_title(f"by {titles[name]}")
+        axis.set_ylabel("seconds an update")
+        memory = axis.twinx()
+        memory.plot(
+            labels, [row["peak_gb"] for row in settings_of], "o--", color="#222222", label="peak memory"
         )
-        dots = []
-        for place, row in enumerate(found):
-            x, base = left + (place + 0.15) * width / len(found), float(top + height)
-            for phase, colour in phases:
-                tall = row[f"seconds_{phase}"] / most * height
-                base -= tall
-                parts.append(
-                    f'<rect x="{x:.1f}" y="{base:.1f}" width="{0.7 * width / len(found):.1f}" '
-                    f'height="{tall:.1f}" '
-                    f'fill="{colour}"><title>{phase}: {row[f"seconds_{phase}"]:.2f} s</title></rect>'
-                )
-            centre = x + 0.35 * width / len(found)
-            parts.append(
-                f'<text x="{centre:.1f}" y="{top + height + 16}" text-anchor="middle">{row[name]}</text>'
-            )
-            dots.append((centre, top + height - row["peak_gb"] / held * height * 0.95))
-        line = " ".join(f"{x:.1f},{y:.1f}" for x, y in dots)
-        parts.append(
-            f'<polyline points="{line}" fill="none" stroke="#222" stroke-width="1.5" stroke-dasharray="4 3"/>'
-        )
-        parts += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="#222"/>' for x, y in dots]
-        parts.append(f'<text x="{left + width}" y="24" text-anchor="end">memory to {held:.1f} GB</text>')
-    for place, (phase, colour) in enumerate([*phases, ("peak memory (dashed)", "#222")]):
-        parts.append(
-            f'<rect x="{50 + place * 110}" y="296" width="12" height="12" fill="{colour}"/>'
-            f'<text x="{67 + place * 110}" y="306">{phase}</text>'
-        )
-    path.write_text("\n".join([*parts, "</svg>\n"]), encoding="utf-8")
+        memory.set_ylim(bottom=0)
+        memory.set_ylabel("GB")
+        memory.grid(False)
+        memory.spines.right.set_visible(True)
+    handles, names = axes[0].get_legend_handles_labels()
+    dashed, dashed_name = memory.get_legend_handles_labels()
+    figure.legend(handles + dashed, names + dashed_name, loc="outside lower center", ncols=5)
+    save_picture(figure, path)
 
 
 def main() -> None:
     cli = argparse.ArgumentParser()
     cli.add_argument("--repeats", type=int, default=3)
+    cli.add_argument("--draw", action="store_true", help="draw the kept result again, measure nothing")
     cli.add_argument(
         "--measure",
         nargs=3,
@@ -170,6 +153,10 @@ def main() -> None:
     if arguments.measure:
         length, batch, model = arguments.measure
         print(json.dumps(measure(int(length), int(batch), model)))
+        return
+    if arguments.draw:
+        kept = json.loads((HERE / "results" / "growth.json").read_text(encoding="utf-8"))
+        draw(kept["rows"], PICTURE)
         return
     runs: dict[str, list[dict[str, float]]] = {}
     for repeat in range(arguments.repeats):
@@ -213,7 +200,7 @@ def write(runs: dict[str, list[dict[str, float]]], repeats: int) -> None:
         **about("growth.py"),
     }
     (HERE / "results" / "growth.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    draw(rows, HERE.parent / "docs" / "images" / "growth.svg")
+    draw(rows, PICTURE)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,6 @@ docs/images/reward-quality.svg.
 """
 
 import argparse
-import itertools
 import json
 import random
 import statistics
@@ -30,7 +29,7 @@ from typing import Any
 
 import torch
 
-from common import about, into_page, table
+from common import about, into_page, new_figure, save_picture, table
 
 HERE = Path(__file__).parent
 LINES, RESULT = HERE / "results" / "reward_quality.jsonl", HERE / "results" / "reward_quality.json"
@@ -45,6 +44,11 @@ KEYS = {
     "soft": "classification (soft labels)",
     "pairwise": "pairwise over changed tokens",
     UNTRAINED: "none: log-probability under the language model",
+}
+COLOURS = {"soft": "#4e79a7", "pairwise": "#e15759", UNTRAINED: "#888888"}
+MEASURES = {
+    "auc": ("-", "added against removed tokens"),
+    "fault_auc": ("--", "kept against removed tokens of rejected sides"),
 }
 SUMMARY = {
     "prompt": "{article}\n\nOne-sentence summary:",
@@ -245,74 +249,34 @@ def written(rows: list[dict[str, Any]]) -> str:
     return table(["edits of", "loss", "edits learned from", "seeds", *names.values()], lines)
 
 
-def draw(rows: list[dict[str, Any]]) -> str:
+def draw(rows: list[dict[str, Any]], path: Path) -> None:
     """Token AUC (solid) and fault AUC (dashed) against edits, a panel for each data set: lines through the
-    means, bars from the least to the largest."""
-    colours, dashes = (
-        {"soft": "#4e79a7", "pairwise": "#e15759"},
-        {"auc": "", "fault_auc": ' stroke-dasharray="5 4"'},
-    )
-    parts = [
-        '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 960 330" font-family="sans-serif" '
-        'font-size="12"><rect width="960" height="330" fill="white"/>'
-    ]
-    for panel, (name, title) in enumerate(TITLES.items()):
-        left, top, width, height = 50 + panel * 310, 40, 250, 190
-        parts.append(f'<text x="{left}" y="24" font-weight="bold">{title}</text>')
-        for tick in (0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0):
-            y = top + height * (1 - tick) / 0.6
-            grey = "#888" if tick == 0.5 else "#ddd"
-            parts.append(
-                f'<line x1="{left}" x2="{left + width}" y1="{y:.1f}" y2="{y:.1f}" stroke="{grey}"/>'
-                f'<text x="{left - 8}" y="{y + 4:.1f}" text-anchor="end">{tick:.1f}</text>'
-            )
-        for size, edits in {
-            row["size"]: row["edits"] for row in rows if row["data"] == name and row["size"]
-        }.items():
-            x = left + 25 + SIZES.index(size) * 100
-            parts.append(f'<text x="{x}" y="{top + height + 18}" text-anchor="middle">{edits:,}</text>')
-        for row, (key, dash) in itertools.product(
-            [row for row in rows if (row["data"], row["loss"]) == (name, UNTRAINED)], dashes.items()
-        ):
-            y = top + height * (1 - row[key][0]) / 0.6
-            parts.append(
-                f'<line x1="{left}" x2="{left + width}" y1="{y:.1f}" y2="{y:.1f}" stroke="#888" '
-                f'stroke-width="2"{dash}/>'
-            )
-        for (loss, colour), (key, dash) in itertools.product(colours.items(), dashes.items()):
-            points = []
-            for row in (row for row in rows if (row["data"], row["loss"]) == (name, loss)):
-                x = left + 25 + SIZES.index(row["size"]) * 100 + (5 if loss == "pairwise" else -5)
-                middle, low, high = (top + height * (1 - value) / 0.6 for value in row[key])
-                points.append(f"{x},{middle:.1f}")
-                parts.append(
-                    f'<g stroke="{colour}" fill="{colour}"><circle cx="{x}" cy="{middle:.1f}" r="3"/>'
-                    f'<line x1="{x}" x2="{x}" y1="{low:.1f}" y2="{high:.1f}" stroke-width="5" '
-                    'opacity="0.4"/></g>'
-                )
-            line = " ".join(points)
-            parts.append(f'<polyline points="{line}" fill="none" stroke="{colour}" stroke-width="2"{dash}/>')
-    for place, (loss, text) in enumerate(KEYS.items()):
-        parts.append(
-            f'<rect x="{50 + place * 205}" y="272" width="12" height="12" '
-            f'fill="{colours.get(loss, "#888")}"/><text x="{67 + place * 205}" y="282">{text}</text>'
-        )
-    what = {
-        "auc": "added against removed tokens",
-        "fault_auc": "kept against removed tokens of rejected sides",
-    }
-    for place, (key, text) in enumerate(what.items()):
-        x = 50 + place * 235
-        parts.append(
-            f'<line x1="{x}" x2="{x + 24}" y1="298" y2="298" stroke="#333" stroke-width="2"{dashes[key]}/>'
-            f'<text x="{x + 30}" y="302">{text}</text>'
-        )
-    parts.append(
-        '<text x="50" y="322" fill="#555">AUC on held-out edits, against the edits learned from; 0.5 is '
-        "chance; bars: "
-        "range over the seeds</text>"
-    )
-    return "\n".join([*parts, "</svg>\n"])
+    means, bars from the least to the largest seed."""
+    figure, axes = new_figure(len(TITLES), height=3.6)
+    for (name, title), axis in zip(TITLES.items(), axes, strict=True):
+        of_data = [row for row in rows if row["data"] == name]
+        for loss, colour in COLOURS.items():
+            draw_loss(axis, [row for row in of_data if row["loss"] == loss], loss, colour)
+        axis.axhline(0.5, color="#888888", linewidth=0.8)
+        axis.set_title(title)
+        axis.set_ylim(0.4, 1)
+        axis.set_xlabel("edits learned from")
+    axes[0].set_ylabel("AUC on held-out edits (0.5 is chance)")
+    handles, names = axes[0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside lower center", ncols=2)
+    save_picture(figure, path)
+
+
+def draw_loss(axis: Any, rows: list[dict[str, Any]], loss: str, colour: str) -> None:
+    for key, (style, meaning) in MEASURES.items():
+        label = f"{KEYS[loss]}: {meaning}"
+        if loss == UNTRAINED:
+            axis.axhline(rows[0][key][0], color=colour, linestyle=style, label=label)
+            continue
+        sizes = [row["edits"] for row in rows]
+        means, least, most = zip(*(row[key] for row in rows), strict=True)
+        axis.plot(sizes, means, color=colour, linestyle=style, marker="o", markersize=3, label=label)
+        axis.vlines(sizes, least, most, color=colour, linewidth=4, alpha=0.4)
 
 
 def main() -> None:
@@ -359,7 +323,7 @@ def write() -> None:
         + "\n",
         encoding="utf-8",
     )
-    PICTURE.write_text(draw(rows), encoding="utf-8")
+    draw(rows, PICTURE)
     into_page("reward_quality.py", "reward-quality", written(rows))
 
 

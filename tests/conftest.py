@@ -28,6 +28,14 @@ def data_dir() -> Path:
 
 
 @pytest.fixture(scope="session")
+def tokenizer() -> Any:
+    """A small byte-level tokenizer, trained on nothing that has to be downloaded."""
+    from tiny_tokenizers import byte_bpe
+
+    return byte_bpe()
+
+
+@pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory) -> str:
     """The folder of a tiny random Llama with a real byte-level tokenizer."""
     from tiny_models import model_folder

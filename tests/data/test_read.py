@@ -453,7 +453,7 @@ def test_a_folder_that_is_no_data_set_and_a_name_nobody_knows(tmp_path, monkeypa
         load(tmp_path)
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     code = (
-        "from redline.data.rows import rows; from redline.recipe import Source; from redline.errors import "
+        "from redline.data.rows import rows; from redline.data.settings import Source; from redline.errors import "
         "UserError\n"
         "try: list(rows(Source(path='nobody/nothing')))\nexcept UserError as error: print(error)"
     )
@@ -475,7 +475,7 @@ def test_a_big_file_is_streamed(tmp_path):
             )
     code = (
         "import resource, sys; from redline.data.check import Rejects; from redline.data.read import read\n"
-        "from redline.data.records import Edit; from redline.recipe import Source\n"
+        "from redline.data.records import Edit; from redline.data.settings import Source\n"
         "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "before = peak(); count = sum(1 for _ in read(Source(path=sys.argv[1]), Edit, Rejects()))\n"
         "print(count, (peak() - before) // 1024)"

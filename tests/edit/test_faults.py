@@ -14,8 +14,8 @@ import faulty_endpoint
 import pytest
 from faulty_endpoint import FAULTS, FaultyEndpoint, pairs, serving
 
+from redline import chat
 from redline.data.records import ToEdit
-from redline.edit import chat
 from redline.edit.llm import edit_pairs
 from redline.edit.settings import EditWith
 from redline.errors import UserError

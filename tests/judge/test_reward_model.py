@@ -72,7 +72,7 @@ def saved(folder: Path, model, separator: bool = False) -> str:
 
 @pytest.fixture(autouse=True)
 def single_precision(monkeypatch):
-    from redline import models as backbones
+    from redline.engine import models as backbones
 
     monkeypatch.setattr(backbones, "dtype_of", lambda model: torch.float32)
 

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from redline.engine import logprobs
 from redline.engine.logprobs import token_logprobs
-from redline.policy import loss as losses
 from redline.policy.loss import ppo_loss
 
 
@@ -30,8 +30,8 @@ def test_clipped_losses_by_hand():
 @pytest.mark.parametrize("cap", [None, 4.0])
 @pytest.mark.parametrize("bias", [False, True])
 def test_logprobs_entropy_and_gradients_equal_log_softmax(trained_head, cap, bias, monkeypatch):
-    monkeypatch.setattr(losses, "CHUNK", 3)
-    monkeypatch.setattr(losses, "BLOCK", 2)
+    monkeypatch.setattr(logprobs, "CHUNK", 3)
+    monkeypatch.setattr(logprobs, "BLOCK", 2)
     torch.manual_seed(0)
     head = torch.nn.Linear(6, 11, bias=bias).double().requires_grad_(trained_head)
     hidden = torch.randn(8, 6, dtype=torch.double, requires_grad=True)

@@ -178,7 +178,7 @@ def test_when_every_checkpoint_is_damaged_the_training_starts_over(
 def test_sfts_damaged_checkpoints_and_other_settings(tmp_path, model, rewards, capsys, monkeypatch):
     """TRL writes its checkpoints in place and reads whatever lies there: ours are sealed, and held to their
     settings."""
-    from redline.policy import sft
+    from redline.direct import sft
 
     monkeypatch.setattr(sft.shutil, "rmtree", lambda *_, **__: None)  # leave the checkpoints behind
     out = tmp_path / "out"
