@@ -453,8 +453,8 @@ def test_a_folder_that_is_no_data_set_and_a_name_nobody_knows(tmp_path, monkeypa
         load(tmp_path)
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     code = (
-        "from redline.data.rows import rows; from redline.data.settings import Source; from redline.errors import "
-        "UserError\n"
+        "from redline.data.rows import rows; from redline.data.settings import Source\n"
+        "from redline.errors import UserError\n"
         "try: list(rows(Source(path='nobody/nothing')))\nexcept UserError as error: print(error)"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)

@@ -189,6 +189,7 @@ def killed(tmp_path_factory, model) -> tuple[Path, dict[str, list[dict]]]:
         "OMP_NUM_THREADS": "1",
         "TOKENIZERS_PARALLELISM": "false",
         "HF_HUB_OFFLINE": "1",
+        "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),  # the helpers that pytest finds
     }
     started = [
         subprocess.Popen(
