@@ -15,9 +15,10 @@ from pathlib import Path
 from redline.data.check import Rejects
 from redline.data.files import write_json
 from redline.judge.agreement import cohen_kappa
-from redline.judge.check import check_judge, read_human_verdicts
+from redline.judge.check import check_judge
 from redline.judge.judges import load_judge
 from redline.judge.length import length_controlled_win_rate
+from redline.judge.people import read_human_verdicts
 from redline.judge.statistics import sign_test, standard_error, win_rate, win_rate_interval
 
 CODES = {0: 0.5, 1.5: 0.5, 1: 0.0, 2: 1.0}  # of the files: 1 = the reference, 2 = the model
@@ -51,7 +52,7 @@ def pandalm(path: Path) -> dict[str, object]:
     pairs = read_human_verdicts(path, Rejects())
     people = list(zip(*(pair.people for pair in pairs), strict=True))
     kappas = {f"{i + 1} and {j + 1}": cohen_kappa(people[i], people[j]) for i, j in ((0, 1), (0, 2), (1, 2))}
-    judges = {name: check_judge(pairs, load_judge(name)) for name in ("length", "vader")}
+    judges = {name: check_judge(pairs, load_judge(name)).as_json() for name in ("length", "vader")}
     published = {"1 and 2": 0.85, "1 and 3": 0.88, "2 and 3": 0.86}
     return {
         "n": len(pairs),

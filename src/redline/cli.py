@@ -319,6 +319,7 @@ def judge_check(
     values: Annotated[
         list[str] | None, typer.Option(help="their code=a, b or tie (repeat for more); e.g. 1=a")
     ] = None,
+    by: Annotated[str, typer.Option(help="Also break the agreement down by this column")] = "",
     limit: Annotated[int | None, typer.Option(help="Use so many pairs", min=1)] = None,
     again: Annotated[int, typer.Option(help="Ask so many pairs a second time", min=0)] = 100,
     out: Annotated[Path | None, typer.Option(help="Also write the figures as JSON")] = None,
@@ -342,7 +343,7 @@ def judge_check(
 
     chosen = load_judge(judge, base_url, template, verdict, concurrency)
     ours, codes = assignments(columns, "--columns"), assignments(values, "--values")
-    check_command(verdicts, chosen, ours, codes, cache, limit, again, out)
+    check_command(verdicts, chosen, ours, codes, cache, limit, again, out, by)
 
 
 @app.command(epilog="Example: `redline annotate pairs.jsonl --db sqlite:///edits.db --annotators ada,ben`")

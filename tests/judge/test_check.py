@@ -1,15 +1,18 @@
 """Checking a judge against people."""
 
 import json
+import re
 import sys
 
 import pytest
 
 from redline.data.check import Rejects
 from redline.errors import UserError
-from redline.judge.check import Columns, check_judge, read_human_verdicts
-from redline.judge.command import print_check
+from redline.judge.agreement import cohen_kappa, kappa_interval
+from redline.judge.check import CheckFailures, check_judge
 from redline.judge.judges import FunctionJudge, load_judge
+from redline.judge.people import Columns, read_human_verdicts
+from redline.judge.show import print_check
 
 
 def test_pandalm_is_read_whole_and_without_options(data_dir):
@@ -19,13 +22,11 @@ def test_pandalm_is_read_whole_and_without_options(data_dir):
     assert pairs[0].prompt.startswith("The sentence you are given")
     assert "\n\nIf you have any questions" in pairs[0].prompt
     result = check_judge(pairs, load_judge("length"), again=10)
-    people = result["people"]
-    assert people["cohen_kappa"] == pytest.approx(
-        (0.85 + 0.88 + 0.86) / 3, abs=0.005
-    )  # published pair by pair
-    assert result["length_bias"]["judge"] == 1.0
-    assert result["with_people"]["agreement"] == pytest.approx(result["length_bias"]["yardstick"])
-    assert 0.5 < result["with_people"]["agreement"] < people["pairwise_agreement"]
+    people = result.people
+    assert people.cohen_kappa == pytest.approx((0.85 + 0.88 + 0.86) / 3, abs=0.005)  # published pair by pair
+    assert result.length_bias.judge.value == 1.0
+    assert result.with_people.agreement.value == pytest.approx(result.length_bias.yardstick.value)
+    assert 0.5 < result.with_people.agreement.value < people.pairwise_agreement
 
 
 def test_another_format_by_mapping(data_dir):
@@ -44,7 +45,7 @@ def test_own_verdicts_csv_and_broken_records(tmp_path):
     own = tmp_path / "own.jsonl"
     own.write_text(
         '{"id": "1", "prompt": "p", "a": "x", "b": "y", "preference": 0.8}\n'
-        '{"id": "2", "prompt": "p", "a": "x", "b": "y", "preference": 3}\n{"id": \n'
+        '{"id": "2", "prompt": "p", "a": "x", "b": ["y"], "preference": 1}\n{"id": \n'
         '{"id": "4", "prompt": "p", "a": "x", "preference": 0.5}\n'
     )
     with Rejects.beside(own) as rejects:
@@ -52,7 +53,7 @@ def test_own_verdicts_csv_and_broken_records(tmp_path):
     assert [pair.people for pair in pairs] == [(1.0,)]
     lines = [json.loads(line) for line in (tmp_path / "own.rejects.jsonl").read_text().splitlines()]
     assert [line["line"] for line in lines] == [2, 3, 4]
-    assert [line["reason"].split(" ")[0] for line in lines] == ["preference:", "not", "b:"]
+    assert [line["reason"].split(" ")[0] for line in lines] == ["b:", "not", "b:"]
     table = tmp_path / "table.csv"
     table.write_text("question,one,two,ann,bob\nq,x,y,a,\nq,x,y,tie,b\nq,x,y,,\n")
     pairs = read_human_verdicts(table, Rejects(), Columns("question", "one", "two", "ann,bob"))
@@ -83,7 +84,7 @@ def test_several_peoples_verdicts_of_an_own_export(tmp_path):
     result = check_judge(
         read_human_verdicts(tmp_path / "own.jsonl", Rejects()), load_judge("length"), again=0
     )
-    assert (result["people"]["pairwise_agreement"], result["with_people"]["no_majority"]) == (0.0, 1)
+    assert (result.people.pairwise_agreement, result.with_people.no_majority) == (0.0, 1)
     columns = Columns(people="preference", prompt="prompt")
     assert read_human_verdicts(tmp_path / "own.jsonl", Rejects(), columns)[0].people == (1.0, 0.0)
 
@@ -97,7 +98,7 @@ def test_a_list_is_a_response_only_if_it_holds_messages(tmp_path):
     rejects = Rejects()
     pairs = read_human_verdicts(tmp_path / "own.jsonl", rejects)
     assert rejects.counts == {"a: neither text nor messages": 1}
-    assert check_judge(pairs, load_judge("length"))["n"] == 1
+    assert check_judge(pairs, load_judge("length")).n == 1
 
 
 def test_a_code_is_the_same_with_and_without_its_decimals(tmp_path):
@@ -133,18 +134,18 @@ def test_the_figures_of_a_known_judge(tmp_path):
         ]
 
     result = check_judge(pairs, FunctionJudge("known", judge))
-    assert result["position_bias"]["disagreements"] == 1
-    assert result["with_people"]["n"] == 3  # the fourth pair has no majority
-    assert result["with_people"]["agreement"] == pytest.approx(1 / 3)  # p0 became a tie, p1 right, p2 wrong
-    assert result["with_people"]["agreement_decided"] == pytest.approx(1 / 2)
-    assert result["length_bias"] == {
-        "judge": 1.0,
-        "people": pytest.approx(2 / 3),
-        "yardstick": pytest.approx(2 / 3),
-    }
-    assert result["self_consistency"] == {"pairs": 4, "share": pytest.approx(3 / 4)}
-    assert result["failures"] == {"pairs": 0, "again": 0, "reasons": {}}
-    assert result["people"]["pairwise_agreement"] == pytest.approx((2 / 4 + 2 / 4 + 2 / 4) / 3, abs=0.2)
+    assert result.position_bias.disagreements == 1
+    assert result.with_people.n == 3  # the fourth pair has no majority
+    assert result.with_people.agreement.value == pytest.approx(1 / 3)  # p0 became a tie, p1 right, p2 wrong
+    assert result.with_people.agreement_decided.value == pytest.approx(1 / 2)
+    bias = result.length_bias
+    assert (bias.judge.value, bias.people.value) == (1.0, pytest.approx(2 / 3))
+    assert (bias.yardstick.value, bias.shorter.value) == (pytest.approx(2 / 3), pytest.approx(1 / 3))
+    assert (result.self_consistency.pairs, result.self_consistency.share.value) == (4, 3 / 4)
+    assert result.failures == CheckFailures(0, 0, {})
+    low, high = result.with_people.agreement.ci95
+    assert 0 <= low < 1 / 3 < high <= 1
+    assert result.people.pairwise_agreement == pytest.approx((2 / 4 + 2 / 4 + 2 / 4) / 3, abs=0.2)
 
 
 def test_what_fails_only_when_asked_again_is_counted(tmp_path):
@@ -158,8 +159,8 @@ def test_what_fails_only_when_asked_again_is_counted(tmp_path):
         return [None if len(asked) > 6 and prompt == "p1" else 1.0 for prompt in prompts]
 
     result = check_judge(read_human_verdicts(tmp_path / "v.jsonl", Rejects()), FunctionJudge("tired", tired))
-    assert result["failures"] == {"pairs": 0, "again": 1, "reasons": {"the function returned None": 2}}
-    assert result["self_consistency"]["pairs"] == 2
+    assert result.failures == CheckFailures(0, 1, {"the function returned None": 2})
+    assert result.self_consistency.pairs == 2
 
 
 def test_the_command_prints_one_table(tmp_path, monkeypatch, capsys):
@@ -196,7 +197,7 @@ def test_the_command_prints_one_table(tmp_path, monkeypatch, capsys):
     )
     printed = capsys.readouterr().out
     assert "judge length on 3 pairs" in printed
-    assert "1.000  3 pairs with majority and verdict" in printed
+    assert re.search(r"1\.000 +\[0\.292, 1\.000\] +3 pairs with majority and", printed)
     result = json.loads((tmp_path / "check.json").read_text())
     assert (result["left_out"], result["with_people"]["agreement"]) == (1, 1.0)
     assert (tmp_path / "verdicts.sqlite").exists()  # a check that is stopped goes on
@@ -233,6 +234,46 @@ def test_mistakes(tmp_path, monkeypatch, capsys, arguments, said):
         main()
     assert left.value.code == 2
     assert said in capsys.readouterr().err
+
+
+def test_codes_that_no_rule_explains_are_refused_and_not_guessed(tmp_path):
+    """Read as preferences, only the rows with a 1 would be left: all of them for the first response."""
+    rows = [{"prompt": "p", "a": "x", "b": "y", "preference": code} for code in (1, 2, 1, 2, 2)]
+    (tmp_path / "v.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(UserError, match=r"preference is `2`.* 3 of 5 records .*--values 1=a --values 2=b"):
+        read_human_verdicts(tmp_path / "v.jsonl", Rejects())
+    assert len(read_human_verdicts(tmp_path / "v.jsonl", Rejects(), values={"1": "a", "2": "b"})) == 5
+
+
+def test_accuracy_in_each_order_and_by_a_column(tmp_path):
+    """A judge that takes whatever is shown first: right in one order, wrong in the other, a tie in both."""
+    rows = [
+        {"prompt": f"p{n}", "a": f"a{n}", "b": f"b{n}", "preference": 1, "topic": "odd" if n % 2 else "even"}
+        for n in range(6)
+    ]
+    (tmp_path / "v.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    pairs = read_human_verdicts(tmp_path / "v.jsonl", Rejects(), by="topic")
+    result = check_judge(pairs, lambda prompts, a, b: [1.0] * len(a))
+    orders = result.orders
+    assert (orders.n, orders.shown_first.value, orders.shown_second.value) == (6, 1.0, 0.0)
+    assert (orders.mean, orders.both.value) == (0.5, 0.0)
+    assert {group: part.n for group, part in result.by.items()} == {"even": 3, "odd": 3}
+    half = check_judge(
+        pairs, lambda prompts, a, b: [float(x < y or x == "a1") for x, y in zip(a, b, strict=True)]
+    )
+    assert half.by["even"].agreement.value == 1.0
+    assert half.as_json()["by"]["odd"]["agreement_ci95"][1] <= 1.0
+    with pytest.raises(UserError, match="colour: missing"):
+        read_human_verdicts(tmp_path / "v.jsonl", Rejects(), by="colour")
+
+
+def test_a_kappa_has_an_interval_that_holds_it():
+    first = [1.0, 0.0, 0.5, 1.0, 1.0, 0.0, 0.0, 1.0] * 10
+    second = [1.0, 0.0, 0.5, 0.0, 1.0, 0.0, 1.0, 1.0] * 10
+    low, high = kappa_interval(first, second)
+    assert low < cohen_kappa(first, second) < high
+    assert 0.2 < high - low < 0.4  # 80 items
+    assert kappa_interval([1.0] * 5, [1.0] * 5) == (1.0, 1.0)
 
 
 def test_a_mute_judge_is_an_error(tmp_path):

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from random import Random
 
 import pytest
 
@@ -11,6 +12,7 @@ from redline.data.records import Response
 from redline.errors import UserError
 from redline.judge.compare import compare, compare_files, compare_many
 from redline.judge.judges import FunctionJudge, load_judge
+from redline.judge.winrate import PositionBias
 
 GOOD, BAD, PLAIN = "What a lovely, wonderful place.", "What an awful, terrible place.", "It is a place."
 RESULT = {
@@ -52,16 +54,16 @@ def redline(*arguments: object, folder: Path) -> subprocess.CompletedProcess:
 def test_the_numbers_of_a_comparison():
     a, b = responses([GOOD] * 6 + [PLAIN] * 2 + [BAD] * 2), responses([BAD] * 6 + [PLAIN] * 2 + [GOOD] * 2)
     result = compare(a, b, load_judge("vader"), seed=1)
-    assert result.keys() >= RESULT
-    assert (result["wins"], result["ties"], result["losses"], result["n"]) == (6, 2, 2, 10)
-    assert result["win_rate"] == pytest.approx(0.7)
-    assert result["ci95"][0] < 0.7 < result["ci95"][1]
-    assert result["sign_test_p"] == pytest.approx(2 * (1 + 8 + 28) / 2**8)
-    assert result["identical"] == 2
-    assert result["position_bias"] is None  # a lexicon reads one text at a time
-    assert result["mean_length_a"] == pytest.approx((6 * len(GOOD) + 2 * len(PLAIN) + 2 * len(BAD)) / 10)
+    assert result.as_json().keys() >= RESULT
+    assert (result.wins, result.ties, result.losses, result.n) == (6, 2, 2, 10)
+    assert result.win_rate == pytest.approx(0.7)
+    assert result.ci95[0] < 0.7 < result.ci95[1]
+    assert result.sign_test_p == pytest.approx(2 * (1 + 8 + 28) / 2**8)
+    assert result.identical == 2
+    assert result.position_bias is None  # a lexicon reads one text at a time
+    assert result.mean_length_a == pytest.approx((6 * len(GOOD) + 2 * len(PLAIN) + 2 * len(BAD)) / 10)
     assert compare(a, b, load_judge("vader"), seed=1) == result
-    assert compare(b, a, load_judge("vader"), seed=1)["win_rate"] == pytest.approx(0.3)
+    assert compare(b, a, load_judge("vader"), seed=1).win_rate == pytest.approx(0.3)
 
 
 def test_failures_and_position_bias_are_reported():
@@ -74,14 +76,9 @@ def test_failures_and_position_bias_are_reported():
         ]
 
     result = compare(responses(["b"] * 6), responses(["a"] * 6), FunctionJudge("moody", moody))
-    assert (result["n"], result["wins"], result["ties"], result["failures"]["pairs"]) == (5, 3, 2, 1)
-    assert result["failures"]["reasons"] == {"the function returned None": 2}
-    assert result["position_bias"] == {
-        "pairs": 5,
-        "disagreements": 2,
-        "share": 0.4,
-        "prefers_first": pytest.approx(0.7),
-    }
+    assert (result.n, result.wins, result.ties, result.failures.pairs) == (5, 3, 2, 1)
+    assert result.failures.reasons == {"the function returned None": 2}
+    assert result.position_bias == PositionBias(5, 2, 0.4, pytest.approx(0.7))
 
 
 def test_a_judge_without_any_verdict_is_an_error():
@@ -93,10 +90,40 @@ def test_a_judge_without_any_verdict_is_an_error():
         )
 
 
+def test_a_function_and_a_name_are_judges_too():
+    a, b = responses(["b"] * 3), responses(["a"] * 3)
+    by_function = compare(a, b, lambda prompts, x, y: [float(p > q) for p, q in zip(x, y, strict=True)])
+    assert (by_function.win_rate, by_function.n) == (1.0, 3)
+    assert compare(a, b, "length").win_rate == 0.5
+
+
+def test_length_control_is_refused_for_the_judge_that_measures_length():
+    a, b = responses(["long answer"] * 6 + ["x"] * 2), responses(["short"] * 8)
+    result = compare(a, b, "length")
+    assert (result.win_rate, result.length_prior) == (0.75, None)
+    assert (result.length_controlled_win_rate, result.length_effect) == (None, None)
+
+
+def test_length_control_of_verdicts_that_are_length_alone_is_one_half():
+    """A function that always takes the longer: at equal lengths it has no preference."""
+    random = Random(3)
+    a = responses(["x" * random.randint(20, 200) for _ in range(300)])
+    b = responses(["y" * random.randint(5, 120) for _ in range(300)])
+
+    def longer(prompts, first, second):
+        return [
+            0.5 if len(x) == len(y) else float(len(x) > len(y)) for x, y in zip(first, second, strict=True)
+        ]
+
+    result = compare(a, b, longer)
+    assert result.win_rate > 0.7
+    assert result.length_controlled_win_rate == pytest.approx(0.5, abs=0.1)
+
+
 def test_matching_by_id():
     a, b = responses([GOOD] * 3), list(reversed(responses([BAD] * 3, first=1)))
     result = compare(a, b, load_judge("vader"))
-    assert (result["n"], result["unmatched"]) == (2, {"only_a": 1, "only_b": 1})
+    assert (result.n, result.unmatched) == (2, {"only_a": 1, "only_b": 1})
     with pytest.raises(UserError, match="no id in common"):
         compare(a, responses([BAD], first=9), load_judge("vader"))
     with pytest.raises(UserError, match="id `0`: its prompt is not that"):
@@ -112,23 +139,24 @@ def test_three_systems():
         "plain": responses([PLAIN] * 12),
     }
     result = compare_many(systems, load_judge("vader"))
-    assert (result["a"], result["b"], result["win_rate"]) == ("good", "plain", 1.0)
-    assert [(pair["a"], pair["b"], pair["win_rate"]) for pair in result["pairs"]] == [
+    first = result.first_over_last
+    assert (first.a, first.b, first.win_rate) == ("good", "plain", 1.0)
+    assert [(pair.a, pair.b, pair.win_rate) for pair in result.pairs] == [
         ("good", "mixed", 0.75),
         ("good", "plain", 1.0),
         ("mixed", "plain", 0.5),
     ]
-    (difference,) = result["differences"]
-    assert (difference["a"], difference["b"], difference["over"]) == ("good", "mixed", "plain")
-    assert difference["difference"] == pytest.approx(0.5)
-    assert difference["sign_test_p"] == pytest.approx(2 / 2**6)
-    strengths = result["bradley_terry"]
+    (difference,) = result.differences
+    assert (difference.a, difference.b, difference.over) == ("good", "mixed", "plain")
+    assert difference.difference == pytest.approx(0.5)
+    assert difference.sign_test_p == pytest.approx(2 / 2**6)
+    strengths = result.bradley_terry
     assert strengths["good"] > strengths["mixed"] > strengths["plain"]
 
 
 def test_one_prompt_is_enough_and_what_it_writes_is_json():
     one = {name: responses([text]) for name, text in (("good", GOOD), ("bad", BAD), ("plain", PLAIN))}
-    result = json.loads(json.dumps(compare_many(one, load_judge("vader")), allow_nan=False))
+    result = json.loads(json.dumps(compare_many(one, load_judge("vader")).as_json(), allow_nan=False))
     assert (result["n"], result["standard_error"], result["differences"][0]["standard_error"]) == (
         1,
         None,
@@ -139,14 +167,14 @@ def test_one_prompt_is_enough_and_what_it_writes_is_json():
 
 def test_all_ties():
     result = compare(responses([PLAIN] * 9), responses([PLAIN] * 9), load_judge("vader"))
-    assert (result["win_rate"], result["identical"], result["sign_test_p"]) == (0.5, 9, 1)
-    assert result["ci95"][0] < 0.4 < 0.6 < result["ci95"][1]
+    assert (result.win_rate, result.identical, result.sign_test_p) == (0.5, 9, 1)
+    assert result.ci95[0] < 0.4 < 0.6 < result.ci95[1]
 
 
 def test_compare_files_writes_the_result_and_every_verdict(tmp_path):
     a, b = save(tmp_path / "a.jsonl", [GOOD, BAD]), save(tmp_path / "b.jsonl", [PLAIN, PLAIN])
     result = compare_files(a, b, load_judge("vader"), tmp_path / "winrate.json", tmp_path / "cache.sqlite")
-    assert json.loads((tmp_path / "winrate.json").read_text()) == result
+    assert json.loads((tmp_path / "winrate.json").read_text()) == json.loads(json.dumps(result.as_json()))
     rows = [json.loads(line) for line in (tmp_path / "winrate.verdicts.jsonl").read_text().splitlines()]
     assert [(row["id"], row["prompt"], row["a"], row["b"], row["preference"]) for row in rows] == [
         ("0", "prompt 0", GOOD, PLAIN, 1.0),

@@ -3,6 +3,7 @@
 import pytest
 
 from redline.judge import text
+from redline.judge.winrate import TextQuality
 
 
 def test_distinct_bigrams_over_the_whole_set():
@@ -18,4 +19,4 @@ def test_repetition_is_within_each_text():
 
 def test_mean_length_in_words():
     assert text.mean_length(["one two", "three  four\nfive six"]) == 3.0
-    assert set(text.describe(["x y"])) == {"mean_words", "distinct_bigrams", "repetition_rate"}
+    assert text.describe(["x y"]) == TextQuality(mean_words=2.0, distinct_bigrams=1.0, repetition_rate=0.0)

@@ -135,9 +135,9 @@ def _judged(cell: Cell, judge: Judge, number: int) -> tuple[dict[str, Any], Path
         if result["judge_settings"] == judge.settings:
             return result, verdicts
     a, b = (read_responses(folder / f"{name}.jsonl") for name in ("policy", "reference"))
-    result = compare(a, b, judge, folder / "verdicts.sqlite", cell.seed, verdicts, ("policy", "reference"))
-    write_json(path, result)
-    return result, verdicts
+    win_rate = compare(a, b, judge, folder / "verdicts.sqlite", cell.seed, verdicts, ("policy", "reference"))
+    write_json(path, win_rate.as_json())
+    return read_json(path), verdicts
 
 
 def _curve(cell: Cell) -> list[Point]:

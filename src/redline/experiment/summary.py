@@ -120,7 +120,7 @@ def _arm(
         "asked": list(asked),
         "win_rates": {judge: _win_rate(table) for judge, table in ends.items()},
         "length_controlled": {
-            judge: _mean([one["judges"][judge]["length_controlled_win_rate"] for one in figures])
+            judge: _mean_if_known([one["judges"][judge]["length_controlled_win_rate"] for one in figures])
             for judge in ends
         },
         **{key: _mean([one[key] for one in figures]) for key in MEANS},
@@ -207,3 +207,9 @@ def _price(results: Sequence[Result], level: float) -> dict[str, Any]:
 
 def _mean(values: Sequence[float]) -> float:
     return float(np.mean(values))
+
+
+def _mean_if_known(values: Sequence[float | None]) -> float | None:
+    """The mean; None where a judge has no such figure: there is no length control for the judge of length."""
+    known = [value for value in values if value is not None]
+    return _mean(known) if len(known) == len(values) else None

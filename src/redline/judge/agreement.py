@@ -26,6 +26,26 @@ def cohen_kappa(first: Sequence[float], second: Sequence[float]) -> float:
     return 1.0 if expected == 1 else (agreement(first, second) - expected) / (1 - expected)
 
 
+def kappa_interval(
+    first: Sequence[float], second: Sequence[float], seed: int = 0, resamples: int = 2000
+) -> tuple[float, float]:
+    """95 % percentile bootstrap interval of ``cohen_kappa`` over the items. Both (n,)."""
+    _same_length(first, second)
+    verdicts = sorted({*first, *second})
+    counts = np.zeros((len(verdicts), len(verdicts)))
+    for x, y in zip(first, second, strict=True):
+        counts[verdicts.index(x), verdicts.index(y)] += 1
+    random = np.random.default_rng(seed)
+    drawn = random.multinomial(len(first), counts.ravel() / len(first), size=resamples)
+    tables = drawn.reshape(resamples, *counts.shape) / len(first)
+    observed = np.trace(tables, axis1=1, axis2=2)
+    expected = (tables.sum(axis=2) * tables.sum(axis=1)).sum(axis=1)
+    certain = expected == 1  # both gave one and the same verdict to everything
+    kappas = np.where(certain, 1.0, (observed - expected) / np.where(certain, 1.0, 1 - expected))
+    low, high = np.quantile(kappas, [0.025, 0.975])
+    return float(low), float(high)
+
+
 def fleiss_kappa(ratings: ArrayLike) -> float:
     """Agreement of several raters beyond chance (Fleiss 1971). ``ratings`` (n items, k raters), none missing,
     k at least 2."""

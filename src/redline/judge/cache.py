@@ -6,7 +6,6 @@ import json
 import sqlite3
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 from redline.data.records import Text
 from redline.errors import UserError
@@ -60,7 +59,7 @@ class VerdictCache:
             ) from error
 
 
-def verdict_key(settings: dict[str, Any], prompt: Text, a: Text, b: Text, repeat: int = 0) -> str:
+def verdict_key(settings: dict[str, object], prompt: Text, a: Text, b: Text, repeat: int = 0) -> str:
     """The name of one question: the judge with its settings, the texts in the order shown, and which asking
     it is."""
     content = json.dumps([settings, prompt, a, b, repeat], ensure_ascii=False, sort_keys=True)

@@ -6,35 +6,52 @@ import inspect
 from collections.abc import Callable, Iterable, Sequence
 from numbers import Real
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 from redline.data.files import read_jsonl
 from redline.data.records import Record, Text, as_text
 from redline.errors import UserError
 from redline.functions import is_function_name, load_function
 from redline.judge.length import NEUTRAL
-from redline.judge.protocol import Judge, ScoreJudge, count_failures
+from redline.judge.protocol import Judge, JudgeFunction, ScoreJudge, count_failures
 from redline.judge.settings import JudgedBy
 
 
 class FunctionJudge:
-    """A Python function ``(prompts, a, b) -> preferences for a``, lists of equal length; None where it has no
-    verdict."""
+    """A judge from a Python function ``(prompts, a, b) -> preferences for a``, lists of equal length.
+
+    A preference is a number from 0 (b) to 1 (a), 0.5 for a tie, None for no verdict. Each pair is shown in
+    both orders.
+    """
 
     both_orders = True
     concurrency = 1
-    length_prior = NEUTRAL
     batch_size = 256
+    length_prior: tuple[float, float] | None = NEUTRAL
 
-    def __init__(self, name: str, function: Callable[..., Any]):
+    def __init__(self, name: str, function: JudgeFunction):
         self.name, self.function = name, function
         code = hashlib.sha256(_source(name, function).encode()).hexdigest()[:16]
-        self.settings: dict[str, Any] = {"judge": name, "code": code}
+        self.settings: dict[str, object] = {"judge": name, "code": code}
         self.failures: dict[str, int] = {}
 
     def prefer(self, prompts: Sequence[Text], a: Sequence[Text], b: Sequence[Text]) -> list[float | None]:
+        verdicts = self._call(list(prompts), list(a), list(b))
+        if len(verdicts) != len(prompts):
+            raise UserError(
+                f"judge {self.name}: it returned {len(verdicts)} preferences for {len(prompts)} pairs."
+            )
+        for verdict in verdicts:
+            if verdict is not None and not (isinstance(verdict, Real) and 0 <= float(verdict) <= 1):
+                raise UserError(
+                    f"judge {self.name}: {verdict!r} is no preference. Return numbers from 0 to 1, or None."
+                )
+        count_failures(self, "the function returned None", verdicts.count(None))
+        return [None if verdict is None else float(verdict) for verdict in verdicts]
+
+    def _call(self, prompts: list[Text], a: list[Text], b: list[Text]) -> list[float | None]:
         try:
-            given = self.function(list(prompts), list(a), list(b))
+            given = self.function(prompts, a, b)
             verdicts = list(given) if isinstance(given, Iterable) else None
         except UserError:
             raise
@@ -47,17 +64,7 @@ class FunctionJudge:
                 f"judge {self.name}: it returned {type(given).__name__}. Return a list, one preference a "
                 "pair."
             )
-        if len(verdicts) != len(prompts):
-            raise UserError(
-                f"judge {self.name}: it returned {len(verdicts)} preferences for {len(prompts)} pairs."
-            )
-        for verdict in verdicts:
-            if verdict is not None and not (isinstance(verdict, Real) and 0 <= float(verdict) <= 1):
-                raise UserError(
-                    f"judge {self.name}: {verdict!r} is no preference. Return numbers from 0 to 1, or None."
-                )
-        count_failures(self, "the function returned None", verdicts.count(None))
-        return [None if verdict is None else float(verdict) for verdict in verdicts]
+        return verdicts
 
 
 class HumanVerdict(Record):
@@ -76,8 +83,8 @@ class HumanJudge:
 
     both_orders = False
     concurrency = 1
-    length_prior = NEUTRAL
     batch_size = 256
+    length_prior: tuple[float, float] | None = NEUTRAL
 
     def __init__(self, path: str | Path):
         self.name = f"human:{path}"
@@ -91,17 +98,31 @@ class HumanJudge:
             self._verdicts.setdefault(_key(row.prompt, row.a, row.b), []).append(row.preference)
             self._verdicts.setdefault(_key(row.prompt, row.b, row.a), []).append(1 - row.preference)
         content = hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16]
-        self.settings: dict[str, Any] = {"judge": "human", "verdicts": content}
+        self.settings: dict[str, object] = {"judge": "human", "verdicts": content}
 
     def prefer(self, prompts: Sequence[Text], a: Sequence[Text], b: Sequence[Text]) -> list[float | None]:
-        found = [self._verdicts.get(_key(*pair)) for pair in zip(prompts, a, b, strict=True)]
-        count_failures(self, "no person judged the pair", found.count(None))
-        return [sum(verdicts) / len(verdicts) if verdicts else None for verdicts in found]
+        means = [self._mean(_key(*pair)) for pair in zip(prompts, a, b, strict=True)]
+        count_failures(self, "no person judged the pair", means.count(None))
+        return means
+
+    def _mean(self, key: tuple[str, str, str]) -> float | None:
+        verdicts = self._verdicts.get(key)
+        return sum(verdicts) / len(verdicts) if verdicts else None
 
 
-def judge_of(how: JudgedBy) -> Judge:
+def judge_of(section: JudgedBy) -> Judge:
     """The judge that a recipe's section names, as ``load_judge`` finds it."""
-    return load_judge(how.judge, how.base_url, how.template, how.verdict, how.concurrency)
+    return load_judge(section.judge, section.base_url, section.template, section.verdict, section.concurrency)
+
+
+def as_judge(judge: Judge | JudgeFunction | str) -> Judge:
+    """A judge, from one, from its name, or from a function ``(prompts, a, b) -> preferences for a``."""
+    if isinstance(judge, str):
+        return load_judge(judge)
+    if hasattr(judge, "prefer"):
+        return cast(Judge, judge)
+    name = getattr(judge, "__qualname__", type(judge).__name__)
+    return FunctionJudge(name, cast(JudgeFunction, judge))
 
 
 def load_judge(
@@ -126,9 +147,7 @@ def load_judge(
     if name == "vader":
         return _vader()
     if name == "length":
-        return ScoreJudge(
-            "length", lambda prompts, responses: [float(len(as_text(response))) for response in responses]
-        )
+        return ScoreJudge("length", _characters, length_prior=None)
     if name == "human" or name.startswith("human:"):
         path = name.partition(":")[2]
         if not path:
@@ -139,6 +158,10 @@ def load_judge(
     from redline.judge.reward_model import reward_model_judge
 
     return reward_model_judge(name)
+
+
+def _characters(prompts: Sequence[Text], responses: Sequence[Text]) -> list[float]:
+    return [float(len(as_text(response))) for response in responses]
 
 
 def _vader() -> Judge:
@@ -158,15 +181,16 @@ def _vader() -> Judge:
     return ScoreJudge("vader", compound, {"version": version("vaderSentiment")})
 
 
-def _source(name: str, function: Callable[..., Any]) -> str:
+def _source(name: str, function: JudgeFunction) -> str:
     """The text of the file that defines the function under its decorators, or the class of a callable object
     from the same file, so that a changed judge is not answered from the cache."""
-    code: Any = inspect.unwrap(function)
+    code: object = inspect.unwrap(function)
     place = name.rpartition(":")[0]
     if not inspect.isroutine(code) and type(code).__module__ in (place, Path(place).stem):
         code = next(filter(inspect.isfunction, vars(type(code)).values()), None)
     try:
-        return Path(inspect.getsourcefile(inspect.unwrap(code)) or "").read_text(encoding="utf-8")
+        file = inspect.getsourcefile(inspect.unwrap(cast(Callable[..., object], code)))
+        return Path(file or "").read_text(encoding="utf-8")
     except (OSError, TypeError):
         return repr(function)  # a builtin, or typed into a shell: there is no file
 

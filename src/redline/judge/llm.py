@@ -8,7 +8,6 @@ import re
 import threading
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from redline.chat import Answer, Endpoint, NoAnswer
 from redline.data.records import Text, as_text
@@ -33,7 +32,7 @@ class LlmJudge:
 
     both_orders = True
     batch_size = 1
-    length_prior = ANCHOR
+    length_prior: tuple[float, float] | None = ANCHOR
 
     def __init__(
         self,
@@ -50,7 +49,7 @@ class LlmJudge:
             raise UserError(f"concurrency is {concurrency}: at least one request must be under way.")
         self.verdict, self.concurrency, self.name = verdict, concurrency, model
         self._system, self._question = read_template(template or str(BUILT_IN / f"{verdict}.txt"))
-        self.settings: dict[str, Any] = {
+        self.settings: dict[str, object] = {
             "judge": "llm",
             "model": model,
             "base_url": without_login(base_url),

@@ -4,7 +4,7 @@ a token model."""
 import inspect
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from redline.data.records import Text, as_text
 from redline.engine.settings import Model
@@ -43,7 +43,7 @@ def reward_model_judge(name: str) -> ScoreJudge:
             f"judge {name}: not a reward model ({kinds or 'no architecture named'}, {config.num_labels} "
             "labels). It takes sequence classification with one label, or token classification."
         )
-    version: Any = getattr(config, "_commit_hash", None)
+    version: object = getattr(config, "_commit_hash", None)
     if Path(folder).is_dir():  # a model that was trained again into the same folder is another judge
         weights = sorted(Path(folder).glob("*.safetensors"))
         version = [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in weights]

@@ -9,6 +9,8 @@ from collections import Counter
 from collections.abc import Sequence
 from itertools import pairwise
 
+from redline.judge.winrate import TextQuality
+
 
 def distinct_bigrams(texts: Sequence[str]) -> float:
     """Different word bigrams as a share of all, over the whole set (Li et al. 2016's distinct-2): 1 where
@@ -40,13 +42,9 @@ def mean_length(texts: Sequence[str]) -> float:
     return sum(len(_words(text)) for text in texts) / len(texts) if texts else 0.0
 
 
-def describe(texts: Sequence[str]) -> dict[str, float]:
-    """All of these of one system's responses, for winrate.json."""
-    return {
-        "mean_words": mean_length(texts),
-        "distinct_bigrams": distinct_bigrams(texts),
-        "repetition_rate": repetition_rate(texts),
-    }
+def describe(texts: Sequence[str]) -> TextQuality:
+    """All of these of one system's responses."""
+    return TextQuality(mean_length(texts), distinct_bigrams(texts), repetition_rate(texts))
 
 
 def _words(text: str) -> list[str]:

@@ -29,10 +29,23 @@ class Verdict:
     identical: bool = False
 
     @property
+    def in_both_orders(self) -> bool:
+        """Whether there is a verdict with a shown first and one with a shown second."""
+        return self.shown_first is not None and self.shown_second is not None
+
+    @property
     def disagrees(self) -> bool:
         """Whether the order changed the winner."""
-        both = (self.shown_first, self.shown_second)
-        return None not in both and winner(both[0] or 0.0) != winner(both[1] or 0.0)
+        if self.shown_first is None or self.shown_second is None:
+            return False
+        return winner(self.shown_first) != winner(self.shown_second)
+
+    @property
+    def towards_first(self) -> float:
+        """The mean preference for whatever was shown first; 0.5 where one order has no verdict."""
+        if self.shown_first is None or self.shown_second is None:
+            return 0.5
+        return (self.shown_first + 1 - self.shown_second) / 2
 
 
 def winner(preference: float) -> float:

@@ -485,7 +485,7 @@ class Run:
             folder / "verdicts.jsonl",
             ("policy", "reference"),
         )
-        write_json(self.folder / "winrate.json", result | guard)
+        write_json(self.folder / "winrate.json", result.as_json() | guard)
 
     def _best_of_n(
         self,
@@ -523,8 +523,8 @@ class Run:
             points.append(
                 {
                     "n": n,
-                    "gold": found["win_rate"],
-                    "gold_error": found["standard_error"],
+                    "gold": found.win_rate,
+                    "gold_error": found.standard_error,
                     "gold_kl": kl_of(n),
                 }
             )
