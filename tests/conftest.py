@@ -43,6 +43,23 @@ def tiny_model(tmp_path_factory) -> str:
     return model_folder(tmp_path_factory.mktemp("tiny") / "model")
 
 
+@pytest.fixture(scope="session")
+def tokenizer() -> Any:
+    """A small byte-level BPE tokenizer with a ChatML template."""
+    from tiny_tokenizers import byte_bpe
+
+    return byte_bpe()
+
+
+@pytest.fixture(scope="session")
+def cases_dir() -> Path:
+    """Small files of the kinds that people have: $REDLINE_CASES or ../shared/cases beside the checkout."""
+    folder = Path(os.environ.get("REDLINE_CASES") or ROOT.parent / "shared" / "cases")
+    if not folder.is_dir():
+        pytest.skip(f"no folder of cases at {folder}: set REDLINE_CASES")
+    return folder
+
+
 @pytest.fixture(scope="module")
 def chromium() -> Iterator[Any]:
     """A headless browser, closed behind each module: while Playwright runs, its event loop is in every other

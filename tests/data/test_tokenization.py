@@ -4,8 +4,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from redline.data.chat_template import CannotRender
 from redline.data.records import Labels
-from redline.data.tokenization import CannotRender, encode_prompt, encode_response, fingerprint, token_ids
+from redline.data.tokenization import encode_prompt, encode_response, fingerprint, token_ids
 from redline.errors import UserError
 from tiny_tokenizers import CHATML, THINKING, byte_bpe
 
@@ -63,12 +64,12 @@ def test_a_response_of_several_turns_keeps_the_turns_between(tokenizer):
     assert text == "Yes.<|im_end|>\n<|im_start|>user\nWhy?<|im_end|>\n<|im_start|>assistant\nSo."
 
 
-def test_a_template_without_end_of_turn_keeps_the_whole_answer():
+def test_what_a_template_writes_behind_the_answer_is_not_the_answer():
     bare = byte_bpe(
         "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}"
         "{% if add_generation_prompt %}assistant: {% endif %}"
     )
-    assert encode_response(bare, ASK, "It was bad.").text == "It was bad.\n"
+    assert encode_response(bare, ASK, "It was bad.").text == "It was bad."
 
 
 def test_what_cannot_be_rendered_says_why():
@@ -76,7 +77,7 @@ def test_what_cannot_be_rendered_says_why():
         encode_prompt(byte_bpe(None), ASK)
     with pytest.raises(CannotRender, match="renders the prompt differently once the response follows"):
         encode_response(byte_bpe(THINKING), ASK, "x")
-    with pytest.raises(CannotRender, match=r"refuses the conversation .*roles must alternate"):
+    with pytest.raises(CannotRender, match=r"refuses the conversation.*roles must alternate"):
         encode_prompt(byte_bpe("{{ raise_exception('roles must alternate') }}" + CHATML), ASK)
     with pytest.raises(CannotRender, match="prompt is text but the response is messages"):
         encode_response(byte_bpe(), "x", ASK)

@@ -89,4 +89,4 @@ def as_text(text: Text) -> str:
     """A prompt or response as one string for people and lexicons to read: messages joined by blank lines."""
     if isinstance(text, str):
         return text
-    return "\n\n".join(str(message.get("content", "")) for message in text)
+    return "\n\n".join(str(message.get("content") or "") for message in text)

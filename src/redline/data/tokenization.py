@@ -1,17 +1,19 @@
 """How prompt and response become token ids, the same way in every stage.
 
 Text is a plain continuation: the prompt with the tokenizer's own special tokens before it, the response with
-none. Messages go through the tokenizer's chat template: the response is what follows the rendered prompt in
-the rendering of the whole conversation, less the end of the turn. The two sides of the boundary are tokenized
-apart, so that a prompt has the same ids whatever follows it, as it has when a response is sampled.
+none. Messages go through the tokenizer's chat template (see ``chat_template``), less the end of the turn. The
+two sides of the boundary are tokenized apart, so that a prompt has the same ids whatever follows it, as it
+has when a response is sampled.
 """
 
 import hashlib
 import json
 from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from redline.data.records import Labels, Message, Text, as_text
+from redline.data.chat_template import CannotRender, Turn, answer, render
+from redline.data.records import Labels, Text, as_text
 from redline.embedded import loading, resolve
 from redline.errors import UserError
 
@@ -28,10 +30,6 @@ class Tokenized(NamedTuple):
     text: str
     ids: list[int]
     offsets: list[tuple[int, int]]
-
-
-class CannotRender(UserError):
-    """A conversation that this chat template refuses, or renders so that the prompt is not its beginning."""
 
 
 def encode_prompt(tokenizer: "PreTrainedTokenizerBase", prompt: Text) -> list[int]:
@@ -51,54 +49,24 @@ def encode_response(tokenizer: "PreTrainedTokenizerBase", prompt: Text, response
     """Text, token ids and offsets of a response, without end-of-text or end-of-turn tokens.
 
     A prompt of messages may have a response of plain text: the assistant's turn. Raises UserError without a
-    chat template, and CannotRender where the rendered prompt is not the beginning of the rendered
-    conversation.
+    chat template, and CannotRender where the template refuses the conversation or changes the prompt.
     """
-    text = response_text(tokenizer, prompt, response)
+    turn = response_turn(tokenizer, prompt, response)
+    text = turn.text[: turn.end]
     encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-    ids = list(encoded["input_ids"])
     offsets = [(int(start), int(end)) for start, end in encoded["offset_mapping"]]
-    if not isinstance(prompt, str):
-        size = without_end(tokenizer, text, ids, offsets)
-        text = text[: offsets[size][0]] if size < len(ids) else text
-        ids, offsets = ids[:size], offsets[:size]
-    return Tokenized(text, ids, offsets)
+    return Tokenized(text, list(encoded["input_ids"]), offsets)
 
 
-def response_text(tokenizer: "PreTrainedTokenizerBase", prompt: Text, response: Text) -> str:
-    """The text to tokenize as the response; behind a prompt of messages, with the template's end of the
-    turn."""
-    if isinstance(prompt, str):
-        if not isinstance(response, str):
-            if prompt:
-                raise CannotRender("the prompt is text but the response is messages")
-            return as_text(response)
-        return response
-    turn: list[Message] = (
-        [{"role": "assistant", "content": response}] if isinstance(response, str) else response
-    )
-    before, whole = render(tokenizer, prompt, True), render(tokenizer, [*prompt, *turn], False)
-    if not whole.startswith(before):
-        raise CannotRender("the chat template renders the prompt differently once the response follows")
-    return whole[len(before) :]
-
-
-def render(tokenizer: "PreTrainedTokenizerBase", messages: list[Message], to_answer: bool) -> str:
-    """Messages by the tokenizer's own chat template; ``to_answer`` ends with the opening of the assistant's
-    turn."""
-    import jinja2
-
-    if not tokenizer.chat_template:
-        raise UserError(
-            f"{tokenizer.name_or_path}: prompts are messages, but this tokenizer has no chat template. Use "
-            "an instruction-tuned model's tokenizer, or give prompts as plain text."
-        )
-    try:
-        return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=to_answer))
-    except (jinja2.TemplateError, KeyError, TypeError, ValueError) as error:
-        raise CannotRender(
-            f"the chat template refuses the conversation ({' '.join(str(error).split())})"
-        ) from error
+def response_turn(tokenizer: "PreTrainedTokenizerBase", prompt: Text, response: Text) -> Turn:
+    """The response's text and which characters of it are the responder's own: all of it, behind a prompt of
+    text; behind messages, what ``chat_template.answer`` says."""
+    if isinstance(prompt, list):
+        return answer(tokenizer, prompt, response)
+    if isinstance(response, list) and prompt:
+        raise CannotRender("the prompt is text but the response is messages")
+    text = as_text(response)
+    return Turn(text, 0, len(text))
 
 
 def turn_end(tokenizer: "PreTrainedTokenizerBase") -> int | None:
@@ -106,26 +74,15 @@ def turn_end(tokenizer: "PreTrainedTokenizerBase") -> int | None:
     such a token."""
     if not tokenizer.chat_template:
         return None
-    try:
-        text = response_text(tokenizer, [{"role": "user", "content": "a"}], "b")
-    except CannotRender:
-        return None
-    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-    ids = list(encoded["input_ids"])
-    size = without_end(tokenizer, text, ids, encoded["offset_mapping"])
-    return ids[size] if size < len(ids) else None
-
-
-def without_end(tokenizer: "PreTrainedTokenizerBase", text: str, ids: list[int], offsets: Any) -> int:
-    """How many tokens of a rendered turn precede its end: the special tokens, and white space around them,
-    that close it."""
     special = _special_ids(tokenizer, len(tokenizer))
-    size = here = len(ids)
-    while here and (ids[here - 1] in special or not text[slice(*offsets[here - 1])].strip()):
-        here -= 1
-        if ids[here] in special:
-            size = here
-    return size
+    for response in ("b", "a</think>b"):  # where the template opens a thought, a response closes it
+        try:
+            turn = answer(tokenizer, [{"role": "user", "content": "a"}], response)
+        except CannotRender:
+            continue
+        ids: list[int] = tokenizer(turn.text[turn.end :], add_special_tokens=False)["input_ids"]
+        return next((token for token in ids if token in special), None)
+    return None
 
 
 def fingerprint(tokenizer: "PreTrainedTokenizerBase") -> str:
@@ -189,12 +146,22 @@ def token_ids(labels: Labels, tokenizer: "PreTrainedTokenizerBase") -> tuple[lis
 
 
 def load_tokenizer(
-    name: str, trust_remote_code: bool = False, revision: str | None = None
+    name: str,
+    trust_remote_code: bool = False,
+    revision: str | None = None,
+    chat_template: str | None = None,
+    chat_template_kwargs: dict[str, Any] | None = None,
 ) -> "PreTrainedTokenizerBase":
-    """The fast tokenizer of a model: a Hugging Face name, a folder, or the embedded model."""
+    """The fast tokenizer of a model: a Hugging Face name, a folder, or the embedded model.
+
+    ``chat_template`` takes the place of its own: a file, or the template's text. ``chat_template_kwargs`` are
+    given to the template with every conversation. Both go into the folders that the tokenizer is saved to.
+    """
     from transformers import AutoTokenizer
 
-    folder = resolve(name)
+    own_folder = Path(name).expanduser()
+    is_tokenizer_alone = (own_folder / "tokenizer.json").exists()
+    folder = str(own_folder) if is_tokenizer_alone else resolve(name)
     with loading(name, "tokenizer"):
         tokenizer = AutoTokenizer.from_pretrained(
             folder, trust_remote_code=trust_remote_code, revision=revision or "main"
@@ -204,4 +171,20 @@ def load_tokenizer(
             f"{name}: its tokenizer gives no character offsets (it is not a fast tokenizer). Choose a "
             "model with one."
         )
+    if chat_template is not None:
+        tokenizer.chat_template = _template_text(chat_template)
+    if chat_template_kwargs:
+        tokenizer.init_kwargs["chat_template_kwargs"] = dict(chat_template_kwargs)
     return tokenizer
+
+
+def _template_text(given: str) -> str:
+    """The template itself, or what the file of this name holds."""
+    if "{" in given:
+        return given
+    try:
+        return Path(given).expanduser().read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"chat_template {given}: cannot be read ({error}). Give a file, or the template's text."
+        ) from error

@@ -7,20 +7,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from redline.console import track
 from redline.data.alignment import align, labels, word_spans
+from redline.data.chat_template import CannotRender, Turn
 from redline.data.check import Rejects
 from redline.data.files import check_apart, write_jsonl
 from redline.data.read import read
 from redline.data.records import Edit, Labels, as_text
 from redline.data.settings import Source, assignments
-from redline.data.tokenization import (
-    WHITESPACE,
-    CannotRender,
-    encode_prompt,
-    fingerprint,
-    response_text,
-    token_names,
-    without_end,
-)
+from redline.data.tokenization import WHITESPACE, encode_prompt, fingerprint, response_turn, token_names
 from redline.errors import UserError
 
 if TYPE_CHECKING:
@@ -164,10 +157,10 @@ def _label_batches(
     names = token_names(tokenizer)
     for batch in batches:
         usable: list[Edit] = []
-        texts: list[str] = []
+        turns: list[Turn] = []
         for edit in batch:
             try:
-                both = [response_text(tokenizer, edit.prompt, side) for side in (edit.rejected, edit.edited)]
+                both = [response_turn(tokenizer, edit.prompt, side) for side in (edit.rejected, edit.edited)]
                 if (
                     max_prompt_tokens is not None
                     and len(encode_prompt(tokenizer, edit.prompt)) > max_prompt_tokens
@@ -177,14 +170,14 @@ def _label_batches(
                 rejects.add(str(error), file, None, edit)
                 continue
             usable.append(edit)
-            texts += both
+            turns += both
         if not usable:
             continue
+        texts = [turn.text[: turn.end] for turn in turns]
         encoded: Any = tokenizer(texts, add_special_tokens=False, return_attention_mask=False)
         for place, edit in enumerate(usable):
-            chat = not isinstance(edit.prompt, str)
             one, other = (
-                _Side(tokenizer, texts[k], encoded["input_ids"][k], encoded.encodings[k], chat)
+                _Side(texts[k], turns[k].start, encoded["input_ids"][k], encoded.encodings[k])
                 for k in (2 * place, 2 * place + 1)
             )
             if unit == "token":
@@ -195,22 +188,21 @@ def _label_batches(
                 one_labels, other_labels = _carried(one, other)
             yield (
                 edit,
-                ([names[token] for token in one.ids], one_labels),
-                ([names[token] for token in other.ids], other_labels),
+                ([names[token] for token in one.ids], one.own(one_labels)),
+                ([names[token] for token in other.ids], other.own(other_labels)),
             )
 
 
 class _Side:
     """One tokenized response of a batch; offsets are looked up where they are needed, which is seldom."""
 
-    def __init__(
-        self, tokenizer: "PreTrainedTokenizerBase", text: str, ids: list[int], encoding: Any, chat: bool
-    ):
-        self.text, self.ids, self._encoding = text, ids, encoding
-        if chat:
-            size = without_end(tokenizer, text, self.ids, encoding.offsets)
-            if size < len(self.ids):
-                self.text, self.ids = text[: encoding.offsets[size][0]], self.ids[:size]
+    def __init__(self, text: str, start: int, ids: list[int], encoding: Any):
+        self.text, self._start, self.ids, self._encoding = text, start, ids, encoding
+
+    def own(self, labels: list[int]) -> list[int]:
+        """The labels, 0 for tokens before the assistant's own text: marks of the chat template."""
+        marks = sum(end <= self._start for _, end in self.offsets) if self._start else 0
+        return [0] * marks + labels[marks:]
 
     def starts_word(self, place: int) -> bool:
         start: int = self._encoding.token_to_chars(place)[0]

@@ -235,7 +235,8 @@ class Run:
 
     def _over_long(self, prompt: Prompt) -> str | None:
         """Why a prompt is left out, if it is (edits' prompts are checked when they are labelled)."""
-        from redline.data.tokenization import CannotRender, encode_prompt
+        from redline.data.chat_template import CannotRender
+        from redline.data.tokenization import encode_prompt
 
         if self._tokenizer is None:
             from redline.data.tokenization import load_tokenizer
