@@ -44,14 +44,6 @@ def tiny_model(tmp_path_factory) -> str:
 
 
 @pytest.fixture(scope="session")
-def tokenizer() -> Any:
-    """A small byte-level BPE tokenizer with a ChatML template."""
-    from tiny_tokenizers import byte_bpe
-
-    return byte_bpe()
-
-
-@pytest.fixture(scope="session")
 def cases_dir() -> Path:
     """Small files of the kinds that people have: $REDLINE_CASES or ../shared/cases beside the checkout."""
     folder = Path(os.environ.get("REDLINE_CASES") or ROOT.parent / "shared" / "cases")
