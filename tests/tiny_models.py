@@ -18,6 +18,9 @@ from transformers import (
     Qwen3Config,
 )
 
+from redline.sampling.local import InProcess
+from redline.sampling.protocol import CurrentPolicy, Request
+from redline.sampling.rollouts import sample_rollout
 from tiny_tokenizers import byte_bpe
 
 SIZES = {
@@ -77,3 +80,10 @@ def model_folder(folder: Path, config: object = CONFIGS["llama"], template: bool
     model.save_pretrained(folder)
     byte_bpe(**({} if template else {"template": None})).save_pretrained(folder)
     return str(folder)
+
+
+def sampled(lm, prompts, sampling, stop, seed, keep=(), texts=None):
+    """A rollout by the sampler in this process: one response to each prompt (token ids)."""
+    sampler, policy = InProcess(), CurrentPolicy(lm, keep=frozenset(keep))
+    sampler.sync(policy)
+    return sample_rollout(sampler, policy, prompts, Request(sampling, stop, seed), texts=texts)

@@ -15,7 +15,8 @@ from redline.data.files import write_jsonl
 from redline.data.tokenization import load_tokenizer
 from redline.engine.models import eos_ids, load_causal_lm
 from redline.engine.settings import Model
-from redline.sampling.local import sample
+from redline.sampling.local import InProcess
+from redline.sampling.protocol import CurrentPolicy, Request
 from redline.sampling.settings import Sampling
 
 
@@ -23,13 +24,16 @@ def main(out: str) -> None:
     lines = (Path(__file__).parent / "openings.jsonl").read_text(encoding="utf-8").splitlines()
     openings = [json.loads(line) for line in lines]
     lm, tokenizer = load_causal_lm(Model()), load_tokenizer(Model().name)
-    sampling, eos = Sampling(max_new_tokens=32, temperature=0.7), eos_ids(lm, tokenizer)
+    sampling, stop = Sampling(max_new_tokens=32, temperature=0.7), eos_ids(lm, tokenizer, [])
+    sampler = InProcess()
+    sampler.sync(CurrentPolicy(lm))
     records = []
     for start in range(0, len(openings), 44):
         batch = openings[start : start + 44]
         prompts = [tokenizer(row["opening"])["input_ids"] for row in batch]
         drawn = [
-            sample(lm, prompts, sampling, eos, seed=1000 * seed + start).response_ids for seed in (1, 2, 3)
+            sampler.sample(prompts, 1, Request(sampling, stop, seed=1000 * seed + start)).ids
+            for seed in (1, 2, 3)
         ]
         records += [
             {

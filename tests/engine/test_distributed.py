@@ -21,7 +21,8 @@ from safetensors.torch import load_file
 from redline.engine.batching import minibatches
 from redline.errors import UserError
 from redline.policy.advantages import explained_variance
-from redline.sampling.local import sample
+from redline.sampling.local import InProcess
+from redline.sampling.protocol import CurrentPolicy, Request
 from redline.sampling.settings import Sampling
 from tiny_models import CONFIGS, model_folder, random_model
 
@@ -437,10 +438,12 @@ def test_processes_draw_what_one_would_have_drawn():
         [[5, 6], [7], [5, 6], [7], [5, 6]],
         Sampling(max_new_tokens=9),
     )
-    whole = [ids.tolist() for ids in sample(model, prompts, how, [1], seed=4).response_ids]
+    sampler = InProcess()
+    sampler.sync(CurrentPolicy(model))
+    whole = sampler.sample(prompts, 1, Request(how, [1], seed=4)).ids
     for rank in range(2):
-        part = sample(model, prompts[rank::2], how, [1], seed=4, places=range(rank, 5, 2))
-        assert [ids.tolist() for ids in part.response_ids] == whole[rank::2]
+        part = sampler.sample(prompts[rank::2], 1, Request(how, [1], seed=4, places=range(rank, 5, 2)))
+        assert part.ids == whole[rank::2]
     assert whole[0] != whole[2] != whole[4]  # one prompt, other rows: other draws
 
 

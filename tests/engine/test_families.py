@@ -26,9 +26,9 @@ from redline.policy.actor import ActorCritic
 from redline.policy.evaluate import logprobs
 from redline.reward.model import new_reward_model
 from redline.reward.settings import Reward
-from redline.sampling.local import check_logits, sample
+from redline.sampling.check import check_logits
 from redline.sampling.settings import Sampling
-from tiny_models import CONFIGS, GROUPED, SIZES, model_folder, random_model
+from tiny_models import CONFIGS, GROUPED, SIZES, model_folder, random_model, sampled
 from tiny_tokenizers import byte_bpe
 
 MLA = SIZES | {
@@ -65,12 +65,12 @@ SAMPLED = {
 def test_sampling_is_one_pass_where_rows_end_at_different_times(config):
     model = random_model(config)
     check_logits(model)
-    rollout = sample(
+    rollout = sampled(
         model, [[5, 6, 7], [8], [9, 10]], Sampling(max_new_tokens=12), list(range(1, 60)), seed=1
     )
     assert len(set(rollout.sizes)) > 1
-    for sampled, whole in zip(rollout.logprobs, logprobs(model, rollout, 1.0), strict=True):
-        torch.testing.assert_close(sampled, whole, atol=2e-3, rtol=0)
+    for stepwise, whole in zip(rollout.logprobs, logprobs(model, rollout, 1.0), strict=True):
+        torch.testing.assert_close(stepwise, whole, atol=2e-3, rtol=0)
 
 
 def test_a_model_that_keeps_its_past_in_another_way_is_refused():

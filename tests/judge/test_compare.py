@@ -215,7 +215,7 @@ def test_models_answer_the_same_prompts_with_the_same_seed(tmp_path, monkeypatch
         text = GOOD if model.name == "one" else BAD
         return [Response(id=prompt.id, prompt=prompt.prompt, response=text) for prompt in prompts]
 
-    monkeypatch.setattr("redline.sampling.local.sample_responses", sample_responses, raising=False)
+    monkeypatch.setattr("redline.sampling.rollouts.sample_responses", sample_responses, raising=False)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "p.jsonl").write_text(
         "".join(f'{{"id": "{name}", "prompt": "It was {name}"}}\n' for name in "wxyz") + "{\n"

@@ -109,7 +109,7 @@ class Rig:
             update={"batch_size": len(batch), "minibatch_size": len(batch), **changes}
         )
         with monkeypatch.context() as patched:
-            patched.setattr(ppo, "sample", lambda *_, **__: self.rollout(batch))
+            patched.setattr(ppo, "sample_rollout", lambda *_, **__: self.rollout(batch))
             patched.setattr(self.ppo, "reward", lambda _: [one.reward for one in batch])
             if pad is not None:
                 for module in (ppo, actor):

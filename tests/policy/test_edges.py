@@ -25,9 +25,8 @@ from redline.reward.model import new_reward_model, save_reward_model
 from redline.reward.rewards import build_reward
 from redline.reward.settings import Reward, RewardTerm
 from redline.run.run import Run
-from redline.sampling.local import sample
 from redline.sampling.settings import Sampling
-from tiny_models import CONFIGS, model_folder, random_model
+from tiny_models import CONFIGS, model_folder, random_model, sampled
 from tiny_tokenizers import byte_bpe
 
 EOS = 1
@@ -199,8 +198,8 @@ def test_a_reward_of_zeros_is_said_and_trained_on(tmp_path, model, capsys):
 
 def test_a_prompt_at_the_models_limit():
     """GPT-2 has a position for so many tokens and no more."""
-    rollout = sample(
-        random_model(SHORT), [list(range(5, 16)), [7]], Sampling(max_new_tokens=5), [500], seed=1, cuts={1}
+    rollout = sampled(
+        random_model(SHORT), [list(range(5, 16)), [7]], Sampling(max_new_tokens=5), [500], seed=1, keep={1}
     )
     assert [len(ids) for ids in rollout.sequences] == [16, 6]
     assert [len(states) for states in rollout.states[1]] == [16, 6]
@@ -232,7 +231,7 @@ def test_the_models_last_position_is_scored(tmp_path, share_cut):
     save_reward_model(made, wrapped, tmp_path / "reward", name)
     reward, cuts = build_reward([RewardTerm(model=str(tmp_path / "reward"))], None, byte_bpe(), lm, share_cut)
     assert len(cuts) == share_cut
-    rollout = sample(lm, [list(range(5, 16)), [7]], Sampling(max_new_tokens=5), [500], seed=1, cuts=cuts)
+    rollout = sampled(lm, [list(range(5, 16)), [7]], Sampling(max_new_tokens=5), [500], seed=1, keep=cuts)
     assert [len(ids) for ids in rollout.sequences] == [16, 6]
     plain = AutoModelForTokenClassification.from_pretrained(tmp_path / "reward", dtype=torch.float32).eval()
     for found, prompt, ids in zip(reward(rollout), rollout.prompt_ids, rollout.sequences, strict=True):
@@ -289,7 +288,7 @@ def test_a_reward_model_that_is_not_finite_is_named_with_its_sample(tmp_path, mo
     lm = random_model(CONFIGS["llama"])
     terms = [RewardTerm(model=str(tmp_path / "reward"), form=form)]
     reward, _ = build_reward(terms, None, byte_bpe(), lm, 0)
-    rollout = sample(lm, [[5, 6], [7]], Sampling(max_new_tokens=4), [500], seed=1, texts=["the film", "I"])
+    rollout = sampled(lm, [[5, 6], [7]], Sampling(max_new_tokens=4), [500], seed=1, texts=["the film", "I"])
     with pytest.raises(UserError, match=r"NaN or infinite for sample 0 \(prompt 'the film'\)"):
         reward(rollout)
 
@@ -310,7 +309,7 @@ def test_a_reward_of_the_wrong_length_is_named_before_terms_are_added(tmp_path, 
         ),
     )
     reward, _ = build_reward([RewardTerm(function=f"{tmp_path}/r.py:f")] * 2, None, byte_bpe(), lm, 0)
-    rollout = sample(lm, [[5, 6], [7]], Sampling(max_new_tokens=4), [500], seed=1, texts=["the film", "I"])
+    rollout = sampled(lm, [[5, 6], [7]], Sampling(max_new_tokens=4), [500], seed=1, texts=["the film", "I"])
     with pytest.raises(UserError, match=r"3 rewards for 4 tokens for sample 1 \(prompt 'I'\)"):
         reward(rollout)
 

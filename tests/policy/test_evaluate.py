@@ -8,7 +8,9 @@ from redline.data.tokenization import load_tokenizer
 from redline.engine.models import load_causal_lm, save
 from redline.engine.settings import Model
 from redline.policy.evaluate import side_by_side
-from redline.sampling.local import respond
+from redline.sampling.local import InProcess
+from redline.sampling.protocol import CurrentPolicy
+from redline.sampling.rollouts import respond
 from redline.sampling.settings import Sampling
 
 
@@ -39,7 +41,7 @@ def test_kl_and_perplexities(tiny_model, tmp_path, temperature):
 
     with torch.no_grad():
         (said_a, rollout_a), (said_b, rollout_b) = (
-            respond(lm, tokenizer, prompts, sampling, 3) for lm in (moved, base)
+            respond(InProcess(), CurrentPolicy(lm), tokenizer, prompts, sampling, 3) for lm in (moved, base)
         )
         nats = torch.stack(
             [

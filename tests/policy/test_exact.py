@@ -21,9 +21,8 @@ from redline.policy.loss import ppo_loss
 from redline.policy.ppo import Ppo, train_policy
 from redline.policy.settings import Kl
 from redline.reward.settings import RewardTerm
-from redline.sampling.local import sample
 from redline.sampling.settings import Sampling
-from tiny_models import CONFIGS, model_folder, random_model
+from tiny_models import CONFIGS, model_folder, random_model, sampled
 
 PROPERTY = settings(
     max_examples=12,
@@ -145,8 +144,8 @@ def test_sampling_does_not_depend_on_left_padding_nor_on_what_lies_there(sizes, 
     prompts = [torch.randint(2, 500, (size,), generator=generator).tolist() for size in [*sizes, longest]]
     how, ends = Sampling(max_new_tokens=8, temperature=0.8, top_p=0.95), list(range(100, 140))
     wide, narrow = (
-        sample(lm, prompts, how, ends, seed, cuts={2}),
-        sample(lm, prompts[:-1], how, ends, seed, cuts={2}),
+        sampled(lm, prompts, how, ends, seed, keep={2}),
+        sampled(lm, prompts[:-1], how, ends, seed, keep={2}),
     )
     exact = random_model(CONFIGS["llama"]).double()
     exact.load_state_dict(lm.state_dict())

@@ -34,21 +34,21 @@ def broken(prompts, responses):
 def short(prompts, responses):
     return [1.0]
 
-def generate(lm, prompts, sampling, seed):
+class Generate:
     """Greedy responses by Transformers' own generate."""
-    import torch
-    found = []
-    for prompt in prompts:
-        whole = lm.generate(torch.tensor([prompt]), do_sample=False, max_new_tokens=sampling.max_new_tokens)
-        ids = whole[0, len(prompt):]
-        found.append(ids.tolist())
-    return found
 
-def lazy(lm, prompts, sampling, seed):
-    return [[5] * (sampling.max_new_tokens + 1) for _ in prompts]
+    def sync(self, policy):
+        self.lm = policy.lm
 
-def endless(lm, prompts, sampling, seed):
-    return [[5, 1, 5] for _ in prompts]
+    def sample(self, prompts, n, request):
+        import torch
+        ids = []
+        for prompt in prompts:
+            whole = self.lm.generate(
+                torch.tensor([prompt]), do_sample=False, max_new_tokens=request.sampling.max_new_tokens
+            )
+            ids.append(whole[0, len(prompt):].tolist())
+        return ids, None
 '''
 PROMPTS = [
     Prompt(id=str(index), prompt=text)
@@ -306,27 +306,17 @@ def test_another_engine_may_sample(tmp_path, model, rewards, adapt):
     trained weights."""
     how = {"adapt": adapt, "sampling": Sampling(max_new_tokens=10, top_k=1)}
     train_policy(recipe(rewards, **how), model, PROMPTS, tmp_path / "own")
-    train_policy(recipe(rewards, sampler=f"{rewards}:generate", **how), model, PROMPTS, tmp_path / "theirs")
+    train_policy(recipe(rewards, sampler=f"{rewards}:Generate", **how), model, PROMPTS, tmp_path / "theirs")
     own, theirs = weights(tmp_path / "own"), weights(tmp_path / "theirs")
     assert all(torch.allclose(own[name], theirs[name], atol=1e-4) for name in own)
     assert [line["length"] for line in log(tmp_path / "own")] == [
         line["length"] for line in log(tmp_path / "theirs")
     ]
+    unknown = {(line["sampler_drift"], line["sampler_drift_max"]) for line in log(tmp_path / "theirs")}
+    assert unknown == {(None, None)}, "a sampler without log-probabilities has no drift that could be known"
 
 
-@pytest.mark.parametrize(
-    ("engine", "message"),
-    [
-        ("lazy", "11 tokens for prompt 0, of at most 10"),
-        ("endless", "tokens behind the end of text for prompt 0"),
-    ],
-)
-def test_what_an_engine_returns_is_checked(tmp_path, model, rewards, engine, message):
-    with pytest.raises(UserError, match=message):
-        train_policy(recipe(rewards, sampler=f"{rewards}:{engine}"), model, PROMPTS, tmp_path)
-
-
-@pytest.mark.parametrize("sampler", [None, "generate"])
+@pytest.mark.parametrize("sampler", [None, "Generate"])
 def test_a_prompt_without_tokens_is_named(tmp_path, model, rewards, sampler):
     how = recipe(rewards, sampler=sampler and f"{rewards}:{sampler}")
     with pytest.raises(UserError, match="prompt nothing: is empty"):

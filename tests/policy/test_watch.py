@@ -22,7 +22,7 @@ from redline.policy.ppo import train_policy
 from redline.policy.settings import Kl, Policy
 from redline.policy.watch import Gold, Point, parted
 from redline.reward.settings import RewardTerm
-from redline.sampling.local import sample
+from redline.sampling.rollouts import sample_rollout
 from redline.sampling.settings import Sampling
 
 WORDS = [
@@ -296,8 +296,8 @@ def test_watched_rewards_have_trainings_scale_and_its_terms_for_the_end(tmp_path
     ends, rollouts = list(range(100, 160)), []  # so that some responses end and some are cut off
     monkeypatch.setattr("redline.policy.watch.eos_ids", lambda *_: ends)
     monkeypatch.setattr(
-        "redline.policy.watch.sample",
-        lambda *how, **more: rollouts.append(sample(*how, **more)) or rollouts[-1],
+        "redline.policy.watch.sample_rollout",
+        lambda *how, **more: rollouts.append(sample_rollout(*how, **more)) or rollouts[-1],
     )
     how = recipe(reward, updates=1, no_eos_penalty=0.75)
     train_policy(how, model, PROMPTS, tmp_path, gold=Gold("fewer vowels", fewer_vowels, HELD_OUT, every=1))

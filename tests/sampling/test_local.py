@@ -13,9 +13,12 @@ from redline.engine.logprobs import token_logprobs
 from redline.engine.models import load_causal_lm
 from redline.engine.settings import Model
 from redline.engine.views import Split
-from redline.sampling.local import _weights, draw, respond, sample
+from redline.sampling.drawing import draw, weights_of
+from redline.sampling.local import InProcess
+from redline.sampling.protocol import CurrentPolicy
+from redline.sampling.rollouts import respond
 from redline.sampling.settings import Sampling
-from tiny_models import CONFIGS, random_model
+from tiny_models import CONFIGS, random_model, sampled
 
 PROMPTS = [[5, 6, 7], [8, 9, 10, 11, 12, 13], [14], [15, 16]]
 EOS = list(range(100, 160))  # an eighth of the vocabulary ends a response: some do, some do not
@@ -37,7 +40,7 @@ def rescored(model, rollout, temperature=1.0):
 )
 def test_rescored_logprobs_equal_the_samplers(family, sampling):
     model = random_model(CONFIGS[family])
-    rollout = sample(model, PROMPTS, sampling, EOS, seed=3)
+    rollout = sampled(model, PROMPTS, sampling, EOS, seed=3)
     assert any(rollout.ended)
     with torch.no_grad():
         for found, kept in zip(rescored(model, rollout, sampling.temperature), rollout.logprobs, strict=True):
@@ -47,7 +50,7 @@ def test_rescored_logprobs_equal_the_samplers(family, sampling):
 @pytest.mark.parametrize("family", ["llama", "gpt2", "gemma3"])
 def test_states_kept_while_sampling_are_the_lower_states(family):
     model = random_model(CONFIGS[family])
-    rollout = sample(model, PROMPTS, Sampling(max_new_tokens=9), EOS, seed=1, cuts={1, 3})
+    rollout = sampled(model, PROMPTS, Sampling(max_new_tokens=9), EOS, seed=1, keep={1, 3})
     for cut in (1, 3):
         for ids, states, ended in zip(rollout.sequences, rollout.states[cut], rollout.ended, strict=True):
             size = len(ids) - ended  # end-of-text has no state: nothing reads it
@@ -58,8 +61,8 @@ def test_states_kept_while_sampling_are_the_lower_states(family):
 
 def test_a_row_does_not_depend_on_its_neighbours():
     model = random_model(CONFIGS["llama"])
-    together = sample(model, PROMPTS, Sampling(max_new_tokens=10), EOS, seed=5)
-    first = sample(model, PROMPTS[:1], Sampling(max_new_tokens=10), EOS, seed=5)
+    together = sampled(model, PROMPTS, Sampling(max_new_tokens=10), EOS, seed=5)
+    first = sampled(model, PROMPTS[:1], Sampling(max_new_tokens=10), EOS, seed=5)
     assert together.response_ids[0].tolist() == first.response_ids[0].tolist()
 
 
@@ -70,7 +73,7 @@ def test_finished_rows_cost_nothing(cuts):
     model.base_model.register_forward_pre_hook(
         lambda _, __, inputs: given.append(len(inputs["input_ids"])), with_kwargs=True
     )
-    rollout = sample(model, PROMPTS * 4, Sampling(max_new_tokens=12), EOS, seed=3, cuts=cuts)
+    rollout = sampled(model, PROMPTS * 4, Sampling(max_new_tokens=12), EOS, seed=3, keep=cuts)
     live = [sum(size > step for size in rollout.sizes) for step in range(12)]
     assert len(set(live)) > 4
     assert live[-1] > 0
@@ -80,7 +83,7 @@ def test_finished_rows_cost_nothing(cuts):
 
 def test_no_end_before_the_minimum_and_none_beyond_the_maximum():
     model = random_model(CONFIGS["llama"])
-    rollout = sample(model, PROMPTS * 8, Sampling(max_new_tokens=8, min_new_tokens=5), EOS, seed=2)
+    rollout = sampled(model, PROMPTS * 8, Sampling(max_new_tokens=8, min_new_tokens=5), EOS, seed=2)
     assert all(5 <= size <= 8 for size in rollout.sizes)
     assert all(
         (ids[-1].item() in EOS) == ended
@@ -97,11 +100,11 @@ def test_no_end_before_the_minimum_and_none_beyond_the_maximum():
 
 def test_all_end_at_once_and_an_empty_prompt_is_refused():
     model = random_model(CONFIGS["llama"])
-    rollout = sample(model, PROMPTS, Sampling(max_new_tokens=8), list(range(501)), seed=2, cuts={2})
+    rollout = sampled(model, PROMPTS, Sampling(max_new_tokens=8), list(range(501)), seed=2, keep={2})
     assert rollout.sizes == [1] * 4
     assert all(rollout.ended)
     with pytest.raises(ValueError, match="no tokens"):
-        sample(model, [[1], []], Sampling(), EOS, seed=2)
+        sampled(model, [[1], []], Sampling(), EOS, seed=2)
 
 
 def test_draws_follow_the_probabilities():
@@ -134,22 +137,22 @@ def test_draws_are_those_of_the_cumulative_sum_and_never_what_weighs_nothing(voc
 
 def test_log_probabilities_hold_where_logits_are_far_apart():
     logits = torch.tensor([[0.0, -300.0, 5.0], [900.0, 899.0, -900.0]])
-    weights, normaliser = _weights(logits)
+    weights, normaliser = weights_of(logits)
     torch.testing.assert_close(normaliser, logits.logsumexp(1))
     torch.testing.assert_close(weights / weights.sum(1, keepdim=True), logits.softmax(1))
 
 
 def test_logits_that_are_not_numbers_are_drawn_from_without_an_error_of_their_own():
-    weights, _ = _weights(torch.full((2, 600), torch.nan))
+    weights, _ = weights_of(torch.full((2, 600), torch.nan))
     assert bool((draw(weights, torch.tensor([0.1, 0.9])) < 600).all())
 
 
-def test_how_many_are_answered_at_once_changes_nothing(tiny_model, monkeypatch):
+def test_how_many_are_answered_at_once_changes_nothing(tiny_model):
     lm, tokenizer = load_causal_lm(Model(name=tiny_model, dtype="float32")), load_tokenizer(tiny_model)
     prompts = [Prompt(id=str(size), prompt="word " * size) for size in (3, 1, 5, 2, 4)]
-    together, whole = respond(lm, tokenizer, prompts, Sampling(max_new_tokens=6), 7)
-    monkeypatch.setattr("redline.sampling.local.AT_ONCE", 16)
-    apart, parts = respond(lm, tokenizer, prompts, Sampling(max_new_tokens=6), 7)
+    policy, how = CurrentPolicy(lm), Sampling(max_new_tokens=6)
+    together, whole = respond(InProcess(), policy, tokenizer, prompts, how, 7)
+    apart, parts = respond(InProcess(at_once=16), policy, tokenizer, prompts, how, 7)
     assert together == apart
     assert [response.id for response in apart] == ["3", "1", "5", "2", "4"]
     for one, other in zip(whole.logprobs, parts.logprobs, strict=True):

@@ -16,7 +16,9 @@ from redline.engine.settings import Model
 from redline.policy.evaluate import logprobs, perplexity
 from redline.reward.rewards import build_reward
 from redline.reward.settings import RewardTerm
-from redline.sampling.local import respond
+from redline.sampling.local import InProcess
+from redline.sampling.protocol import CurrentPolicy, Sampler
+from redline.sampling.rollouts import respond
 from redline.sampling.settings import Sampling
 
 APART = 104_729  # between the seeds of the n samples: no other run's seed is met
@@ -30,22 +32,27 @@ def best_of_n(
     sampling: Sampling,
     n: int,
     seed: int,
+    sampler: Sampler | None = None,
 ) -> tuple[dict[int, list[Response]], list[Response], dict[str, Any]]:
     """The best of 1, 2, 4, ... and ``n`` responses to each prompt, the reference's own, and the figures
     beside a win rate.
 
-    Responses are ranked by the sum of their rewards. The reference's are drawn apart from the n. ``kl`` is
+    ``sampler`` draws them; None: this process. Responses are ranked by the sum of their rewards. The
+    reference's are drawn apart from the n. ``kl`` is
     ``log n - (n - 1) / n``, the KL of best-of-n from its model for rewards that never tie (Stiennon et al.
     2020, appendix G.3).
     """
     lm, tokenizer = load_causal_lm(model), load_tokenizer(model.name, model.trust_remote_code, model.revision)
     score, _ = build_reward(terms, reward, tokenizer, lm, 0)
-    reference, base = respond(lm, tokenizer, prompts, sampling, seed, title="sample the reference")
+    sampler, policy = InProcess() if sampler is None else sampler, CurrentPolicy(lm)
+    reference, base = respond(
+        sampler, policy, tokenizer, prompts, sampling, seed, title="sample the reference"
+    )
     best: list[tuple[float, Response, Tensor]] = []
     found: dict[int, list[Response]] = {}
     for draw in range(1, n + 1):
         responses, rollout = respond(
-            lm, tokenizer, prompts, sampling, seed + APART * draw, title=f"sample {draw} of {n}"
+            sampler, policy, tokenizer, prompts, sampling, seed + APART * draw, title=f"sample {draw} of {n}"
         )
         totals = [float(row.sum()) for row in score(rollout)]
         drawn = list(zip(totals, responses, rollout.response_ids, strict=True))

@@ -36,6 +36,7 @@ from redline.policy.log import RunLog
 from redline.policy.settings import Policy
 from redline.policy.watch import Gold, Watch, Watched
 from redline.reward.train import CACHE_BYTES
+from redline.sampling.open import open_sampler
 
 POINTS = 6  # measurements of the gold score in a training, and checkpoints with them
 SURE, UNSURE = (
@@ -134,6 +135,7 @@ def train_direct(
             policy,
             cuts,
             score=None,
+            sampler=open_sampler(policy.sampler),
             updates=0,
             seed=seed,
             out=out,

@@ -45,7 +45,7 @@ def responses_of(
         rejects.report(str(prompts))
     if not asked:
         raise UserError(f"{prompts}: holds no prompts. Expected records with id and prompt.")
-    from redline.sampling.local import sample_responses
+    from redline.sampling.rollouts import sample_responses
 
     responses = sample_responses(Model(name=system), asked, sampling, seed)
     write_jsonl(keep, responses)

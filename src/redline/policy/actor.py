@@ -14,6 +14,7 @@ from redline.engine.models import adapt, for_training, load_causal_lm, train_lay
 from redline.engine.rollout import Rollout
 from redline.engine.settings import Adapt, Model
 from redline.engine.views import Split
+from redline.sampling.protocol import CurrentPolicy
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -96,6 +97,16 @@ class ActorCritic(nn.Module):
         else:
             with self.peft.disable_adapter():
                 yield self.split
+
+    def current(self, keep: set[int]) -> CurrentPolicy:
+        """The policy as it is now, for a sampler that shall keep the states entering the layers ``keep``."""
+        return CurrentPolicy(self.lm, self.peft, frozenset(keep))
+
+    @contextmanager
+    def current_reference(self, keep: set[int]) -> Iterator[CurrentPolicy]:
+        """The same of the reference; the adapter is off inside."""
+        with self.reference() as split:
+            yield CurrentPolicy(split.model, None, frozenset(keep))
 
 
 def _copy(lm: Any) -> Any:

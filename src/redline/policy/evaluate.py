@@ -2,6 +2,7 @@
 perplexity."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -11,10 +12,12 @@ from redline.data.records import Prompt, Response
 from redline.data.tokenization import load_tokenizer
 from redline.engine.batching import pack, pad
 from redline.engine.logprobs import token_logprobs
-from redline.engine.models import load_causal_lm
+from redline.engine.models import ADAPTER, load_causal_lm
 from redline.engine.rollout import Rollout
 from redline.engine.settings import Model
-from redline.sampling.local import respond
+from redline.sampling.local import InProcess
+from redline.sampling.protocol import CurrentPolicy, Sampler
+from redline.sampling.rollouts import respond
 from redline.sampling.settings import Sampling
 
 if TYPE_CHECKING:
@@ -27,33 +30,43 @@ def side_by_side(
     prompts: Sequence[Prompt],
     sampling: Sampling,
     seed: int,
+    sampler: Sampler | None = None,
 ) -> tuple[list[Response], list[Response], dict[str, Any]]:
     """Responses of the policy and of the reference, and figures that guard a win rate.
 
+    ``sampler`` draws them; None: this process. A LoRA policy's adapter is expected in its folder's `adapter`.
     ``kl``: nats a response, KL(policy, reference) estimated on the policy's own samples at the sampling
     temperature, with its standard error; ``perplexity_a`` and ``perplexity_b``: of the two models' responses
     under the reference, at temperature 1.
     """
     tokenizer = load_tokenizer(reference.name, reference.trust_remote_code, reference.revision)
     new, base = load_causal_lm(policy), load_causal_lm(reference)
-    responses_a, rollout_a = respond(new, tokenizer, prompts, sampling, seed, title="sample the policy")
-    responses_b, rollout_b = respond(base, tokenizer, prompts, sampling, seed, title="sample the reference")
+    adapter = Path(policy.name) / ADAPTER
+    drawn_from = CurrentPolicy(new, adapter if adapter.is_dir() else None)
+    sampler = InProcess() if sampler is None else sampler
+    responses_a, rollout_a = respond(
+        sampler, drawn_from, tokenizer, prompts, sampling, seed, title="sample the policy"
+    )
+    responses_b, rollout_b = respond(
+        sampler, CurrentPolicy(base), tokenizer, prompts, sampling, seed, title="sample the reference"
+    )
+    # another sampler's arithmetic differs from that of the passes that are subtracted: only our own is taken
+    ours = isinstance(sampler, InProcess)
+    of_policy = rollout_a.logprobs if ours else logprobs(new, rollout_a, sampling.temperature)
     of_reference = logprobs(base, rollout_a, sampling.temperature)
-    kl = torch.stack(
-        [(own - other).sum() for own, other in zip(rollout_a.logprobs, of_reference, strict=True)]
-    ).double()
-    if sampling.temperature == 1:
-        at_one = of_reference, rollout_b.logprobs
-    else:
-        at_one = logprobs(base, rollout_a, 1.0), logprobs(base, rollout_b, 1.0)
+    log_ratios = [(own - other).sum() for own, other in zip(of_policy, of_reference, strict=True)]
+    kl = torch.stack(log_ratios).double()
+    at_one = logprobs(base, rollout_a, 1.0) if sampling.temperature != 1 else of_reference
+    known = ours and sampling.temperature == 1
+    base_at_one = rollout_b.logprobs if known else logprobs(base, rollout_b, 1.0)
     return (
         responses_a,
         responses_b,
         {
             "kl": kl.mean().item(),
             "kl_error": (kl.std() / len(kl) ** 0.5).item() if len(kl) > 1 else None,
-            "perplexity_a": perplexity(at_one[0]),
-            "perplexity_b": perplexity(at_one[1]),
+            "perplexity_a": perplexity(at_one),
+            "perplexity_b": perplexity(base_at_one),
         },
     )
 

@@ -32,7 +32,6 @@ from redline.engine.schedule import scheduler
 from redline.engine.settings import Model
 from redline.engine.sharding import assemble, clip_gradients, gathered, prepare, unfinished
 from redline.errors import UserError
-from redline.functions import load_function
 from redline.policy.actor import ActorCritic, predicted, rescore
 from redline.policy.advantages import AdaptiveKl, explained_variance, gae, token_kl, whiten
 from redline.policy.files import PolicyFiles
@@ -42,7 +41,10 @@ from redline.policy.monitors import advantage_monitors, peak_gb, phase_gb, rewar
 from redline.policy.settings import Policy
 from redline.policy.watch import Gold, Watch, Watched
 from redline.reward.rewards import build_reward
-from redline.sampling.local import check_logits, prompt_tokens, sample, sampled_by
+from redline.sampling.check import check_logits
+from redline.sampling.open import open_sampler
+from redline.sampling.protocol import Request
+from redline.sampling.rollouts import prompt_tokens, sample_rollout
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -142,7 +144,7 @@ class Ppo:
                 f"{positions} positions. Lower sampling.max_new_tokens or data.max_prompt_tokens."
             )
         self.eos = eos_ids(self.actor.lm, self.tokenizer, [prompt.prompt for prompt in self.prompts])
-        self.sampler = load_function(recipe.sampler) if recipe.sampler else None
+        self.sampler = open_sampler(recipe.sampler)
         self.reward, cuts = build_reward(
             recipe.reward, reward, self.tokenizer, self.actor.lm, self.actor.split.cut
         )
@@ -194,6 +196,7 @@ class Ppo:
                     self.recipe,
                     self.cuts,
                     self._score,
+                    self.sampler,
                     self.recipe.updates,
                     self.seed,
                     self.out,
@@ -215,7 +218,8 @@ class Ppo:
                     log.samples(
                         sample_records(columns.pop("rollout"), self.tokenizer, step + 1, SHOWN, **columns)
                     )
-                self.accelerator.log(metrics, step=step + 1)
+                known = {name: value for name, value in metrics.items() if value is not None}
+                self.accelerator.log(known, step=step + 1)
                 bar.advance()
                 bar.note(f"reward {metrics['reward']:.2f} KL {metrics['kl']:.1f}")
                 if (step + 1) % self.recipe.checkpoint_every == 0 or step + 1 == self.recipe.updates:
@@ -232,7 +236,7 @@ class Ppo:
             save(self.actor.lm, self.actor.peft, self.tokenizer, self.out, self.base)
         wait_for_everyone()
 
-    def update(self, step: int) -> tuple[dict[str, float], dict[str, Any]]:
+    def update(self, step: int) -> tuple[dict[str, Any], dict[str, Any]]:
         """One update; returns its metrics, and its rollout with the tokens' rewards, values, KL and
         advantages ``[R_i]``."""
         self.timings, self.memory = {}, {}
@@ -271,7 +275,7 @@ class Ppo:
         whitened = whiten(advantages, mask, self._total)
         with self._timed("optimise"):
             losses = self._optimise(rollout, logprobs, values, whitened, returns, step, first)
-        metrics = (
+        metrics: dict[str, Any] = (
             self._metrics(rollout, rewards, shaped, kl, entropies, values, returns, mask, logprobs) | losses
         )
         metrics |= reward_monitors(rewards, shaped, rollout.ended, self._total) | advantage_monitors(
@@ -304,22 +308,10 @@ class Ppo:
         texts = [self.prompts[row].prompt for row in mine]
         ids, seed = [self.prompt_ids[row] for row in mine], (self.seed * 1_000_003 + step) * 1009
         with self._timed("sample"):
-            if self.sampler is None:
-                rollout = sample(
-                    self.actor.lm, ids, self.recipe.sampling, self.eos, seed, self.cuts, texts, places
-                )
-            else:
-                rollout = sampled_by(
-                    self.sampler,
-                    self.actor.lm,
-                    ids,
-                    self.recipe.sampling,
-                    self.eos,
-                    seed + self.accelerator.process_index,
-                    self.cuts,
-                    texts,
-                    self.recipe.microbatch_tokens,
-                )
+            policy = self.actor.current(self.cuts)
+            self.sampler.sync(policy)
+            request = Request(self.recipe.sampling, self.eos, seed, places)
+            rollout = sample_rollout(self.sampler, policy, ids, request, texts=texts)
         with self._timed("score"):
             try:
                 rewards = self.reward(rollout)
@@ -505,12 +497,13 @@ class Ppo:
         returns: Tensor,
         mask: Tensor,
         logprobs: list[Tensor],
-    ) -> dict[str, float]:
+    ) -> dict[str, float | None]:
         """Means over the whole batch (all processes) of what describes it."""
-        sampled = rollout.logprobs or logprobs  # an engine outside gives none
+        sampled = rollout.logprobs or logprobs  # some samplers give none
         drift = torch.cat(
             [torch.zeros(1), *((new - old).abs() for new, old in zip(logprobs, sampled, strict=True))]
         )
+        largest_drift = self.accelerator.gather(drift.max().to(self.accelerator.device)).max().item()
         sums = torch.tensor(
             [
                 len(rollout),
@@ -535,10 +528,8 @@ class Ppo:
             "entropy": entropy / at_least,
             "length": tokens / count,
             "ended": ended / count,
-            "sampler_drift": drifted / at_least,
-            "sampler_drift_max": self.accelerator.gather(drift.max().to(self.accelerator.device))
-            .max()
-            .item(),
+            "sampler_drift": drifted / at_least if rollout.logprobs else None,
+            "sampler_drift_max": largest_drift if rollout.logprobs else None,
             "explained_variance": explained_variance(torch.cat(values), returns[mask], self._total),
         }
 

@@ -56,9 +56,9 @@ class Policy(Section):
     sampling: Sampling = Field(default_factory=Sampling)
     """The rollout."""
     sampler: str | None = None
-    """`module:function` or `file.py:function` that samples in place of Redline (an inference server, say),
-    called with (the policy's model, the prompts' token ids, `sampling`, a seed), returning the token ids of a
-    response to each. None: Redline."""
+    """`module:name` or `file.py:name` of a class (or a function that returns an object) with `sync(policy)`
+    and `sample(prompts, n, request)`, which draws all responses in place of Redline: an inference server,
+    say. None: Redline, in this process."""
     updates: int = Field(40, ge=1)
     """PPO updates: each samples `batch_size` responses and learns from them `epochs` times."""
     batch_size: int = Field(32, ge=1)

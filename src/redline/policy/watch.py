@@ -29,7 +29,8 @@ from redline.errors import UserError
 from redline.policy.actor import ActorCritic, rescore
 from redline.policy.files import PolicyFiles
 from redline.policy.settings import Policy
-from redline.sampling.local import prompt_tokens, sample
+from redline.sampling.protocol import Request, Sampler
+from redline.sampling.rollouts import prompt_tokens, sample_rollout
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -117,6 +118,7 @@ class Watched:
     policy: Policy
     cuts: set[int]
     score: Callable[[Rollout], Sequence[Tensor]] | None
+    sampler: Sampler
     updates: int
     seed: int
     out: Path
@@ -225,17 +227,15 @@ class Watch:
             self.watched.policy,
         )
         with gathered(watched.model), watched.accelerator.autocast():
-            with actor.reference() if update == 0 else nullcontext(actor.split) as split:
-                texts = [prompt.prompt for prompt in prompts]
-                rollout = sample(
-                    split.model,
-                    prompt_tokens(watched.tokenizer, prompts),
-                    how.sampling,
-                    eos_ids(actor.lm, watched.tokenizer, texts),
-                    watched.seed + 1,
-                    cuts=watched.cuts,
-                    texts=texts,
-                )
+            texts = [prompt.prompt for prompt in prompts]
+            ids = prompt_tokens(watched.tokenizer, prompts)
+            stop = eos_ids(actor.lm, watched.tokenizer, texts)
+            request = Request(how.sampling, stop, watched.seed + 1)
+            cuts = watched.cuts
+            drawn_from = nullcontext(actor.current(cuts)) if update else actor.current_reference(cuts)
+            with drawn_from as policy:
+                watched.sampler.sync(policy)
+                rollout = sample_rollout(watched.sampler, policy, ids, request, texts=texts)
             rewards = (
                 [float(row.sum()) for row in watched.score(rollout)]
                 if watched.score

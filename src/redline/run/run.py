@@ -454,6 +454,7 @@ class Run:
         from redline.judge.judges import judge_of
         from redline.policy.evaluate import side_by_side
         from redline.reward.score import score_file
+        from redline.sampling.open import open_sampler
 
         how, folder = self.recipe.compare, self.folder / "compare"
         judge = judge_of(how)
@@ -469,7 +470,8 @@ class Run:
                 update={"load_in_4bit": False}
             )
             policy = base.model_copy(update={"name": str(self.folder / "policy"), "revision": None})
-            a, b, guard = side_by_side(policy, base, prompts[: how.limit], sampling, seed)
+            sampler = open_sampler(self.recipe.policy.sampler)
+            a, b, guard = side_by_side(policy, base, prompts[: how.limit], sampling, seed, sampler)
         write_jsonl(folder / "policy.jsonl", a)
         write_jsonl(folder / "reference.jsonl", b)
         if (self.folder / "reward").exists():  # for the report: what the reward model makes of both
@@ -498,6 +500,7 @@ class Run:
         """The best of n and the reference, judged also for smaller n: compare/curve.jsonl."""
         from redline.direct.best_of_n import best_of_n, kl_of
         from redline.judge.compare import compare
+        from redline.sampling.open import open_sampler
 
         assert self.recipe.direct is not None  # it names the method
         own, folder = self.folder / "reward", self.folder / "compare"
@@ -509,6 +512,7 @@ class Run:
             sampling,
             self.recipe.direct.n,
             seed,
+            open_sampler(self.recipe.policy.sampler),
         )
         points = []
         for n, responses in best.items():
