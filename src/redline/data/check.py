@@ -11,7 +11,7 @@ from pydantic import BaseModel
 
 from redline.console import console
 from redline.data.files import is_no_file
-from redline.data.records import Edit, Pair, Prompt, Record, Response, Text, ToEdit, as_text
+from redline.data.records import Edit, Feedback, Pair, Prompt, Record, Response, Text, ToEdit, as_text
 from redline.errors import UserError
 
 EQUAL = "rejected and edited are equal"
@@ -126,6 +126,8 @@ class Seen:
     def duplicate(self, record: Record) -> str | None:
         """The reason why this record is a duplicate of an earlier one, or None; it is remembered."""
         texts = [getattr(record, name, None) for name in TEXTS[type(record)]]
+        if isinstance(record, Feedback):
+            texts.append(record.liked)  # people may disagree
         content = _hash(json.dumps(texts, ensure_ascii=False, default=str))
         if content in self._contents:
             return "same content as an earlier record"
@@ -143,8 +145,9 @@ TEXTS: dict[type[Record], tuple[str, ...]] = {
     Prompt: ("prompt",),
     Response: ("prompt", "response"),
     ToEdit: ("prompt", "rejected"),
+    Feedback: ("prompt", "response"),
 }  # the fields that must be text, in order
-MAY_BE_EMPTY = {(Edit, "prompt"), (Response, "prompt"), (Response, "response")}
+MAY_BE_EMPTY = {(Edit, "prompt"), (Response, "prompt"), (Response, "response"), (Feedback, "prompt")}
 
 
 def problem(record: Record, keep_unchanged: bool = False) -> str | None:
@@ -158,7 +161,11 @@ def problem(record: Record, keep_unchanged: bool = False) -> str | None:
                 return f"{name}.{place} is no message with `role` and `content`"
         if not as_text(value).strip() and (kind, name) not in MAY_BE_EMPTY:
             return f"{name} is empty"
-    if isinstance(record, Edit | Pair | Response) and isinstance(record.prompt, str) and record.prompt:
+    if (
+        isinstance(record, Edit | Pair | Response | Feedback)
+        and isinstance(record.prompt, str)
+        and record.prompt
+    ):
         for name in TEXTS[kind][1:]:
             if not isinstance(getattr(record, name), str):
                 return f"prompt is text but {name} is messages"

@@ -11,12 +11,13 @@ from pydantic_core import to_json
 
 from redline.data.check import TEXTS, Rejects, Seen, problem
 from redline.data.files import check_apart, explain
-from redline.data.records import Edit, Message, Pair, Prompt, Record, Response, ToEdit
+from redline.data.records import Edit, Feedback, Message, Pair, Prompt, Record, Response, ToEdit
 from redline.data.rows import Row, rows
 from redline.data.settings import Source, assignments
 from redline.errors import UserError
 
-R = TypeVar("R", Pair, ToEdit, Edit, Prompt, Response)
+R = TypeVar("R", Pair, ToEdit, Edit, Prompt, Response, Feedback)
+UNPAIRED = {"completion": "response", "label": "liked"}  # TRL's names of a thumb's fields
 GIVE_UP = 100  # rows without a needed column, none with it, after which the mapping is wrong and not the rows
 
 
@@ -153,6 +154,12 @@ class _Reader:
             del fields["id"]
         if self.source.format == "hh":
             self._dialogues(fields)
+        if self.kind is Feedback:
+            for theirs, ours in UNPAIRED.items():
+                if theirs in fields and ours not in fields:
+                    fields[ours] = fields.pop(theirs)
+            if "liked" not in fields:
+                raise _Missing("no column `liked`")
         for name in self.responses:
             if name not in fields:
                 raise _Missing(f"no column `{name}`")

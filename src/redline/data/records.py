@@ -48,6 +48,15 @@ class Edit(Record):
     chosen: Text | None = None
 
 
+class Feedback(Record):
+    """One response that somebody liked or disliked: a thumb up or down. TRL's unpaired format (`completion`,
+    `label`) is read too."""
+
+    prompt: Text
+    response: Text
+    liked: bool
+
+
 class Labels(Record):
     """Token labels of an edit: -1 or 0 for each rejected token, 0 or +1 for each edited token.
 

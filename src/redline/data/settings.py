@@ -41,6 +41,8 @@ class Data(Section):
     """Preference pairs: prompt, chosen, rejected."""
     edits: Source | None = None
     """Minimal edits: prompt, rejected, edited."""
+    feedback: Source | None = None
+    """Single responses that people liked or disliked: prompt, response, liked. For `direct.method: bco`."""
     validation: Source | None = None
     """Edits to validate the reward model on; without it a share of the edits is held out, chosen by a hash of
     the id."""
