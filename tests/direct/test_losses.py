@@ -164,8 +164,8 @@ def test_the_degree_of_what_is_gone():
 
 
 def test_the_weighted_tokens_by_hand():
-    """A token wanted, one unwanted within the window, one unwanted but unlikely already, one that the language
-    needs."""
+    """A token wanted, one unwanted within the window, one unwanted but unlikely already, one that the
+    language needs."""
     middle = (losses.SURE + losses.UNSURE) / 2
     tokens, weights = doubles(0.3, middle, 2.5, 0.1), doubles(1.0, -0.5, -0.5, -0.5)
     total, count = losses.weighted_tokens(-tokens, weights)

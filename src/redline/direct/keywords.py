@@ -3,161 +3,18 @@
 import re
 from collections import Counter
 
-STOP = set(
-    [
-        "a",
-        "about",
-        "above",
-        "after",
-        "again",
-        "against",
-        "all",
-        "also",
-        "am",
-        "an",
-        "and",
-        "any",
-        "are",
-        "as",
-        "at",
-        "be",
-        "because",
-        "been",
-        "before",
-        "being",
-        "below",
-        "between",
-        "both",
-        "but",
-        "by",
-        "can",
-        "could",
-        "did",
-        "do",
-        "does",
-        "doing",
-        "don",
-        "down",
-        "during",
-        "each",
-        "even",
-        "few",
-        "for",
-        "from",
-        "further",
-        "get",
-        "got",
-        "had",
-        "has",
-        "have",
-        "having",
-        "he",
-        "her",
-        "here",
-        "hers",
-        "herself",
-        "him",
-        "himself",
-        "his",
-        "how",
-        "however",
-        "i",
-        "if",
-        "in",
-        "into",
-        "is",
-        "it",
-        "its",
-        "itself",
-        "just",
-        "like",
-        "made",
-        "make",
-        "many",
-        "may",
-        "me",
-        "might",
-        "more",
-        "most",
-        "much",
-        "must",
-        "my",
-        "myself",
-        "no",
-        "nor",
-        "not",
-        "now",
-        "of",
-        "off",
-        "on",
-        "once",
-        "one",
-        "only",
-        "or",
-        "other",
-        "our",
-        "ours",
-        "ourselves",
-        "out",
-        "over",
-        "own",
-        "rather",
-        "really",
-        "s",
-        "same",
-        "see",
-        "she",
-        "should",
-        "so",
-        "some",
-        "such",
-        "t",
-        "than",
-        "that",
-        "the",
-        "their",
-        "theirs",
-        "them",
-        "themselves",
-        "then",
-        "there",
-        "these",
-        "they",
-        "this",
-        "those",
-        "through",
-        "to",
-        "too",
-        "two",
-        "under",
-        "until",
-        "up",
-        "upon",
-        "us",
-        "very",
-        "was",
-        "we",
-        "were",
-        "what",
-        "when",
-        "where",
-        "which",
-        "while",
-        "who",
-        "whom",
-        "why",
-        "will",
-        "with",
-        "within",
-        "without",
-        "would",
-        "yet",
-        "you",
-        "your",
-        "yours",
-        "yourself",
-        "yourselves",
-    ]
+STOP = frozenset(
+    (
+        "a about above after again against all also am an and any are as at be because been before "
+        "being below between both but by can could did do does doing don down during each even few "
+        "for from further get got had has have having he her here hers herself him himself his how "
+        "however i if in into is it its itself just like made make many may me might more most much "
+        "must my myself no nor not now of off on once one only or other our ours ourselves out over "
+        "own rather really s same see she should so some such t than that the their theirs them "
+        "themselves then there these they this those through to too two under until up upon us very "
+        "was we were what when where which while who whom why will with within without would yet you "
+        "your yours yourself yourselves "
+    ).split()
 )
 WORD = re.compile(r"[A-Za-z][A-Za-z'-]*")
 
@@ -165,8 +22,8 @@ WORD = re.compile(r"[A-Za-z][A-Za-z'-]*")
 def phrases(text: str) -> list[tuple[float, int, int]]:
     """The candidate phrases of a text, the best first: score, and characters ``[start, end)``.
 
-    A phrase is a run of words without a stop word or punctuation in it. A word's score is its degree (words that it
-    stands beside in phrases, itself included) over its frequency, a phrase's the sum of its words'.
+    A phrase is a run of words without a stop word or punctuation in it. A word's score is its degree (words
+    that it stands beside in phrases, itself included) over its frequency, a phrase's the sum of its words'.
     """
     runs: list[list[re.Match[str]]] = [[]]
     end = 0
@@ -192,8 +49,8 @@ def phrases(text: str) -> list[tuple[float, int, int]]:
 
 
 def without_keywords(text: str, levels: int) -> list[tuple[int, str]]:
-    """For each degree from 1 to ``levels`` the text without so many of ``levels`` parts of its key phrases, the best
-    scored first. A text of fewer phrases gives fewer degrees."""
+    """For each degree from 1 to ``levels`` the text without so many of ``levels`` parts of its key phrases,
+    the best scored first. A text of fewer phrases gives fewer degrees."""
     scored = phrases(text)
     made: list[tuple[int, str]] = []
     before = 0

@@ -24,14 +24,13 @@ class Row:
     """A response after its prompt.
 
     ``ids`` are the token ids of both, the first ``before`` of them the prompt's. ``side`` is +1 for a liked
-    response, -1 for a disliked one, 0 for neither. The rows of a pair share the number ``pair``; -1 stands alone.
-    ``weight`` is a method's own weight of the row, ``tag`` a class or a flag. ``token_weights`` holds one number for
-    each response token, for losses of tokens. ``given`` holds summed log-probabilities that the method has fixed
-    itself, by name.
+    response, -1 for a disliked one, 0 for neither. The rows of a pair share the number ``pair``; -1 stands
+    alone. ``weight`` is a method's own weight of the row, ``tag`` a class or a flag. ``token_weights`` holds
+    one number for each response token, for losses of tokens. ``given`` holds summed log-probabilities that
+    the method has fixed itself, by name.
 
-    ``states`` ``[T, H]`` enter the cut, and ``known`` are summed log-probabilities by frozen models with the version
-    of the model. Both are computed again where they are missing.
-    """
+    ``states`` ``[T, H]`` enter the cut, and ``known`` are summed log-probabilities by frozen models with the
+    version of the model. Both are computed again where they are missing."""
 
     ids: list[int]
     before: int
@@ -52,7 +51,8 @@ class Row:
 
     @property
     def places(self) -> list[int]:
-        """Where in ``ids`` the tokens are that count. Nothing predicts the first token of all, so it never does."""
+        """Where in ``ids`` the tokens are that count. Nothing predicts the first token of all, so it never
+        does."""
         first = max(self.before, 1)
         if self.token_weights is None:
             return list(range(first, len(self.ids)))
@@ -102,8 +102,8 @@ def edit_rows(
     max_response: int,
     pairs: str = "edited",
 ) -> list[EditRows]:
-    """Labelled edits as token ids. ``pairs`` "chosen" takes the preferred response in place of the edited one.
-    Raises UserError where an edit lacks it."""
+    """Labelled edits as token ids. ``pairs`` "chosen" takes the preferred response in place of the edited
+    one. Raises UserError where an edit lacks it."""
     rows = []
     for record in records:
         rejected, edited = token_ids(record, tokenizer)
@@ -159,8 +159,8 @@ def feedback_rows(
 
 
 def opening_size(tokenizer: "PreTrainedTokenizerBase", ids: Sequence[int], words: int) -> int:
-    """How many of a response's first tokens make its first ``words`` words, or fewer where one token reaches into
-    the next word. At least one token is left for the response."""
+    """How many of a response's first tokens make its first ``words`` words, or fewer where one token reaches
+    into the next word. At least one token is left for the response."""
     text, offsets = token_offsets(tokenizer, list(ids))
     end, seen, inside = 0, 0, False
     for place, letter in enumerate(text):
@@ -177,7 +177,8 @@ def opening_size(tokenizer: "PreTrainedTokenizerBase", ids: Sequence[int], words
 
 
 def with_opening(row: Row, size: int, tokenizer: "PreTrainedTokenizerBase") -> Row | None:
-    """The same row whose first ``size`` response tokens count as its prompt; None where no token would be left."""
+    """The same row whose first ``size`` response tokens count as its prompt; None where no token would be
+    left."""
     if not 0 < size < len(row.response):
         return None
     before = row.before + size
@@ -196,8 +197,8 @@ def common_beginning(first: Sequence[int], second: Sequence[int]) -> int:
 
 
 def undone(edit: EditRows, levels: int, seed: int) -> list[tuple[int, list[int]]]:
-    """Answers between an edit's two sides: for each degree from 1 to ``levels - 1`` the edited side with so many of
-    ``levels`` parts of its changes undone, in a seeded order.
+    """Answers between an edit's two sides: for each degree from 1 to ``levels - 1`` the edited side with so
+    many of ``levels`` parts of its changes undone, in a seeded order.
 
     An edit of fewer changes gives fewer degrees; none is given twice, nor as a copy of either side.
     """
