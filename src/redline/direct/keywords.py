@@ -3,19 +3,17 @@
 import re
 from collections import Counter
 
-STOP = frozenset(
-    (
-        "a about above after again against all also am an and any are as at be because been before "
-        "being below between both but by can could did do does doing don down during each even few "
-        "for from further get got had has have having he her here hers herself him himself his how "
-        "however i if in into is it its itself just like made make many may me might more most much "
-        "must my myself no nor not now of off on once one only or other our ours ourselves out over "
-        "own rather really s same see she should so some such t than that the their theirs them "
-        "themselves then there these they this those through to too two under until up upon us very "
-        "was we were what when where which while who whom why will with within without would yet you "
-        "your yours yourself yourselves "
-    ).split()
-)
+WORDS = """
+a about above after again against all also am an and any are as at be because been before being below
+between both but by can could did do does doing don down during each even few for from further get got had
+has have having he her here hers herself him himself his how however i if in into is it its itself just
+like made make many may me might more most much must my myself no nor not now of off on once one only or
+other our ours ourselves out over own rather really s same see she should so some such t than that the
+their theirs them themselves then there these they this those through to too two under until up upon us
+very was we were what when where which while who whom why will with within without would yet you your
+yours yourself yourselves
+"""
+STOP = frozenset(WORDS.split())  # words that begin no phrase and end none
 WORD = re.compile(r"[A-Za-z][A-Za-z'-]*")
 
 
