@@ -47,11 +47,31 @@ def root(
 
 
 @app.command(epilog="Example: `redline run recipes/quickstart.yaml --out runs/demo policy.updates=20`")
-def run(recipe: RecipeFile, overrides: Overrides = None, out: RunFolder = None) -> None:
-    """Every stage of a recipe, in order; continues where it stopped."""
+def run(
+    recipe: RecipeFile,
+    overrides: Overrides = None,
+    out: RunFolder = None,
+    start: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            metavar="STAGE",
+            help="Do this stage and those after it again; what was there is kept in previous/. Edits that an "
+            "LLM made are asked for again only by --from edit",
+        ),
+    ] = None,
+    reuse: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="RUN", help="Another run's folder: take over what it did alike (repeat for more)"
+        ),
+    ] = None,
+) -> None:
+    """Every stage of a recipe, in order; continues where it stopped. What a changed key concerns is done
+    again, and nothing else."""
     from redline.run.run import run_recipe
 
-    run_recipe(recipe, overrides or [], out)
+    run_recipe(recipe, overrides or [], out, start=start, reuse=reuse or [])
 
 
 @app.command(

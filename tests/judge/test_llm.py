@@ -21,6 +21,7 @@ from redline.judge.cache import VerdictCache
 from redline.judge.llm import LlmJudge, as_transcript, read_json_verdict, read_template, read_token
 from redline.judge.verdicts import judge_pairs
 from redline.recipe import load_recipe
+from redline.run.comparison import watching_judge
 from redline.run.run import Run
 
 Reply = tuple[int, Any]
@@ -297,7 +298,7 @@ def test_a_recipe_says_how_an_llm_is_asked(server, tmp_path, monkeypatch):
     write_jsonl(run.folder / "data/eval_prompts.jsonl", prompts)
     a, b = ([Response(**prompt, response=text) for prompt in prompts] for text in ("warm", "cold"))
     monkeypatch.setattr("redline.policy.evaluate.side_by_side", lambda *_: (a, b, {}))
-    run._compare()
+    run.stages["compare"](run.job)
     assert {body["messages"][0]["content"] for body in server.bodies} == {
         f"Kinder? q{number} A: {x} B: {y}"
         for number in range(3)
@@ -307,7 +308,7 @@ def test_a_recipe_says_how_an_llm_is_asked(server, tmp_path, monkeypatch):
     result = json.loads((run.folder / "winrate.json").read_text())
     assert (result["win_rate"], result["judge_settings"]["verdict"]) == (1.0, "token")
     assert "secret" not in (run.folder / "winrate.json").read_text()
-    gold, asked = run._gold(), len(server.bodies)
+    gold, asked = watching_judge(run.job), len(server.bodies)
     assert gold is not None
     assert gold.prefer(a[:1], b[:1]) == [1.0]
     assert {body["messages"][0]["content"] for body in server.bodies[asked:]} == {

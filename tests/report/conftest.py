@@ -62,7 +62,7 @@ def make_run(folder: Path) -> Path:
     write(
         folder / "state.json",
         {
-            name: {"settings": "0", "seconds": seconds}
+            name: {"settings": {}, "seconds": seconds}
             for name, seconds in (
                 ("data", 0.1),
                 ("label", 3.2),

@@ -37,7 +37,7 @@ def test_without_a_judge_nothing_is_said(run: Path) -> None:
 def test_curves_begin_at_the_reference(run: Path) -> None:
     watched(run)
     folder = RunFolder(run)
-    found = gold(folder, folder.lines("policy/log.jsonl"))
+    found = gold(folder, folder.lines(folder.files.policy.log))
     assert found is not None
     assert (found["judge"], found["prompts"], found["warning"]) == ("vader", 4, None)
     against_updates, proxy, against_kl, _ = found["charts"]

@@ -11,6 +11,7 @@ from typing import Any
 from redline.errors import UserError
 from redline.experiment.recipe import Experiment
 from redline.recipe import Recipe, check, check_recipe, expanded, parsed, read_plain, set_key
+from redline.run.files import RunFiles
 from redline.run.run import Run
 
 
@@ -160,5 +161,5 @@ def _resolve(term: dict[str, Any], where: str, experiment: Experiment, seed: int
             f"{where}: takes the reward model of `{arm}`, seed {seed}, which this experiment does not run. "
             f"Name one of its arms: {', '.join(experiment.arms)}."
         )
-    term["model"] = str(folder_of(out, arm, seed) / "reward")
+    term["model"] = str(RunFiles(folder_of(out, arm, seed)).reward.folder)
     return arm

@@ -15,7 +15,9 @@ from redline.judge.compare import compare
 from redline.judge.judges import judge_of
 from redline.judge.protocol import Judge
 from redline.judge.systems import read_responses
+from redline.run.files import SYSTEMS, RunFiles
 from redline.run.run import Run
+from redline.run.state import State
 
 Preferences = dict[
     str, float
@@ -94,19 +96,20 @@ def collect(experiment: Experiment, cells: Sequence[Cell], out: Path) -> list[Re
 
 def _result(cell: Cell, judges: Sequence[Judge]) -> Result:
     folder = cell.folder
-    first = read_json(folder / "winrate.json")
-    found = {first["judge"]: (first, folder / "compare/verdicts.jsonl")}
+    files = RunFiles(folder)
+    first = read_json(files.winrate)
+    found = {first["judge"]: (first, files.verdicts)}
     for number, judge in enumerate(judges, 2):
         found[judge.name] = _judged(cell, judge, number)
-    state = read_json(folder / "state.json")
-    text, log = first["text"], _lines(folder / "policy/log.jsonl")
-    seconds = {stage: state[stage]["seconds"] for stage in Run(cell.recipe, folder).stages if stage in state}
+    done = State(files).done
+    text, log = first["text"], _lines(files.policy.log)
+    seconds = {stage: done[stage].seconds for stage in Run(cell.recipe, folder).stages if stage in done}
     if "policy" in seconds:  # log and metrics count more where training was stopped and went on
         seconds["policy"] = max(
             seconds["policy"], round(sum(line.seconds + line.seconds_watch for line in log), 1)
         )
-    if "reward" in seconds and (folder / "reward/metrics.json").exists():
-        seconds["reward"] = max(seconds["reward"], read_json(folder / "reward/metrics.json")["seconds"])
+    if "reward" in seconds and files.reward.metrics.exists():
+        seconds["reward"] = max(seconds["reward"], read_json(files.reward.metrics)["seconds"])
     figures = {
         "folder": str(folder),
         "judges": {name: {key: result[key] for key in KEPT} for name, (result, _) in found.items()},
@@ -117,7 +120,7 @@ def _result(cell: Cell, judges: Sequence[Judge]) -> Result:
         **{key: text["a"][key] for key in text["a"]},
         **{f"{key}_reference": text["b"][key] for key in text["b"]},
         "seconds": seconds,
-        "taken_over": {stage: entry["from"] for stage, entry in state.items() if "from" in entry},
+        "taken_over": {stage: entry.taken_from for stage, entry in done.items() if entry.taken_from},
         "peak_gb": max((line.peak_gb for line in log if line.peak_gb), default=None),
     }
     return Result(
@@ -128,14 +131,14 @@ def _result(cell: Cell, judges: Sequence[Judge]) -> Result:
 def _judged(cell: Cell, judge: Judge, number: int) -> tuple[dict[str, Any], Path]:
     """A further judge's comparison of the responses that the run has compared: made once, kept beside
     them."""
-    folder = cell.folder / "compare"
-    path, verdicts = folder / f"judge-{number}.json", folder / f"judge-{number}.verdicts.jsonl"
+    files = RunFiles(cell.folder)
+    path, verdicts = files.judged(number), files.judged_verdicts(number)
     if path.exists() and verdicts.exists():
         result = read_json(path)
         if result["judge_settings"] == judge.settings:
             return result, verdicts
-    a, b = (read_responses(folder / f"{name}.jsonl") for name in ("policy", "reference"))
-    win_rate = compare(a, b, judge, folder / "verdicts.sqlite", cell.seed, verdicts, ("policy", "reference"))
+    a, b = (read_responses(files.responses(name)) for name in SYSTEMS)
+    win_rate = compare(a, b, judge, files.verdict_cache, cell.seed, verdicts, SYSTEMS)
     write_json(path, win_rate.as_json())
     return read_json(path), verdicts
 
@@ -143,7 +146,7 @@ def _judged(cell: Cell, judge: Judge, number: int) -> tuple[dict[str, Any], Path
 def _curve(cell: Cell) -> list[Point]:
     """The gold scores on the way. At its start a policy is its reference, so its curve begins at KL 0 and a
     win rate of 0.5."""
-    direct, folder = cell.recipe.direct, cell.folder
+    direct, files = cell.recipe.direct, RunFiles(cell.folder)
     if direct is not None and direct.method == "best_of_n":
         return [
             Point(
@@ -151,12 +154,12 @@ def _curve(cell: Cell) -> list[Point]:
                 line.gold or 0.0,
                 error=line.gold_error,
                 n=line.n,
-                preferences=_preferences(folder / f"compare/best_of_{line.n}.verdicts.jsonl"),
+                preferences=_preferences(files.curve_verdicts(line.n or 0)),
             )
-            for line in _lines(folder / "compare/curve.jsonl")
+            for line in _lines(files.curve)
         ]
     size, seconds, points = direct.batch_size if direct else cell.recipe.policy.batch_size, 0.0, []
-    for line in _lines(folder / "policy/log.jsonl"):
+    for line in _lines(files.policy.log):
         seconds += line.seconds
         if line.gold is not None and line.gold_kl is not None:
             points.append(
@@ -167,7 +170,7 @@ def _curve(cell: Cell) -> list[Point]:
                     round(seconds, 2),
                     line.gold_error,
                     line.gold_proxy,
-                    preferences=_preferences(folder / f"policy/watch/{line.update:06d}.jsonl"),
+                    preferences=_preferences(files.policy.watch.update(line.update)),
                 )
             )
     start = Point(0.0, 0.5, 0, 0.0, preferences=dict.fromkeys(points[0].preferences, 0.5)) if points else None

@@ -16,6 +16,7 @@ from pathlib import Path
 from redline.console import console
 from redline.errors import UserError
 from redline.experiment.arms import Cell
+from redline.run.files import RunFiles
 from redline.run.run import Run
 
 LOOK_AGAIN = 5.0  # seconds after which runs that wait for another's reward model look for it
@@ -60,10 +61,10 @@ def run_cell(cell: Cell, known: Iterable[Path]) -> str | None:
     try:
         error_file.unlink(missing_ok=True)
         run = Run(cell.recipe, cell.folder)
-        if cell.lacks:
+        if lacks := cell.lacks:
             raise UserError(
-                f"{cell.lacks[0].folder / 'reward'}: is not there, or of another recipe. Run the arm "
-                f"`{cell.lacks[0].arm}` first."
+                f"{RunFiles(lacks[0].folder).reward.folder}: is not there, or of another recipe. Run the arm "
+                f"`{lacks[0].arm}` first."
             )
         run.go(others=[other for other in known if other != cell.folder])
     except UserError as error:

@@ -14,6 +14,7 @@ from redline.recipe import Recipe
 from redline.report.charts import number, percent
 from redline.report.folder import RunFolder
 from redline.report.stages import method_of
+from redline.run.files import SOURCES
 
 MARK = "<!-- Written by `redline report`. Delete this line, and it leaves your changes alone. -->"
 FROM_PEFT = "[More Information Needed]"  # the card that PEFT puts beside an adapter: nobody has filled it in
@@ -28,13 +29,13 @@ def write_cards(run: Path) -> list[Path]:
     """
     folder = RunFolder(run)
     written = []
-    for name, done, card in (
-        ("reward", "reward/config.json", reward_card),
-        ("policy", "policy/log.jsonl", policy_card),
+    files = folder.files
+    for path, done, card in (
+        (files.reward.card, files.reward.config, reward_card),
+        (files.policy.card, files.policy.log, policy_card),
     ):
-        path = folder.path / name / "README.md"
         old = path.read_text(encoding="utf-8", errors="replace") if path.exists() else MARK
-        if folder.has(done) and (MARK in old or FROM_PEFT in old):
+        if done.exists() and (MARK in old or FROM_PEFT in old):
             with whole_file(path) as out:
                 out.write(card(folder.path))
             written.append(path)
@@ -45,7 +46,7 @@ def reward_card(run: Path) -> str:
     """The card of the reward model, as Markdown with YAML in front. Raises UserError when ``run`` is no run's
     folder."""
     folder = RunFolder(run)
-    recipe, metrics = folder.recipe.reward, folder.json("reward/metrics.json") or {}
+    recipe, metrics = folder.recipe.reward, folder.json(folder.files.reward.metrics) or {}
     where = "test" if metrics.get("test") else "validation"
     best = metrics.get(where) or {}
     token = recipe.kind == "token"
@@ -154,9 +155,9 @@ def policy_card(run: Path) -> str:
     """The card of the policy, as Markdown with YAML in front. Raises UserError when ``run`` is no run's
     folder."""
     folder = RunFolder(run)
-    recipe, result = folder.recipe.policy, folder.json("winrate.json")
+    recipe, result = folder.recipe.policy, folder.json(folder.files.winrate)
     base, adapter = folder.recipe.model.name, recipe.adapt.lora_rank > 0
-    log = folder.lines("policy/log.jsonl")
+    log = folder.lines(folder.files.policy.log)
     start = "base model" if folder.recipe.sft is None else "SFT model"
     results = [(f"win rate over the {start}", result["win_rate"])] if result else []
     load = (
@@ -305,17 +306,14 @@ def _front(
 
 def _sources(folder: RunFolder) -> dict[str, Source]:
     data = folder.recipe.data
-    found = {
-        name: getattr(data, name)
-        for name in ("pairs", "edits", "validation", "test", "prompts", "eval_prompts")
-    }
+    found = {name: getattr(data, name) for name in SOURCES}
     return {name: source for name, source in found.items() if source is not None}
 
 
 def _data(folder: RunFolder) -> list[str]:
     return [
         f"- {name.replace('_', ' ')}: `{_plain(source.path).replace('`', '')}`, "
-        f"{folder.count(f'data/{name}.jsonl'):,} records"
+        f"{folder.count(folder.files.data(name)):,} records"
         for name, source in _sources(folder).items()
     ]
 

@@ -11,6 +11,7 @@ import yaml
 from redline.data.files import read_json
 from redline.errors import UserError
 from redline.recipe import Recipe, check_recipe
+from redline.run.files import RunFiles
 
 Line = dict[str, Any]
 
@@ -20,7 +21,8 @@ class RunFolder:
 
     def __init__(self, path: Path):
         self.path = Path(path)
-        recipe = self.path / "recipe.yaml"
+        self.files = RunFiles(self.path)
+        recipe = self.files.recipe
         if not recipe.is_file():
             raise UserError(
                 f"{path}: not the folder of a run (it has no recipe.yaml). Give what `redline run` wrote, "
@@ -36,36 +38,37 @@ class RunFolder:
     def name(self) -> str:
         return self.recipe.name
 
-    def has(self, name: str) -> bool:
-        return (self.path / name).exists()
+    def name_of(self, path: Path) -> str:
+        """A file's name inside the folder."""
+        return str(path.relative_to(self.path))
 
-    def json(self, name: str) -> Line | None:
+    def json(self, path: Path) -> Line | None:
         """The object in a file, or None when it is not there (yet). Raises UserError when it is broken."""
-        if not self.has(name):
+        if not path.exists():
             return None
-        found = read_json(self.path / name)
+        found = read_json(path)
         if not isinstance(found, dict):
-            raise UserError(f"{self.path / name}: expected a JSON object, found {type(found).__name__}.")
+            raise UserError(f"{path}: expected a JSON object, found {type(found).__name__}.")
         return found
 
-    def lines(self, name: str) -> list[Line]:
+    def lines(self, path: Path) -> list[Line]:
         """The objects of a JSON Lines file; none when it is not there. See ``stream``."""
-        return list(self.stream(name))
+        return list(self.stream(path))
 
-    def stream(self, name: str) -> Iterator[Line]:
+    def stream(self, path: Path) -> Iterator[Line]:
         """The objects of a JSON Lines file, one by one. A torn last line, of a run under way, is left out.
 
         Raises UserError for any other line that is no JSON object.
         """
-        if not self.has(name):
+        if not path.exists():
             return
-        with (self.path / name).open(encoding="utf-8", errors="replace", newline="\n") as file:
+        with path.open(encoding="utf-8", errors="replace", newline="\n") as file:
             torn = ""
             for number, line in enumerate(file, 1):
                 if not line.strip():
                     continue
                 if torn:
-                    raise UserError(f"{self.path / name}, {torn} Repeat the stage that wrote it.")
+                    raise UserError(f"{path}, {torn} Repeat the stage that wrote it.")
                 try:
                     value = json.loads(line)
                 except ValueError as error:
@@ -73,22 +76,21 @@ class RunFolder:
                     continue
                 if not isinstance(value, dict):
                     raise UserError(
-                        f"{self.path / name}, line {number}: expected a JSON object, found "
-                        f"{type(value).__name__}."
+                        f"{path}, line {number}: expected a JSON object, found {type(value).__name__}."
                     )
                 yield value
 
-    def count(self, name: str) -> int:
+    def count(self, path: Path) -> int:
         """How many lines a file has; 0 when it is not there."""
-        if not self.has(name):
+        if not path.exists():
             return 0
-        with (self.path / name).open("rb") as file:
+        with path.open("rb") as file:
             return sum(1 for line in file if line.strip())
 
     def verdicts(self) -> list[Line]:
         """Every compared prompt: ``id, prompt, a`` (after), ``b`` (before) and ``preference`` for a (None: no
         verdict)."""
-        return [row for row in self.lines("compare/verdicts.jsonl") if {"prompt", "a", "b"} <= set(row)]
+        return [row for row in self.lines(self.files.verdicts) if {"prompt", "a", "b"} <= set(row)]
 
     def drawn(self, rows: list[Line], count: int) -> list[Line]:
         """``count`` of some rows, drawn at random with the run's seed: the same ones in every report."""

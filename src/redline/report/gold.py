@@ -6,8 +6,6 @@ from redline.report import charts
 from redline.report.charts import Series
 from redline.report.folder import Line, RunFolder
 
-REFERENCE = "policy/watch/reference.jsonl"
-
 
 def gold(run: RunFolder, log: list[Line]) -> dict[str, Any] | None:
     """Curves against updates and against KL, and what was warned of. None where no judge watched."""
@@ -18,7 +16,7 @@ def gold(run: RunFolder, log: list[Line]) -> dict[str, Any] | None:
     parted = [line for line in measured if "warning" in line]
     return {
         "judge": run.recipe.watch.judge or run.recipe.compare.judge,
-        "prompts": run.count(REFERENCE),
+        "prompts": run.count(run.files.policy.watch.reference),
         "charts": [chart for chart in _charts(run, measured, parted) if chart] if measured else [],
         "warning": parted[-1]["warning"] if parted else None,
         "when": _updates(parted),
@@ -31,7 +29,7 @@ def _charts(run: RunFolder, measured: list[Line], parted: list[Line]) -> list[An
     """The reference is the point at update 0 and KL 0: a win rate of one half over itself, and what the
     reward gave it."""
     rewards = (
-        [line["reward"] for line in run.stream(REFERENCE) if "reward" in line]
+        [line["reward"] for line in run.stream(run.files.policy.watch.reference) if "reward" in line]
         if run.recipe.direct is None
         else []
     )

@@ -25,7 +25,7 @@ def write_report(run: Path) -> Path:
     Raises UserError when ``run`` is not the folder of a run, or when a file in it is broken.
     """
     folder = RunFolder(run)
-    page = folder.path / "report.html"
+    page = folder.files.report
     html = build_page(folder)
     with whole_file(page) as out:
         out.write(html)

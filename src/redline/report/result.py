@@ -11,6 +11,7 @@ from redline.report import charts
 from redline.report.charts import number, percent
 from redline.report.folder import Line, RunFolder
 from redline.report.tokens import Tokens, from_record, legend, render, scale_of
+from redline.run.files import SYSTEMS
 
 PERPLEXITY, BIGRAMS = (
     1.5,
@@ -22,7 +23,7 @@ LONGEST = 3000  # characters of a prompt or response that are shown
 
 def result(run: RunFolder) -> dict[str, Any] | None:
     """The win rate with its interval drawn, and the table of what guards it; None without winrate.json."""
-    found = run.json("winrate.json")
+    found = run.json(run.files.winrate)
     if found is None:
         return None
     low, high = found["ci95"]
@@ -190,8 +191,8 @@ def chosen(run: RunFolder, rows: list[Line]) -> list[tuple[str, str, list[Line]]
 def _scores(run: RunFolder) -> dict[tuple[str, str], Tokens]:
     """Tokens by (id, system) where the compared responses were scored."""
     return {
-        (str(line.get("id")), system): from_record(line, {"rewards": "reward"}, str(run.path / where))
-        for system, where in ((name, f"compare/{name}.scores.jsonl") for name in ("policy", "reference"))
+        (str(line.get("id")), system): from_record(line, {"rewards": "reward"}, str(where))
+        for system, where in ((name, run.files.scores(name)) for name in SYSTEMS)
         for line in run.stream(where)
     }
 

@@ -37,7 +37,7 @@ DIRECT = {  # policies without RL
 def setup(run: RunFolder) -> dict[str, Any]:
     """The recipe in a few lines, what each stage took, and the recipe itself."""
     recipe = run.recipe
-    state = run.json("state.json") or {}
+    state = run.json(run.files.state) or {}
     stages = [
         (name, float(entry["seconds"]))
         for name, entry in state.items()
@@ -57,7 +57,7 @@ def setup(run: RunFolder) -> dict[str, Any]:
                     "epochs",
                 )
             ]
-            if run.has("reward") or recipe.trains_reward
+            if run.files.reward.folder.exists() or recipe.trains_reward
             else []
         ),
         (
@@ -90,7 +90,7 @@ def setup(run: RunFolder) -> dict[str, Any]:
         "method": method_of(recipe),
         "stages": [(name, duration(seconds)) for name, seconds in stages if seconds >= 0.5],
         "total": duration(sum(seconds for _, seconds in stages)),
-        "recipe": without_logins((run.path / "recipe.yaml").read_text(encoding="utf-8", errors="replace")),
+        "recipe": without_logins(run.files.recipe.read_text(encoding="utf-8", errors="replace")),
     }
 
 
@@ -128,16 +128,16 @@ def duration(seconds: float) -> str:
 def data(run: RunFolder) -> dict[str, Any] | None:
     """What was read and left out, how minimal the edits are, how many tokens are labelled. None before the
     data stage."""
-    sets = [_set(run, name) for name in SETS if run.has(f"data/{name}.jsonl")]
+    sets = [_set(run, name) for name in SETS if run.files.data(name).exists()]
     if not sets:
         return None
     found: dict[str, Any] = {"sets": sets, "edits": None, "labels": _labels(run)}
-    if run.has("data/edits.jsonl"):
-        edits = list(islice(read_jsonl(run.path / "data/edits.jsonl", Edit), MOST))
+    if run.files.data("edits").exists():
+        edits = list(islice(read_jsonl(run.files.data("edits"), Edit), MOST))
         figures = statistics(edits)
         found["edits"] = {
             "count": len(edits),
-            "cut": run.count("data/edits.jsonl") > MOST,
+            "cut": run.count(run.files.data("edits")) > MOST,
             "median": number(figures.all.median, 2),
             "histogram": charts.histogram(
                 "Edit ratio", "share of the words changed", figures.all.histogram(), BIN, "edits"
@@ -161,23 +161,23 @@ _BAR = {"kept": "z", "substituted": "s3", "deleted": "n3", "inserted": "p3"}
 def _set(run: RunFolder, name: str) -> dict[str, Any]:
     source: Source | None = getattr(run.recipe.data, name)
     reasons: Counter[str] = Counter()
-    files = [f"data/{name}.rejects.jsonl", f"labels/{name}.rejects.jsonl"]
+    files = [run.files.data_rejects(name), run.files.labels_rejects(name)]
     if (
         name == "edits"
     ):  # they are labelled as those for training and, with no source of its own, for validation
-        files += ["labels/train.rejects.jsonl"] + ["labels/validation.rejects.jsonl"] * (
-            run.recipe.data.validation is None
-        )
+        files.append(run.files.labels_rejects("train"))
+        if run.recipe.data.validation is None:
+            files.append(run.files.labels_rejects("validation"))
     for file in files:
         reasons.update(re.sub(r" \(.*\)$", "", _why(line)) for line in run.stream(file))
     return {
         "name": name.replace("_", " "),
         "source": source.path if source else "made from the pairs",
-        "kept": run.count(f"data/{name}.jsonl"),
+        "kept": run.count(run.files.data(name)),
         "left": reasons.total(),
         "reasons": ", ".join(f"{count:,} {reason}" for reason, count in reasons.most_common(4)),
-        "file": f"data/{name}.jsonl",
-        "rejects": [file for file in files if run.has(file)],
+        "file": run.name_of(run.files.data(name)),
+        "rejects": [run.name_of(file) for file in files if file.exists()],
     }
 
 
@@ -191,7 +191,7 @@ def _labels(run: RunFolder) -> list[dict[str, Any]]:
     rows = []
     for name in ("train", "validation", "test"):
         counts: Counter[str] = Counter()
-        for line in islice(run.stream(f"labels/{name}.jsonl"), MOST):
+        for line in islice(run.stream(run.files.labels(name)), MOST):
             rejected, edited = line.get("rejected_labels", []), line.get("edited_labels", [])
             counts.update(
                 edits=1,
@@ -203,7 +203,7 @@ def _labels(run: RunFolder) -> list[dict[str, Any]]:
             rows.append(
                 {
                     "name": name,
-                    "file": f"labels/{name}.jsonl",
+                    "file": run.name_of(run.files.labels(name)),
                     **{key: counts[key] for key in ("edits", "removed", "added", "neutral")},
                 }
             )
@@ -229,12 +229,12 @@ def _changes(edit: Edit) -> Markup:
 def reward(run: RunFolder) -> dict[str, Any] | None:
     """How the reward model learned and what it knows of held-out edits. None before it is trained (or where
     there is none)."""
-    metrics = run.json("reward/metrics.json")
+    metrics = run.json(run.files.reward.metrics)
     if metrics is None:
         return None
     test = metrics.get("test")
     best, where = (test, "test") if test else (metrics["validation"], "validation")
-    log = run.lines("reward/log.jsonl")
+    log = run.lines(run.files.reward.log)
 
     def curve(key: str) -> list[charts.Point]:
         return [(line["step"], line[key]) for line in log if key in line]
@@ -319,10 +319,8 @@ def _reliability(table: list[Line]) -> Markup:
 def _hits_and_misses(run: RunFolder) -> dict[str, Any] | None:
     """The changed tokens whose reward is surest and right, surest and wrong, and the surest on tokens that
     nobody changed."""
-    where = "reward/scores.jsonl"
-    scored = [
-        (line, from_record(line, {"rewards": "reward"}, str(run.path / where))) for line in run.stream(where)
-    ]
+    where = run.files.reward.scores
+    scored = [(line, from_record(line, {"rewards": "reward"}, str(where))) for line in run.stream(where)]
     if any(line.get("set") == "test" for line, _ in scored):
         scored = [(line, tokens) for line, tokens in scored if line.get("set") == "test"]
     if not scored:
@@ -330,7 +328,7 @@ def _hits_and_misses(run: RunFolder) -> dict[str, Any] | None:
     prompts = {
         line.get("id"): line.get("prompt", "")
         for name in ("validation", "test")
-        for line in islice(run.stream(f"labels/{name}.jsonl"), MOST)
+        for line in islice(run.stream(run.files.labels(name)), MOST)
     }
     scale = scale_of([tokens for _, tokens in scored])
     kinds = [
@@ -403,7 +401,7 @@ def _hits_and_misses(run: RunFolder) -> dict[str, Any] | None:
 def policy(run: RunFolder) -> dict[str, Any] | None:
     """How the policy learned, and what it sampled at the first and the last update. None before its first
     update."""
-    log = run.lines("policy/log.jsonl")
+    log = run.lines(run.files.policy.log)
     if not log:
         return None
     done, planned = (
@@ -479,7 +477,7 @@ def _policy_charts(run: RunFolder, log: list[Line]) -> list[Markup]:
 
 def _samples(run: RunFolder) -> dict[str, Any] | None:
     """Responses of the first and the last sampled update, as coloured tokens on one scale."""
-    where = "policy/samples.jsonl"
+    where = run.files.policy.samples
     records = [line for line in run.stream(where) if line.get("offsets")]
     updates = sorted({line["update"] for line in records})
     if not updates:
@@ -489,7 +487,7 @@ def _samples(run: RunFolder) -> dict[str, Any] | None:
         (
             update,
             [
-                (line, from_record(line, columns, str(run.path / where)))
+                (line, from_record(line, columns, str(where)))
                 for line in run.drawn([line for line in records if line["update"] == update], SHOWN)
             ],
         )

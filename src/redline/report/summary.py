@@ -23,10 +23,10 @@ def print_summary(run: Path, page: Path, console: Console | None = None) -> None
     Text is printed as it is: neither markup nor terminal commands in it do anything.
     """
     console, folder = console or Console(highlight=False), RunFolder(run)
-    result = folder.json("winrate.json")
+    result = folder.json(folder.files.winrate)
     console.print()
     if result is None:
-        console.print(Text(f"{folder.name}: no comparison yet (winrate.json is not there)."))
+        console.print(Text(f"{folder.name}: no comparison yet ({folder.files.winrate.name} is not there)."))
     else:
         console.print(_headline(result))
         console.print(_guards(result))

@@ -1,5 +1,6 @@
-"""A run: its state, its stages, its folder and the names of its files."""
+"""A run: the names of its files, its state, its stages, and what each stage depends on.
 
-from redline.run.run import Run, run_recipe
-
-__all__ = ["Run", "run_recipe"]
+`files` owns every name in a run's folder, `state` what is done there and with which settings, `depends` what
+a stage's result depends on, by value. `stages` and `comparison` have the stages as functions; `run` does them
+in order.
+"""

@@ -1,0 +1,91 @@
+"""What every stage is given: the recipe, the run's files, and what is read from them."""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from redline.console import console
+from redline.data.files import read_jsonl
+from redline.data.records import Edit, Labels, Prompt, as_text
+from redline.engine.settings import Model
+from redline.recipe import Recipe
+from redline.run.files import RunFiles
+
+
+@dataclass(frozen=True)
+class Job:
+    """A recipe and the files of its run."""
+
+    recipe: Recipe
+    files: RunFiles
+
+    @property
+    def model(self) -> Model:
+        """The model that reward and policy start from: the recipe's, or what SFT made of it."""
+        if self.recipe.sft is None:
+            return self.recipe.model
+        return self.recipe.model.model_copy(update={"name": str(self.files.sft.folder), "revision": None})
+
+    @property
+    def labelled_for(self) -> Model:
+        """The model that learns from the labels, whose tokenizer they are in."""
+        own = self.recipe.reward.model if self.recipe.trains_reward else None
+        return own or self.recipe.model
+
+    @property
+    def selects_best_of_n(self) -> bool:
+        """Whether the policy is the best of several responses, without training."""
+        return self.recipe.direct is not None and self.recipe.direct.method == "best_of_n"
+
+    def edits(self, source: str = "edits") -> Iterator[Edit]:
+        """The checked edits of a source."""
+        return read_jsonl(self.files.data(source), Edit)
+
+    def training_edits(self) -> Iterator[Edit]:
+        """The edits without those that are held out for validation."""
+        own = self.recipe.data.validation is not None
+        return (edit for edit in self.edits() if own or not self.is_held_out(edit))
+
+    def validation_edits(self) -> Iterator[Edit]:
+        """The edits of the recipe's source, or else those that are held out."""
+        if self.recipe.data.validation is not None:
+            return self.edits("validation")
+        return (edit for edit in self.edits() if self.is_held_out(edit))
+
+    def is_held_out(self, edit: Edit) -> bool:
+        """Whether an edit is for validation, by a hash of its id."""
+        checksum = hashlib.sha256(edit.id.encode("utf-8", "replace")).digest()
+        return int.from_bytes(checksum[:8], "big") / 2**64 < self.recipe.data.validation_share
+
+    def labels(self, name: str) -> list[Labels]:
+        """The labelled edits of a set; none where there is no such set."""
+        path = self.files.labels(name)
+        return list(read_jsonl(path, Labels)) if path.exists() else []
+
+    def training_prompts(self) -> list[Prompt]:
+        """The prompts that a policy learns on."""
+        return self._prompts("prompts", "train")
+
+    def held_out_prompts(self) -> list[Prompt]:
+        """The comparison's prompts: those that training has not seen."""
+        trained = {json.dumps(prompt.prompt) for prompt in self.training_prompts()}
+        asked = self._prompts("eval_prompts", "validation")
+        unseen = [prompt for prompt in asked if json.dumps(prompt.prompt) not in trained]
+        if len(unseen) < len(asked):
+            console.print(
+                f"{len(asked) - len(unseen):,} of the comparison's {len(asked):,} prompts are left out: "
+                "training has them too",
+                highlight=False,
+            )
+        return unseen
+
+    def _prompts(self, source: str, labels: str) -> list[Prompt]:
+        """The prompts of a source, or those of some labelled edits, each once."""
+        path = self.files.data(source)
+        if path.exists():
+            prompts = list(read_jsonl(path, Prompt))
+        else:
+            prompts = [Prompt(id=record.id, prompt=record.prompt) for record in self.labels(labels)]
+        once = {json.dumps(prompt.prompt): prompt for prompt in prompts if as_text(prompt.prompt).strip()}
+        return list(once.values())

@@ -1,0 +1,214 @@
+"""The stages of a run as functions of its job: each reads files and writes files."""
+
+import gc
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from redline.data.check import Rejects, problem
+from redline.data.files import read_jsonl, write_jsonl
+from redline.data.read import read
+from redline.data.records import Edit, Pair, Prompt
+from redline.data.settings import Source
+from redline.engine.settings import Model
+from redline.errors import UserError
+from redline.run.comparison import compare, watching_judge
+from redline.run.job import Job
+
+Stage = Callable[[Job], None]
+TRAINING = ("sft", "reward", "policy")  # the stages that all processes work on
+
+
+def stages_of(job: Job) -> dict[str, Stage]:
+    """The stages that a recipe has, in their order."""
+    recipe = job.recipe
+    stages: dict[str, Stage] = {"data": read_data}
+    if recipe.data.edits is None:
+        stages["edit"] = edit
+    stages["label"] = label
+    if recipe.sft is not None:
+        stages["sft"] = sft
+    if recipe.trains_reward:
+        stages["reward"] = reward
+    if not job.selects_best_of_n:
+        stages["policy"] = policy
+    return stages | {"compare": compare, "report": report}
+
+
+def read_data(job: Job) -> None:
+    """Read every source into data/, checked, with what was left out beside it."""
+    data, files = job.recipe.data, job.files
+    sources: list[tuple[str, Source | None, Any]] = [
+        ("pairs", data.pairs if data.edits is None else None, Pair),
+        ("edits", data.edits, Edit),
+        ("validation", data.validation, Edit),
+        ("test", data.test, Edit),
+        ("prompts", data.prompts, Prompt),
+        ("eval_prompts", data.eval_prompts, Prompt),
+    ]
+    given = [(name, source, kind) for name, source, kind in sources if source is not None]
+    refuse = _too_long(job) if any(kind is Prompt for _, _, kind in given) else None
+    for name, source, kind in given:
+        with Rejects(files.data_rejects(name)) as rejects:
+            records = read(source, kind, rejects, refuse=refuse if kind is Prompt else None)
+            rejects.kept = write_jsonl(files.data(name), records)
+            rejects.report(name)
+        if not rejects.kept:
+            raise UserError(f"data.{name}: {source.path} gave no usable record ({rejects.summary()}).")
+
+
+def _too_long(job: Job) -> Callable[[Prompt], str | None]:
+    """Why a prompt is left out, if it is (edits' prompts are checked when they are labelled)."""
+    from redline.data.chat_template import CannotRender
+    from redline.data.tokenization import encode_prompt
+
+    tokenizer, limit = _tokenizer(job.recipe.model), job.recipe.data.max_prompt_tokens
+
+    def reason(prompt: Prompt) -> str | None:
+        try:
+            size = len(encode_prompt(tokenizer, prompt.prompt))
+        except CannotRender as error:
+            return str(error)
+        return f"prompt longer than {limit} tokens" if size > limit else None
+
+    return reason
+
+
+def _tokenizer(model: Model) -> Any:
+    from redline.data.tokenization import load_tokenizer
+
+    return load_tokenizer(model.name, model.trust_remote_code, model.revision)
+
+
+def edit(job: Job) -> None:
+    """An LLM edits the pairs."""
+    from redline.edit.llm import edit_pairs
+
+    assert job.recipe.edit is not None  # the recipe was checked
+    pairs = list(read_jsonl(job.files.data("pairs"), Pair))
+    edit_pairs(pairs, job.files.data("edits"), job.recipe.edit)
+
+
+def label(job: Job) -> None:
+    """Label the edits; hold a share of them out for validation, unless the recipe names a source."""
+    from redline.label.stage import label_edits
+
+    data, tokenizer = job.recipe.data, _tokenizer(job.labelled_for)
+    sets = {"train": job.training_edits(), "validation": job.validation_edits()}
+    if data.test is not None:
+        sets["test"] = job.edits("test")
+    counts = {}
+    for name, edits in sets.items():
+        with Rejects(job.files.labels_rejects(name)) as rejects:
+            labels = label_edits(
+                _usable(edits, rejects, name),
+                tokenizer,
+                job.recipe.label.unit,
+                data.max_response_tokens,
+                data.over_long,
+                data.max_prompt_tokens,
+                rejects,
+                name,
+            )
+            counts[name] = rejects.kept = write_jsonl(job.files.labels(name), labels)
+            rejects.report(f"labels/{name}")
+    for name, count in counts.items():
+        if not count:
+            raise UserError(
+                f"data: no {name} edits are left after labelling. Give more edits, or another "
+                "data.validation_share."
+            )
+
+
+def _usable(edits: Iterator[Edit], rejects: Rejects, name: str) -> Iterator[Edit]:
+    """Edits that say something: an LLM's "no change needed" teaches nothing, and is counted."""
+    for edit in edits:
+        if reason := problem(edit):
+            rejects.add(reason, name, None, edit)
+        else:
+            yield edit
+
+
+def sft(job: Job) -> None:
+    """Supervised fine-tuning before everything else."""
+    from redline.direct.sft import train_sft
+
+    recipe, data = job.recipe, job.recipe.data
+    assert recipe.sft is not None  # the stage is there only with its section
+    train_sft(
+        recipe.sft,
+        recipe.model,
+        list(job.training_edits()),
+        job.files.sft.folder,
+        seed=recipe.seed,
+        max_tokens=data.max_prompt_tokens + data.max_response_tokens,
+        trackers=recipe.trackers,
+    )
+
+
+def reward(job: Job) -> None:
+    """Train the reward model."""
+    from redline.reward.train import say, train_reward
+
+    result = train_reward(
+        job.recipe.reward,
+        job.model,
+        job.labels("train"),
+        job.labels("validation"),
+        job.files.reward.folder,
+        test=job.labels("test"),
+        seed=job.recipe.seed,
+        max_response=job.recipe.data.max_response_tokens,
+        trackers=job.recipe.trackers,
+    )
+    say(result)
+
+
+def policy(job: Job) -> None:
+    """Train the policy: by PPO, or by the method that the recipe names in its place."""
+    recipe = job.recipe
+    if recipe.direct is not None:
+        from redline.direct.stage import train_direct
+
+        train_direct(
+            recipe.direct,
+            recipe.policy,
+            job.model,
+            job.labels("train"),
+            job.files.policy.folder,
+            max_response=recipe.data.max_response_tokens,
+            seed=recipe.seed,
+            trackers=recipe.trackers,
+            gold=watching_judge(job),
+        )
+        return
+    from redline.policy.ppo import train_policy
+
+    own = job.files.reward.folder
+    train_policy(
+        recipe.policy,
+        job.model,
+        job.training_prompts(),
+        job.files.policy.folder,
+        reward=own if own.exists() else None,
+        seed=recipe.seed,
+        trackers=recipe.trackers,
+        gold=watching_judge(job),
+    )
+
+
+def report(job: Job) -> None:
+    """The page and the model cards, and a summary on the console."""
+    from redline.report.page import write_report
+    from redline.report.summary import print_summary
+
+    page = write_report(job.files.folder)
+    print_summary(job.files.folder, page)
+
+
+def free_memory() -> None:
+    """Let go of a finished stage's models: what holds itself in a circle stays until it is looked for."""
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
