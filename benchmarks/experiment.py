@@ -40,6 +40,14 @@ PAIRS = [
     ("token", "discrete"),
     ("token", "pairwise"),
 ]  # a table of differences
+OVERVIEW = {"experiment-cad": "answers of 32 tokens", "experiment-cad-128": "answers of 128 tokens"}
+ARM_TITLES = {
+    "sequence-original": "one score, unedited pairs",
+    "sequence-edited": "one score, edits",
+    "last": "token rewards, summed at the end",
+    "uniform": "token rewards, spread evenly",
+    "token": "token rewards in their places",
+}
 FARTHEST = 12.0  # nats at the right edge of the picture
 COLOURS = ["#4e79a7", "#e15759", "#59a14f", "#f28e2b", "#b07aa1", "#76b7b2", "#9c755f"]
 
@@ -80,11 +88,11 @@ def kept(folder: Path) -> tuple[dict[str, Any], list[Result]]:
     """The summary of the runs that were kept of an experiment, and the runs."""
     experiment = load_experiment(folder / "experiment.yaml")
     asked = cells(experiment, folder)
-    results = _read(asked, folder)
+    results = read_kept(asked, folder)
     return summarise(experiment, asked, results), results
 
 
-def _read(asked: Sequence[Cell], folder: Path) -> list[Result]:
+def read_kept(asked: Sequence[Cell], folder: Path) -> list[Result]:
     results = []
     for cell in asked:
         file = folder / f"{cell.arm}-{cell.seed}.json"
@@ -102,7 +110,7 @@ def remake(folder: Path) -> None:
     """The tables in docs/results.md, and the picture."""
     summary, results = kept(folder)
     draw(summary, results, IMAGES / f"{folder.name}.svg")
-    again = _read([result.cell for result in results], folder / "again")
+    again = read_kept([result.cell for result in results], folder / "again")
     into_page("experiment.py", folder.name, tables(summary, results) + twice(results, again))
 
 
@@ -314,6 +322,29 @@ def draw_arm(axis: Any, arm: dict[str, Any], curves: Sequence[Sequence[Point]], 
     )
 
 
+def draw_overview(path: Path) -> None:
+    """README's chart: wins at the end with 95 % intervals, for responses of 32 and of 128 tokens."""
+    figure, axes = new_figure(len(OVERVIEW), height=2.3)
+    for (name, title), axis in zip(OVERVIEW.items(), axes, strict=True):
+        summary, _ = kept(RESULTS / name)
+        by_name = {arm["arm"]: arm for arm in summary["arms"]}
+        for place, arm in enumerate(reversed(ARM_TITLES)):
+            wins = by_name[arm]["win_rates"][summary["judges"][0]]
+            low, high = wins["ci95"]
+            axis.plot(
+                [100 * low, 100 * high], [place, place], color="#999999", linewidth=5, solid_capstyle="round"
+            )
+            axis.plot(100 * wins["win_rate"], place, "o", color="#c0392b" if arm == "token" else "#34495e")
+            axis.annotate(f"{100 * wins['win_rate']:.1f}", (100 * high + 1, place), va="center", fontsize=8)
+        axis.axvline(50, color="#888888", linewidth=0.8)
+        axis.set_yticks(range(len(ARM_TITLES)), list(reversed(ARM_TITLES.values())))
+        axis.set_xlim(45, 95)
+        axis.set_title(title)
+        axis.set_xlabel("wins over the starting model, %")
+    axes[1].set_yticklabels([])
+    save_picture(figure, path)
+
+
 def main() -> None:
     cli = argparse.ArgumentParser()
     cli.add_argument(
@@ -323,6 +354,7 @@ def main() -> None:
         keep(folder)
     for recipe in sorted(RESULTS.glob("*/experiment.yaml")):
         remake(recipe.parent)
+    draw_overview(IMAGES / "overview.svg")
 
 
 if __name__ == "__main__":

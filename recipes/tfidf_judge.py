@@ -12,106 +12,60 @@ is more surely good wins.
 """
 
 import json
-import math
 import os
-import re
 import sys
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import cache
-from itertools import pairwise
 from pathlib import Path
 
-import torch
-from torch import Tensor
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import Pipeline, make_pipeline
 
 PIECE = 25  # words
-PENALTY = 1e-4  # of the squared weights
-
-
-def features(text: str) -> list[str]:
-    """Words and pairs of words, in lower case."""
-    words = re.findall(r"[a-z']+|[!?]", text.lower())
-    return words + [f"{first} {second}" for first, second in pairwise(words)]
+PENALTY = 1e-4  # of the squared weights, beside the mean loss of a text
+WORD = r"[a-z']+|[!?]"
 
 
 def pieces(text: str) -> list[str]:
+    """A text in pieces of ``PIECE`` words; a last piece of less than half as many is left out."""
     words = text.split()
-    return [
-        " ".join(words[start : start + PIECE]) for start in range(0, max(len(words) - PIECE // 2, 1), PIECE)
-    ]
+    starts = range(0, max(len(words) - PIECE // 2, 1), PIECE)
+    return [" ".join(words[start : start + PIECE]) for start in starts]
 
 
-class Classifier:
-    """Logistic regression on L2-normalised TF-IDF (1 + log tf, features of at least two texts)."""
-
-    def __init__(self, texts: Sequence[str], labels: Sequence[int]):
-        seen = Counter(feature for text in texts for feature in set(features(text)))
-        self.places = {
-            feature: place
-            for place, feature in enumerate(sorted(name for name, count in seen.items() if count > 1))
-        }
-        self.idf = torch.tensor(
-            [math.log((1 + len(texts)) / (1 + seen[feature])) + 1 for feature in self.places]
-        )
-        self.weights, self.bias = (
-            torch.zeros(len(self.places), requires_grad=True),
-            torch.zeros(1, requires_grad=True),
-        )
-        table, wanted = self.table(texts), torch.tensor(labels, dtype=torch.float32)
-        optimizer = torch.optim.LBFGS([self.weights, self.bias], max_iter=60, line_search_fn="strong_wolfe")
-
-        def loss() -> Tensor:
-            optimizer.zero_grad()
-            found = torch.nn.functional.binary_cross_entropy_with_logits(self.odds(table), wanted)
-            found = found + PENALTY * self.weights.square().sum()
-            found.backward()
-            return found
-
-        optimizer.step(loss)
-
-    def table(self, texts: Sequence[str]) -> tuple[int, Tensor, Tensor, Tensor]:
-        """How many texts, and for each feature that one has: the text's row, the feature's place, its
-        value."""
-        rows, places, values = [], [], []
-        for row, text in enumerate(texts):
-            counts = Counter(self.places[feature] for feature in features(text) if feature in self.places)
-            found = {place: (1 + math.log(count)) * float(self.idf[place]) for place, count in counts.items()}
-            norm = math.sqrt(sum(value * value for value in found.values())) or 1.0
-            rows += [row] * len(found)
-            places += list(found)
-            values += [value / norm for value in found.values()]
-        return (
-            len(texts),
-            torch.tensor(rows, dtype=torch.long),
-            torch.tensor(places, dtype=torch.long),
-            torch.tensor(values),
-        )
-
-    def odds(self, table: tuple[int, Tensor, Tensor, Tensor]) -> Tensor:
-        """Log odds that each text is good."""
-        count, rows, places, values = table
-        return torch.zeros(count).index_add(0, rows, values * self.weights[places]) + self.bias
-
-    @torch.no_grad()
-    def __call__(self, texts: Sequence[str]) -> list[float]:
-        return self.odds(self.table(texts)).tolist()
+def train(texts: Sequence[str], labels: Sequence[int]) -> Pipeline:
+    """Logistic regression on TF-IDF of words and pairs of words that at least two texts have."""
+    features = TfidfVectorizer(token_pattern=WORD, ngram_range=(1, 2), min_df=2, sublinear_tf=True)
+    strength = 1 / (2 * PENALTY * len(texts))
+    classifier = make_pipeline(features, LogisticRegression(C=strength, max_iter=1000))
+    return classifier.fit(texts, labels)
 
 
 @cache
-def trained(source: str) -> Classifier:
-    found = [(piece, label) for text, label in read(Path(source) / "judge.jsonl") for piece in pieces(text)]
-    return Classifier([text for text, _ in found], [label for _, label in found])
+def trained(source: str) -> Pipeline:
+    """The judge of an experiment's source folder, trained once in a process."""
+    cases = cut(read(Path(source) / "judge.jsonl"))
+    return train([text for text, _ in cases], [label for _, label in cases])
 
 
-def read(path: Path) -> Iterable[tuple[str, int]]:
+def read(path: Path) -> list[tuple[str, int]]:
     with path.open(encoding="utf-8") as file:
         return [(row["text"], row["label"]) for row in map(json.loads, file)]
 
 
+def cut(cases: Sequence[tuple[str, int]]) -> list[tuple[str, int]]:
+    """The same texts in pieces, each with its text's label."""
+    return [(piece, label) for text, label in cases for piece in pieces(text)]
+
+
 def prefer(source: str, a: Sequence[str], b: Sequence[str]) -> list[float]:
+    """For each pair 1 where ``a`` is more surely good, 0 where ``b`` is, 0.5 where both are alike."""
     judge = trained(source)
-    return [0.5 + 0.5 * ((x > y) - (x < y)) for x, y in zip(judge(a), judge(b), strict=True)]
+    odds_a, odds_b = judge.decision_function(a), judge.decision_function(b)
+    return [
+        0.5 + 0.5 * float((x > y) - (x < y)) for x, y in zip(odds_a.tolist(), odds_b.tolist(), strict=True)
+    ]
 
 
 def cad(prompts: Sequence[str], a: Sequence[str], b: Sequence[str]) -> list[float]:
@@ -124,14 +78,12 @@ def paradetox(prompts: Sequence[str], a: Sequence[str], b: Sequence[str]) -> lis
     return prefer(os.environ.get("PARADETOX_SOURCE", "runs/experiment-paradetox/source"), a, b)
 
 
+def main(source: str) -> None:
+    test = read(Path(source) / "judge-test.jsonl")
+    for name, cases in (("whole texts", test), (f"pieces of {PIECE} words", cut(test))):
+        accuracy = trained(source).score([text for text, _ in cases], [label for _, label in cases])
+        print(f"{name}: accuracy {accuracy:.3f} on {len(cases)}")
+
+
 if __name__ == "__main__":
-    judge, test = trained(sys.argv[1]), read(Path(sys.argv[1]) / "judge-test.jsonl")
-    for name, cases in (
-        ("whole texts", test),
-        (f"pieces of {PIECE} words", [(piece, label) for text, label in test for piece in pieces(text)]),
-    ):
-        right = [
-            (odds > 0) == bool(label)
-            for odds, (_, label) in zip(judge([text for text, _ in cases]), cases, strict=True)
-        ]
-        print(f"{name}: accuracy {sum(right) / len(right):.3f} on {len(right)}")
+    main(sys.argv[1])
