@@ -8,7 +8,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
-    """README is the first page. A link to a file outside of docs/ becomes plain text: the site has pages alone."""
+    """README is the first page. A link to a file outside of docs/ becomes plain text."""
     if page.file.src_uri == "index.md":
         markdown = (ROOT / "README.md").read_text(encoding="utf-8").replace("](docs/", "](")
         return re.sub(r"\[([^\]]*)\]\((?!https?:)[A-Z]+(\.md)?\)", r"\1", markdown)
