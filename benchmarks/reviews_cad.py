@@ -69,8 +69,9 @@ def on_test(run: Path) -> dict[str, float]:
     from redline.data.files import read_jsonl
     from redline.data.records import Labels
     from redline.recipe import load_recipe
+    from redline.reward.examples import examples
     from redline.reward.model import load_reward_model
-    from redline.reward.train import examples, measure
+    from redline.reward.quality import measure
 
     recipe = load_recipe(run / "recipe.yaml")
     model = load_reward_model(str(run / "reward"))
@@ -88,7 +89,9 @@ def on_test(run: Path) -> dict[str, float]:
         list(zip(rewards[::2], rewards[1::2], strict=True)), labels, differ, model.kind, probabilities=True
     )
     return {
-        key: value for key, value in found.items() if isinstance(value, int | float) and key != "selection"
+        key: value
+        for key, value in found.as_json().items()
+        if isinstance(value, int | float) and key != "selection"
     }
 
 

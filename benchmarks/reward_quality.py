@@ -123,8 +123,8 @@ def train(name: str, loss: str, size: int, seed: int, edits: list[Any], test: li
         "edits": len(part),
         "seed": seed,
         "test_edits": len(test),
-        "pairs": found["test"]["pairs"],
-        **{key: found["test"][key] for key in FIGURES if key in found["test"]},
+        "pairs": found.test.pairs,
+        **{key: getattr(found.test, key) for key in FIGURES if getattr(found.test, key) is not None},
     }
 
 
@@ -138,8 +138,8 @@ def untrained(name: str, test: list[Any]) -> dict[str, Any]:
     from redline.engine.settings import Model
     from redline.policy.evaluate import logprobs
     from redline.reward.examples import examples
+    from redline.reward.quality import measure
     from redline.reward.settings import Reward
-    from redline.reward.train import measure
 
     lm, tokenizer = load_causal_lm(Model()), load_tokenizer(EMBEDDED)
     edits = examples(test, tokenizer, Reward(), RESPONSE)
@@ -158,7 +158,7 @@ def untrained(name: str, test: list[Any]) -> dict[str, Any]:
         ),
         1.0,
     )
-    figures = measure(
+    quality = measure(
         list(zip(found[0::2], found[1::2], strict=True)),
         [(edit.better.labels, edit.worse.labels) for edit in edits],
         [not torch.equal(edit.better.ids, edit.worse.ids) for edit in edits],
@@ -172,8 +172,8 @@ def untrained(name: str, test: list[Any]) -> dict[str, Any]:
         "edits": 0,
         "seed": 0,
         "test_edits": len(test),
-        "pairs": figures["pairs"],
-        **{key: figures[key] for key in FIGURES if key in figures},
+        "pairs": quality.pairs,
+        **{key: getattr(quality, key) for key in FIGURES if getattr(quality, key) is not None},
     }
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from redline.reward.losses import classification_loss, pairwise_loss, token_rewards
 from redline.reward.metrics import auc, calibration, f1, pairwise_accuracy
-from redline.reward.train import measure
+from redline.reward.quality import measure
 
 
 def test_soft_targets_are_tlcrs():
@@ -74,6 +74,6 @@ def test_a_model_may_tell_the_sides_apart_and_not_find_the_faults():
         (torch.tensor([0.2, 0.9, 0.2]), torch.tensor([-0.5, -0.4, -0.6, 0.1]))
     ]  # the removed token is not the least
     found = measure(rewards, labels, [True], "token", probabilities=False)
-    assert found["auc"] == 1
-    assert found["fault_auc"] == pytest.approx(1 / 3)
-    assert found["pairwise_accuracy"] == 1
+    assert found.auc == 1
+    assert found.fault_auc == pytest.approx(1 / 3)
+    assert found.pairwise_accuracy == 1

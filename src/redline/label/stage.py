@@ -13,7 +13,14 @@ from redline.data.files import check_apart, write_jsonl
 from redline.data.read import read
 from redline.data.records import Edit, Labels, as_text
 from redline.data.settings import Source, assignments
-from redline.data.tokenization import WHITESPACE, encode_prompt, fingerprint, response_turn, token_names
+from redline.data.tokenization import (
+    WHITESPACE,
+    encode_prompt,
+    fingerprint,
+    load_tokenizer,
+    response_turn,
+    token_names,
+)
 from redline.errors import UserError
 
 if TYPE_CHECKING:
@@ -45,8 +52,6 @@ def label_file(
     """
     check_apart([out], [source.path])
     if isinstance(tokenizer, str) and tokenizer != WHITESPACE:
-        from redline.data.tokenization import load_tokenizer
-
         tokenizer = load_tokenizer(tokenizer, trust_remote_code)
     with Rejects.beside(out) as rejects:
         edits = read(source, Edit, rejects, keep_unchanged=keep_unchanged)
@@ -98,17 +103,17 @@ def label_edits(
     """Labels of each edit, streamed: -1 on deleted and replaced rejected tokens, +1 on inserted and replacing
     edited ones.
 
-    ``tokenizer`` "whitespace" takes the words themselves. Of a response longer than ``max_response_tokens``
-    the first so many labels are kept (``crop``), or the edit is left out (``reject``), as is one with a
-    longer prompt than ``max_prompt_tokens``.
+    ``tokenizer`` is one, or a model's name or folder, or "whitespace", which takes the words themselves. Of a
+    response longer than ``max_response_tokens`` the first so many labels are kept (``crop``), or the edit is
+    left out (``reject``), as is one with a longer prompt than ``max_prompt_tokens``.
     """
     rejects = Rejects() if rejects is None else rejects
     edits = iter(edits)
     batches = iter(lambda: list(islice(edits, BATCH)), [])
     sides: Iterator[tuple[Edit, Side, Side]]
+    if isinstance(tokenizer, str) and tokenizer != WHITESPACE:
+        tokenizer = load_tokenizer(tokenizer)
     if isinstance(tokenizer, str):
-        if tokenizer != WHITESPACE:
-            raise ValueError(f"{tokenizer}: load the tokenizer first, or give {WHITESPACE!r}")
         sides = ((edit, *_label_words(edit)) for batch in batches for edit in batch)
         name = WHITESPACE
     else:

@@ -5,6 +5,7 @@ import math
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -32,9 +33,9 @@ from redline.errors import UserError
 from redline.reward.examples import Example, Row, checksum, common_prefix, examples
 from redline.reward.files import RewardFiles
 from redline.reward.losses import classification_loss, pairwise_loss, token_rewards
-from redline.reward.metrics import auc, calibration, f1, pairwise_accuracy
 from redline.reward.model import RewardModel, new_reward_model, save_reward_model
 from redline.reward.offsets import token_offsets
+from redline.reward.quality import RewardMetrics, RewardQuality, Sides, measure
 from redline.reward.settings import Reward
 
 MICROBATCH_TOKENS = 8192
@@ -54,13 +55,13 @@ def train_reward(
     backbone: Model,
     train: Iterable[Labels],
     validation: Iterable[Labels],
-    out: Path,
+    out: Path | str,
     *,
     test: Iterable[Labels] = (),
     max_response: int = 512,
     seed: int = 0,
     trackers: Sequence[str] = (),
-) -> dict[str, Any]:
+) -> RewardMetrics:
     """Train a reward model and write its folder ``out``; returns the metrics (also in ``out/metrics.json``).
 
     The checkpoint with the best validation (mean of token AUC and pairwise accuracy; for sequence models the
@@ -71,6 +72,7 @@ def train_reward(
     from accelerate.utils import set_seed
 
     set_seed(seed)
+    out = Path(out)
     files = RewardFiles(out)
     accelerator = new_accelerator(trackers, out)
     accelerator.init_trackers("reward")
@@ -92,25 +94,38 @@ def train_reward(
         )
     trainer = _Trainer(recipe, reward, accelerator, out, seed)
     trainer.lay_out([example for edits in sets for example in edits])
-    result = trainer.train(sets[0], sets[1])
-    result["test"] = trainer.evaluate(sets[2]) if sets[2] else None
-    result |= {
-        "kind": recipe.kind,
-        "loss": recipe.loss,
-        "train": len(sets[0]),
-        "validation_edits": len(sets[1]),
-        "test_edits": len(sets[2]),
-    }
+    done = trainer.train(sets[0], sets[1])
+    result = RewardMetrics(
+        validation=trainer.evaluate(sets[1]),
+        best_step=done.best_step,
+        steps=done.steps,
+        seconds=round(done.seconds, 1),
+        test=trainer.evaluate(sets[2]) if sets[2] else None,
+        kind=recipe.kind,
+        loss=recipe.loss,
+        train=len(sets[0]),
+        validation_edits=len(sets[1]),
+        test_edits=len(sets[2]),
+    )
     scores = list(trainer.scores(validation=sets[1], test=sets[2])) if recipe.kind == "token" else []
     assemble(accelerator, trainer.model)
     if accelerator.is_main_process:
         if scores:
             write_jsonl(files.scores, scores)
         save_reward_model(reward, wrapped, out, (recipe.model or backbone).name)
-        write_json(files.metrics, result)
+        write_json(files.metrics, result.as_json())
     wait_for_everyone()
     finish_tracking(accelerator)
     return result
+
+
+@dataclass(frozen=True)
+class Trained:
+    """Of a training: the step of the best weights, all steps, and the seconds they took."""
+
+    best_step: int
+    steps: int
+    seconds: float
 
 
 class _Trainer:
@@ -155,7 +170,8 @@ class _Trainer:
         for example in edits:
             example.lay_out(joint)
 
-    def train(self, train: list[Example], validation: list[Example]) -> dict[str, Any]:
+    def train(self, train: list[Example], validation: list[Example]) -> "Trained":
+        """Take all steps that are not taken yet; leaves the best weights in the model."""
         recipe, accelerator = self.recipe, self.accelerator
         batch = min(recipe.batch_size, len(train))
         if batch < accelerator.num_processes:
@@ -198,25 +214,20 @@ class _Trainer:
                     + (f" best {state['best']:.3f} at {state['best_step']}" if state["history"] else "")
                 )
                 if (step + 1) % every == 0 or step + 1 == steps:
-                    found = self.evaluate(validation)
-                    state["history"].append({"step": step + 1, "loss": loss, **_numbers(found)})
-                    accelerator.log({"loss": loss, **_numbers(found)}, step=step + 1)
-                    if (
-                        not found["selection"] <= state["best"]
-                    ):  # a figure that cannot be had (NaN) keeps the latest
-                        state |= {"best": found["selection"], "best_step": step + 1}
+                    quality = self.evaluate(validation)
+                    state["history"].append({"step": step + 1, "loss": loss, **quality.numbers()})
+                    accelerator.log({"loss": loss, **quality.numbers()}, step=step + 1)
+                    # the comparison is this way round so that NaN, a figure that cannot be had, keeps the
+                    # latest weights
+                    if not quality.selection <= state["best"]:
+                        state |= {"best": quality.selection, "best_step": step + 1}
                         self._save_best()
                     state["seconds"] = time.monotonic() - clock
                     checkpoints.save(step + 1, state)
         self._load_best()
         if accelerator.is_main_process:
             write_jsonl(RewardFiles(self.out).log, state["history"])
-        return {
-            "validation": self.evaluate(validation),
-            "best_step": state["best_step"],
-            "steps": steps,
-            "seconds": round(state["seconds"], 1),
-        }
+        return Trained(state["best_step"], steps, state["seconds"])
 
     def _records(self, batch: list[Example], step: int) -> list[dict[str, Any]]:
         """The edits of a batch for inspection: prompts and responses as text."""
@@ -356,34 +367,32 @@ class _Trainer:
                 yield row, found[: len(row.ids)].clone()
 
     @torch.no_grad()
-    def rewards(self, edits: list[Example]) -> list[tuple[Tensor, Tensor]]:
+    def rewards(self, edits: list[Example]) -> list[Sides]:
         """The rewards of (better, worse) of some edits: of every token ``[R]``, or of the whole ``[1]`` for
         sequence models."""
-        found: list[tuple[Tensor, Tensor]] = [(torch.zeros(0), torch.zeros(0))] * len(edits)
+        rewards: list[Sides] = [(torch.zeros(0), torch.zeros(0))] * len(edits)
         for group in pack([example.cost for example in edits], self.budget):
             logits, sides = self._logits(self.reward, [edits[index] for index in group])
             values = (logits[:, 0] if self.recipe.kind == "sequence" else token_rewards(logits)).cpu()
             parts = values.split(sides.bincount().tolist())
             for index, better, worse in zip(group, parts[0::2], parts[1::2], strict=True):
-                found[index] = better, worse
-        return found
+                rewards[index] = better, worse
+        return rewards
 
-    def evaluate(self, edits: list[Example]) -> dict[str, Any]:
-        """The metrics of some edits (see ``measure``)."""
+    def evaluate(self, edits: list[Example]) -> RewardQuality:
+        """The quality on some edits (see ``measure``); the same in every process, so that rounding cannot
+        make them disagree on which checkpoint is best."""
         from accelerate.utils import broadcast_object_list
 
-        labels = [(example.better.labels, example.worse.labels) for example in edits]
-        differ = [not torch.equal(example.better.ids, example.worse.ids) for example in edits]
-        found = measure(
+        quality = measure(
             self.rewards(edits),
-            labels,
-            differ,
+            [(example.better.labels, example.worse.labels) for example in edits],
+            [not torch.equal(example.better.ids, example.worse.ids) for example in edits],
             self.recipe.kind,
             probabilities=self.recipe.loss != "pairwise",
         )
-        return broadcast_object_list([found])[
-            0
-        ]  # rounding must not make processes disagree on which checkpoint is best
+        (shared,) = broadcast_object_list([quality])
+        return shared
 
     def scores(self, **sets: list[Example]) -> Iterator[dict[str, Any]]:
         """Rewards and labels of every token of held-out edits, for people to look at: at most ``SHOWN`` edits
@@ -425,67 +434,3 @@ class _Trainer:
                 f"{self.best}: the best weights of this training are gone. Delete {self.out} and train again."
             )
         load_trained(self.reward, load_file(self.best))
-
-
-def measure(
-    rewards: list[tuple[Tensor, Tensor]],
-    labels: list[tuple[Tensor, Tensor]],
-    differ: list[bool],
-    kind: str,
-    probabilities: bool,
-) -> dict[str, Any]:
-    """Validation figures from the (better, worse) rewards and labels of each edit.
-
-    ``pairwise_accuracy``: of the summed reward, over the ``pairs`` whose sides ``differ`` (cropped, an edit
-    further down leaves two equal texts, which nothing can tell apart). For token models also ``auc``
-    (inserted or substituted tokens of the edited side against deleted or substituted tokens of the rejected
-    side) and ``fault_auc`` (within the rejected sides, tokens that were kept against those that were not:
-    does it find the faults?), and where rewards are differences of probabilities the ``f1`` of each class
-    (positive above 1/3, negative below -1/3), ``ece`` and the ``reliability`` table of (reward + 1) / 2 as
-    the probability that a changed token is positive. ``selection`` is what the best checkpoint is chosen by;
-    ``reward_std`` the standard deviation of a response's sum.
-    """
-    sums = torch.stack([torch.stack([better.sum(), worse.sum()]) for better, worse in rewards])
-    told = torch.tensor(differ)
-    found: dict[str, Any] = {
-        "pairwise_accuracy": pairwise_accuracy(sums[told, 0], sums[told, 1]),
-        "pairs": int(told.sum()),
-        "reward_std": sums.std().item(),
-    }
-    found["selection"] = found["pairwise_accuracy"]
-    if kind == "sequence":
-        return found
-    values = torch.cat([part for pair in rewards for part in pair])
-    marks = torch.cat([part for pair in labels for part in pair])
-    found["auc"] = auc(values[marks == 1], values[marks == -1])
-    rejected, faults = (torch.cat([pair[1] for pair in pairs]) for pairs in (rewards, labels))
-    found["fault_auc"] = auc(rejected[faults == 0], rejected[faults == -1])
-    known = [figure for figure in (found["auc"], found["pairwise_accuracy"]) if not math.isnan(figure)]
-    found["selection"] = sum(known) / len(known) if known else float("nan")
-    if probabilities:
-        found["f1"] = {
-            "negative": f1(values < -1 / 3, marks == -1),
-            "neutral": f1(values.abs() <= 1 / 3, marks == 0),
-            "positive": f1(values > 1 / 3, marks == 1),
-        }
-        changed = marks != 0
-        found["ece"], found["reliability"] = calibration(
-            (values[changed] + 1) / 2, (marks[changed] == 1).double()
-        )
-    return found
-
-
-def _numbers(found: dict[str, Any]) -> dict[str, float]:
-    flat = {key: value for key, value in found.items() if isinstance(value, int | float)}
-    return flat | {f"f1_{name}": value for name, value in found.get("f1", {}).items()}
-
-
-def say(found: dict[str, Any]) -> None:
-    """The result in a line."""
-    best = found["test"] or found["validation"]
-    auc_text = f"token AUC {best['auc']:.3f}, " if "auc" in best else ""
-    console.print(
-        f"reward model: {auc_text}pairwise accuracy {best['pairwise_accuracy']:.3f} on "
-        f"{found['test_edits'] or found['validation_edits']} held-out edits",
-        highlight=False,
-    )

@@ -4,6 +4,7 @@ import gc
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from redline.console import console
 from redline.data.check import Rejects, problem
 from redline.data.files import read_jsonl, write_jsonl
 from redline.data.read import read
@@ -147,7 +148,7 @@ def sft(job: Job) -> None:
 
 def reward(job: Job) -> None:
     """Train the reward model."""
-    from redline.reward.train import say, train_reward
+    from redline.reward.train import train_reward
 
     result = train_reward(
         job.recipe.reward,
@@ -160,7 +161,7 @@ def reward(job: Job) -> None:
         max_response=job.recipe.data.max_response_tokens,
         trackers=job.recipe.trackers,
     )
-    say(result)
+    console.print(str(result), highlight=False)
 
 
 def policy(job: Job) -> None:
