@@ -1,6 +1,7 @@
 """The embedded default model, and where the name of a model leads."""
 
 import contextlib
+import json
 import os
 import shutil
 import tempfile
@@ -33,6 +34,33 @@ def resolve(name: str) -> str:
             f"{name}: there is no such model folder. Give a folder, a Hugging Face name, or {EMBEDDED}."
         )
     return name
+
+
+def adapter_folder(name: str) -> str | None:
+    """The folder of a PEFT adapter that is given as a model: one that holds nothing but the adapter. None for
+    anything else."""
+    folder = Path(resolve(name))
+    adapter = (folder / "adapter_config.json").exists() and not (folder / "config.json").exists()
+    return str(folder) if adapter else None
+
+
+def base_name(adapter: str) -> str:
+    """The name of the model that an adapter belongs to. Raises UserError where the adapter does not say."""
+    described = json.loads((Path(resolve(adapter)) / "adapter_config.json").read_text(encoding="utf-8"))
+    base = described.get("base_model_name_or_path")
+    if not base:
+        raise UserError(
+            f"{adapter}: its adapter_config.json names no base model. Write the model's name or folder as "
+            "base_model_name_or_path there."
+        )
+    try:
+        resolve(base)
+    except UserError as error:
+        raise UserError(
+            f"{adapter}: the base model of this adapter is {base}, which is not here. Correct "
+            "base_model_name_or_path in its adapter_config.json."
+        ) from error
+    return str(base)
 
 
 def embedded_model_folder() -> Path:

@@ -15,9 +15,10 @@ from typer.testing import CliRunner
 from redline.cli import app
 from redline.data.records import Prompt
 from redline.direct.settings import Direct
+from redline.engine.adapt import adapt
 from redline.engine.attention import use_short_attention
 from redline.engine.logprobs import token_logprobs
-from redline.engine.models import adapt, load_causal_lm
+from redline.engine.models import load_causal_lm
 from redline.engine.settings import Adapt, Model
 from redline.engine.views import Split, cache_argument
 from redline.errors import UserError

@@ -5,7 +5,8 @@ import torch
 
 from redline.data.records import Prompt
 from redline.data.tokenization import load_tokenizer
-from redline.engine.models import load_causal_lm, save
+from redline.engine.models import load_causal_lm
+from redline.engine.saving import save
 from redline.engine.settings import Model
 from redline.policy.evaluate import side_by_side
 from redline.sampling.local import InProcess

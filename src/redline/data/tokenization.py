@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from redline.data.chat_template import CannotRender, Turn, answer, render
 from redline.data.records import Labels, Text, as_text
-from redline.embedded import loading, resolve
+from redline.embedded import adapter_folder, base_name, loading, resolve
 from redline.errors import UserError
 
 if TYPE_CHECKING:
@@ -162,6 +162,8 @@ def load_tokenizer(
     own_folder = Path(name).expanduser()
     is_tokenizer_alone = (own_folder / "tokenizer.json").exists()
     folder = str(own_folder) if is_tokenizer_alone else resolve(name)
+    if not is_tokenizer_alone and adapter_folder(name):  # an adapter that came without its tokenizer
+        return load_tokenizer(base_name(name), trust_remote_code, None, chat_template, chat_template_kwargs)
     with loading(name, "tokenizer"):
         tokenizer = AutoTokenizer.from_pretrained(
             folder, trust_remote_code=trust_remote_code, revision=revision or "main"

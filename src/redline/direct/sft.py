@@ -16,8 +16,9 @@ from redline.direct.files import SftFiles
 from redline.direct.settings import Sft
 from redline.embedded import quietly
 from redline.engine.checkpoints import guarding, newest_sealed, writing
-from redline.engine.models import for_training, load_causal_lm, save
+from redline.engine.models import for_training, load_causal_lm
 from redline.engine.processes import installed, on_one_device, this_process, wait_for_everyone
+from redline.engine.saving import save
 from redline.engine.settings import Model
 from redline.engine.sharding import assemble
 from redline.errors import UserError

@@ -25,8 +25,8 @@ from redline.direct.settings import Direct
 from redline.embedded import quietly
 from redline.engine.batching import pad
 from redline.engine.checkpoints import guarding, newest_sealed, writing
-from redline.engine.models import save
 from redline.engine.processes import installed, on_one_device, sharded_launch, this_process, wait_for_everyone
+from redline.engine.saving import save
 from redline.engine.settings import Model
 from redline.engine.sharding import assemble, load_trained, trained_weights
 from redline.errors import UserError

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 NAME = "redline_short"
 LONGEST = 768  # tokens: beyond so many queries times so many keys the fused kernel is used
+TRIED = 160  # tokens of the row on which it is compared with the fused kernel: more than one block of queries
 OTHER = (
     "position_bias",
     "softcap",
@@ -26,16 +27,51 @@ OTHER = (
 )  # options that mean a kind of attention not written out here
 
 
+def try_short_attention(model: "PreTrainedModel") -> None:
+    """Let a model use this attention (see ``use_short_attention``) if its last hidden states stay as they
+    were, on a row longer than a block of queries."""
+    before = _trial(model)
+    use_short_attention(model)
+    if model.config._attn_implementation != NAME:
+        return
+    after = _trial(model)
+    if before is None or after is None or not _alike(before, after, model.dtype):
+        model.set_attn_implementation("sdpa")
+
+
 def use_short_attention(model: "PreTrainedModel") -> None:
-    """Let a model on the CPU that uses PyTorch's fused attention use this one for short sequences."""
+    """Let a model on the CPU that uses PyTorch's fused attention use this one for short sequences. Not a
+    family that chooses keys by an index, and masks the others only where it knows the attention's name."""
     from transformers import AttentionInterface, AttentionMaskInterface
     from transformers.masking_utils import sdpa_mask
 
-    if model.device.type != "cpu" or model.config._attn_implementation != "sdpa":
+    if model.device.type != "cpu" or model.config._attn_implementation != "sdpa" or _has_index(model):
         return
     AttentionInterface.register(NAME, short_attention)
     AttentionMaskInterface.register(NAME, sdpa_mask)
     model.set_attn_implementation(NAME)
+
+
+def _has_index(model: "PreTrainedModel") -> bool:
+    names = model.config.get_text_config().to_dict()
+    return any(name.startswith("index_") for name in names)
+
+
+@torch.no_grad()
+def _trial(model: "PreTrainedModel") -> Tensor | None:
+    """Last hidden states of a row longer than a block of queries; None where the model cannot be asked."""
+    size = model.config.get_text_config().vocab_size
+    ids = torch.randint(0, size, (1, TRIED), generator=torch.Generator().manual_seed(0))
+    try:
+        states: Tensor = model.base_model(input_ids=ids, use_cache=False).last_hidden_state
+    except (TypeError, AttributeError, IndexError, ValueError, RuntimeError):
+        return None
+    return states.float()
+
+
+def _alike(one: Tensor, other: Tensor, dtype: torch.dtype) -> bool:
+    tolerance = 5e-2 if torch.finfo(dtype).bits == 16 else 1e-3  # the same sums in another order
+    return bool((one - other).norm() <= tolerance * one.norm())
 
 
 def short_attention(

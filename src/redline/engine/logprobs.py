@@ -1,24 +1,13 @@
 """Log-probabilities without ever holding the logits of more than a few rows."""
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
-
 CHUNK = 256  # rows of logits in memory at once
 BLOCK = 8  # of them, on a CPU, in float32: they stay in its cache
-
-
-def logits_of(lm: "PreTrainedModel", hidden: Tensor) -> Tensor:
-    """Logits ``[..., V]`` of last hidden states ``[..., H]``: the output embedding, and Gemma's soft cap
-    where there is one."""
-    logits: Tensor = lm.get_output_embeddings()(hidden)
-    cap = getattr(lm.config, "final_logit_softcapping", None)
-    return logits if cap is None else torch.tanh(logits / cap) * cap
 
 
 def token_logprobs(

@@ -1,126 +1,264 @@
-"""Backbones, adapters and tokenizers, and the embedded default model. Weights load from safetensors only."""
+"""Backbones as people bring them: folders and names, adapters on a base model, weights of 4 bits, wrappers of
+a text model. Weights load from safetensors only."""
 
-import copy
+import tempfile
 from collections.abc import Iterable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
 
-from redline.data.files import read_json, write_json
+from redline.console import console
 from redline.data.records import Text
-from redline.embedded import loading, quietly, resolve
-from redline.engine.attention import use_short_attention
-from redline.engine.checkpoints import writing
+from redline.embedded import adapter_folder, base_name, loading, quietly, resolve
+from redline.engine.attention import try_short_attention
 from redline.engine.processes import this_process
-from redline.engine.settings import Adapt, Model
+from redline.engine.settings import Model
 from redline.errors import UserError
 
 if TYPE_CHECKING:
-    from peft import PeftModel
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-ADAPTER = "adapter"  # folder of the adapter, beside the merged weights
 
 
 def load_config(model: Model) -> Any:
-    """The configuration of a model (of an adapter's base model)."""
-    from transformers import AutoConfig
+    """The configuration of a model (of an adapter's base model, of a wrapper's text model).
 
-    folder = resolve(model.name)
+    Raises UserError for one that is not there, that has no text model which Transformers loads by itself, or
+    whose weights are stored in a way that nothing can be trained on.
+    """
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig
+
+    if adapter_folder(model.name):
+        return load_config(_base_of(model))
     with loading(model.name, "configuration"):
-        if (Path(folder) / "adapter_config.json").exists() and not (Path(folder) / "config.json").exists():
-            base = read_json(Path(folder) / "adapter_config.json")["base_model_name_or_path"]
-            return load_config(model.model_copy(update={"name": base, "revision": None}))
-        config = AutoConfig.from_pretrained(
-            folder, trust_remote_code=model.trust_remote_code, revision=model.revision or "main"
+        config: Any = AutoConfig.from_pretrained(
+            resolve(model.name), trust_remote_code=model.trust_remote_code, revision=model.revision or "main"
         )
+    text = config.get_text_config(decoder=True)
+    if text is not config and type(text) in MODEL_FOR_CAUSAL_LM_MAPPING:
+        if stored := getattr(config, "quantization_config", None):
+            text.quantization_config = stored
+        text._commit_hash = getattr(config, "_commit_hash", None)
+        config = text
     if not hasattr(config, "num_hidden_layers"):
         raise UserError(
             f"{model.name}: {type(config).__name__} describes several models in one. Give the folder or the "
             "name of its text model alone."
         )
+    _check_storage(model.name, config)
     return config
 
 
-def load_causal_lm(model: Model, **options: Any) -> "PreTrainedModel":
+def _base_of(model: Model) -> Model:
+    """The model that an adapter belongs to, held as the recipe says."""
+    return model.model_copy(update={"name": base_name(model.name), "revision": None})
+
+
+def _check_storage(name: str, config: Any) -> None:
+    method = storage(config)
+    if method not in (None, "bitsandbytes"):
+        raise UserError(
+            f"{name}: its weights are stored by {method}, which Redline does not train on. Give the model in "
+            "bfloat16 or float32 (or one that bitsandbytes quantised)."
+        )
+    if method == "bitsandbytes":
+        _need_bitsandbytes(f"{name}: its weights are quantised by bitsandbytes, which")
+
+
+def storage(config: Any) -> str | None:
+    """The quantisation method of a checkpoint's weights; None for plain ones."""
+    stored = getattr(config, "quantization_config", None)
+    if not stored:
+        return None
+    method = stored.get("quant_method") if isinstance(stored, dict) else stored.quant_method
+    return str(getattr(method, "value", method))
+
+
+def load_causal_lm(model: Model) -> "PreTrainedModel":
     """The causal language model of a recipe's ``model`` section, in eval mode (dropout off), every weight
-    frozen."""
+    frozen. Raises UserError for an encoder, with a decoder or without."""
     from transformers import AutoModelForCausalLM
 
-    return load_model(AutoModelForCausalLM, model, **options)
+    config = load_config(model)
+    if getattr(config, "is_encoder_decoder", False):
+        raise UserError(
+            f"{model.name}: {type(config).__name__} is an encoder with a decoder. Redline trains models that "
+            "are decoders alone."
+        )
+    return load_model(AutoModelForCausalLM, model, config)
 
 
-def load_model(auto: Any, model: Model, **options: Any) -> "PreTrainedModel":
+def load_model(auto: Any, model: Model, config: Any = None, new_head: bool = False) -> "PreTrainedModel":
     """``auto.from_pretrained`` for a recipe's ``model`` section: safetensors, chosen dtype, eval mode,
     frozen.
 
-    A folder with nothing but a PEFT adapter gives its base model with the adapter merged in. ``options`` go
-    to ``from_pretrained`` (``num_labels`` and so on). Raises UserError for a model that is not there or
-    cannot be loaded.
+    A PEFT adapter gives its base model with the adapter merged in. ``config`` is the model's own where None
+    is given; with ``new_head`` the checkpoint need not have what stands behind the backbone. Raises UserError
+    for a model that is not there, that cannot be loaded, or whose weights are not all there.
     """
-    folder = resolve(model.name)
-    options |= {"dtype": dtype_of(model), "trust_remote_code": model.trust_remote_code}
-    if model.load_in_4bit:
-        options |= {"quantization_config": _four_bit(), "device_map": {"": device()}}
+    config = config or load_config(model)
+    if adapter_folder(model.name):
+        return _merged_start(auto, model, config, new_head)
+    options: dict[str, Any] = {"dtype": dtype_of(model), "trust_remote_code": model.trust_remote_code}
+    stored = storage(config)
+    if model.load_in_4bit and not stored:
+        options |= {"quantization_config": _four_bit(_heads(auto, config)), "device_map": {"": device()}}
+    elif stored:
+        options |= {"device_map": {"": device()}}
+        _keep_whole(config, _heads(auto, config))
     with loading(model.name, "model"):
-        if (Path(folder) / "adapter_config.json").exists() and not (Path(folder) / "config.json").exists():
-            from peft import PeftConfig, PeftModel
-
-            base = PeftConfig.from_pretrained(folder).base_model_name_or_path
-            loaded = load_model(auto, model.model_copy(update={"name": base, "revision": None}), **options)
-            merged: PreTrainedModel = PeftModel.from_pretrained(
-                loaded, folder, torch_device=str(device())
-            ).merge_and_unload()
-            return merged.requires_grad_(False).eval().to(device())
-        loaded = auto.from_pretrained(
-            folder, revision=model.revision or "main", use_safetensors=True, **options
+        loaded, report = auto.from_pretrained(
+            resolve(model.name),
+            config=config,
+            revision=model.revision or "main",
+            use_safetensors=True,
+            output_loading_info=True,
+            **options,
         )
-    loaded = loaded.requires_grad_(False).eval()
-    loaded = loaded if model.load_in_4bit else loaded.to(device())
+    _check_whole(loaded, report["missing_keys"], model.name, new_head)
+    return _ready(loaded)
+
+
+def _ready(loaded: "PreTrainedModel") -> "PreTrainedModel":
+    """A loaded model on its device, frozen, in eval mode."""
+    loaded.requires_grad_(False).eval()
+    if not is_quantised(loaded):
+        loaded.to(device())  # type: ignore[arg-type]  # Transformers wraps the method
+    module: Any
     for module in loaded.modules():
-        if hasattr(
-            module, "support_avx512bf16_for_cpu"
-        ):  # bitsandbytes' packing for such processors has no backward pass
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            # bitsandbytes' packing for such processors has no backward pass
             module.support_avx512bf16_for_cpu = False
-    use_short_attention(loaded)
+    try_short_attention(loaded)
     return loaded
 
 
-def _four_bit() -> Any:
+def _check_whole(loaded: "PreTrainedModel", missing: Iterable[str], name: str, new_head: bool) -> None:
+    """Raise UserError where the model (with ``new_head``, its backbone) has weights that the checkpoint did
+    not bring: Transformers makes them up at random."""
+    needed = f"{loaded.base_model_prefix}." if new_head else ""
+    absent = sorted(path for path in missing if path.startswith(needed))
+    if absent:
+        raise UserError(
+            f"{name}: {len(absent)} weights of {type(loaded).__name__} are not in the checkpoint "
+            f"({absent[0]} is the first). Give the folder or the name of a whole checkpoint of this model."
+        )
+
+
+def _heads(auto: Any, config: Any) -> list[str]:
+    """What a model has beside its backbone, by name: it stays as it is where the backbone is quantised."""
+    with torch.device("meta"), quietly():
+        build = getattr(auto, "from_config", None) or auto._from_config
+        skeleton = build(config)
+    return [name for name, child in skeleton.named_children() if child is not skeleton.base_model]
+
+
+def _four_bit(whole: list[str]) -> Any:
     """QLoRA's storage of frozen weights (Dettmers et al. 2023): NF4 with its scales quantised again, computed
-    in bfloat16."""
+    in bfloat16; the modules ``whole`` are left as they are."""
     from transformers import BitsAndBytesConfig
 
-    if find_spec("bitsandbytes") is None:
-        raise UserError(
-            "model.load_in_4bit: the package bitsandbytes is not installed. Run: pip install bitsandbytes"
-        )
+    _need_bitsandbytes("model.load_in_4bit")
     return BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=torch.bfloat16,
+        llm_int8_skip_modules=whole,
     )
 
 
+def _need_bitsandbytes(who: str) -> None:
+    if find_spec("bitsandbytes") is None:
+        raise UserError(f"{who} needs the package bitsandbytes. Run: pip install bitsandbytes")
+
+
+def _keep_whole(config: Any, names: list[str]) -> None:
+    """Tell a quantised checkpoint's configuration that a head is not quantised."""
+    stored = config.quantization_config
+    if isinstance(stored, dict):
+        before = stored.get("llm_int8_skip_modules") or []
+        stored["llm_int8_skip_modules"] = [*before, *(name for name in names if name not in before)]
+
+
 def is_quantised(model: "PreTrainedModel") -> bool:
-    """Whether a model holds 4-bit weights."""
-    return bool(getattr(model, "is_loaded_in_4bit", False))
+    """Whether a model holds weights of 4 (or 8) bits."""
+    return getattr(model, "hf_quantizer", None) is not None
+
+
+def whole_weights(model: "PreTrainedModel") -> "PreTrainedModel":
+    """A quantised model with plain weights again, in bfloat16; any other as it is."""
+    if not is_quantised(model):
+        return model
+    plain: PreTrainedModel = model.dequantize(dtype=torch.bfloat16)
+    if hasattr(plain.config, "quantization_config"):
+        del plain.config.quantization_config
+    return plain
+
+
+def _merged_start(auto: Any, model: Model, config: Any, new_head: bool) -> "PreTrainedModel":
+    """The base model of an adapter with the adapter merged in: weights of 4 bits are made whole before, since
+    most of an adapter would be rounded away in them."""
+    base = _base_of(model)
+    quantised = storage(config) is not None
+    loaded = load_model(auto, base.model_copy(update={"load_in_4bit": False}), config, new_head)
+    if quantised:
+        console.print(f"{base.name}: its weights are made whole to take the adapter", highlight=False)
+    merged = _with_adapter(whole_weights(loaded), model.name)
+    if not model.load_in_4bit:
+        return _ready(merged)
+    with tempfile.TemporaryDirectory() as folder:
+        merged.save_pretrained(folder)
+        whole = model.model_copy(update={"name": folder, "revision": None})
+        return load_model(auto, whole, merged.config)
+
+
+def _with_adapter(loaded: "PreTrainedModel", name: str) -> "PreTrainedModel":
+    """A plain model with an adapter merged in, whatever head the adapter was trained under. An embedding that
+    the adapter brings in another size is taken in that size."""
+    from peft import PeftConfig, PeftModel
+    from safetensors import safe_open
+
+    folder = Path(adapter_folder(name) or name)
+    weights = folder / "adapter_model.safetensors"
+    if not weights.exists():
+        raise UserError(f"{name}: has no adapter_model.safetensors. Save the adapter in safetensors.")
+    config = PeftConfig.from_pretrained(str(folder))
+    config.task_type = None  # a wrapper for a task looks for that task's head
+    present = {path.rpartition(".")[2] for path, _ in loaded.named_modules()}
+    if getattr(config, "modules_to_save", None):
+        config.modules_to_save = [part for part in config.modules_to_save if part in present] or None
+    embedding: Any = loaded.get_input_embeddings()
+    place = next(path for path, module in loaded.named_modules() if module is embedding)
+    with loading(name, "adapter"), safe_open(str(weights), "pt") as file:
+        key = f"base_model.model.{place}.weight"
+        if key in file.keys():  # noqa: SIM118 (safe_open is no dict)
+            rows = file.get_slice(key).get_shape()[0]
+            if rows != embedding.weight.shape[0]:
+                loaded.resize_token_embeddings(rows, mean_resizing=False)
+        wrapped = PeftModel.from_pretrained(loaded, str(folder), config=config, torch_device=str(device()))
+        merged: PreTrainedModel = wrapped.merge_and_unload()
+    return merged
 
 
 def for_training(model: Model, lora_rank: int) -> Model:
     """The model as it is held while it is trained. Full fine-tuning keeps float32 weights: bfloat16 has no
     room for small updates (0.02 + 1e-5 is 0.02). To compute in bfloat16 all the same, use ``accelerate launch
     --mixed_precision bf16``."""
-    if model.load_in_4bit and not lora_rank:
+    if lora_rank:
+        return model
+    if model.load_in_4bit:
         raise UserError(
             "model.load_in_4bit: weights of 4 bits cannot be trained. Train adapters (lora_rank above 0), "
             "or load them whole."
         )
-    return model if lora_rank else model.model_copy(update={"dtype": "float32"})
+    if not adapter_folder(model.name) and storage(load_config(model)) is not None:
+        raise UserError(
+            f"{model.name}: its weights are quantised and cannot be trained. Train adapters (lora_rank above "
+            "0), or give the model with whole weights."
+        )
+    return model.model_copy(update={"dtype": "float32"})
 
 
 def device() -> torch.device:
@@ -151,116 +289,3 @@ def eos_ids(
     turn = turn_end(tokenizer) if any(not isinstance(prompt, str) for prompt in prompts) else None
     found = configured if isinstance(configured, list) else [configured]
     return sorted({token for token in [*found, tokenizer.eos_token_id, turn] if token is not None})
-
-
-def adapt(model: "PreTrainedModel", how: Adapt, depth: int) -> "PeftModel | PreTrainedModel":
-    """Make the uppermost ``how.train_layers`` of a model's ``depth`` layers trainable: LoRA adapters, or the
-    weights themselves.
-
-    With LoRA the model is wrapped by PEFT (its modules change in place). Full fine-tuning of all layers
-    trains every parameter; of the upper layers only, those layers and what follows them except the output
-    embedding, which may be tied to the input's.
-    """
-    base, trained = model.base_model, range(depth - train_layers(how, depth), depth)
-    whole = len(trained) == depth
-    parent, name, layers = _layers(base, depth)
-    if how.lora_rank:
-        from peft import LoraConfig, get_peft_model
-        from transformers.pytorch_utils import Conv1D
-
-        from redline.engine.adapters import fused, joined
-
-        linear = {
-            path.rpartition(".")[2]
-            for path, module in layers.named_modules()
-            if isinstance(module, nn.Linear | Conv1D)
-        }
-        config = LoraConfig(
-            r=how.lora_rank,
-            lora_alpha=2 * how.lora_rank,
-            target_modules=sorted(linear),
-            layers_to_transform=None if whole else list(trained),
-            layers_pattern=None if whole else name,
-        )
-        with quietly():
-            # adapters in float32: bfloat16 would swallow small updates
-            return joined(get_peft_model(model, config if is_quantised(model) else fused(config)))
-    if whole:
-        return model.requires_grad_(True)
-    for layer in list(layers)[trained.start :]:
-        layer.requires_grad_(True)
-    children = list(parent.named_children())
-    after = children[[child for child, _ in children].index(name) + 1 :]
-    for _, module in after:  # the final norm; rotary embeddings have no parameters
-        module.requires_grad_(True)
-    return model
-
-
-def _layers(base: nn.Module, depth: int) -> tuple[nn.Module, str, nn.ModuleList]:
-    """The module that holds the list of ``depth`` layers, the list's name in it, and the list."""
-    for parent in base.modules():
-        for name, child in parent.named_children():
-            if isinstance(child, nn.ModuleList) and len(child) == depth:
-                return parent, name, child
-    raise UserError(
-        f"{type(base).__name__} has no list of {depth} layers: Redline cannot tell which of its weights to "
-        "train."
-    )
-
-
-def save(
-    model: "PreTrainedModel",
-    wrapped: "PeftModel | None",
-    tokenizer: "PreTrainedTokenizerBase",
-    folder: Path,
-    base: str,
-) -> None:
-    """Write a plain Transformers folder, with adapters merged in, and the adapter alone in ``adapter/``.
-
-    ``base`` is the name of the model that the adapter belongs to. Merging ends the training of ``model``.
-    """
-    with writing(folder), quietly():
-        if wrapped is not None:
-            adapter = folder / ADAPTER
-            wrapped.save_pretrained(str(adapter))
-            (adapter / "README.md").unlink(
-                missing_ok=True
-            )  # PEFT's empty card: the folder's own speaks for both
-            described = read_json(adapter / "adapter_config.json")
-            write_json(adapter / "adapter_config.json", described | {"base_model_name_or_path": base})
-            model = _merged(model, adapter, base) if is_quantised(model) else wrapped.merge_and_unload()
-        model.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
-
-
-def _merged(model: "PreTrainedModel", adapter: Path, base: str) -> "PreTrainedModel":
-    """Whole weights of a 4-bit model with its adapter merged in (in 4 bits most of an adapter would be
-    rounded away)."""
-    from peft import PeftModel
-
-    config = copy.deepcopy(model.config)
-    del config.quantization_config
-    plain: Any = type(model).from_pretrained(
-        resolve(base),
-        config=config,
-        dtype=torch.bfloat16,
-        use_safetensors=True,
-        revision=getattr(config, "_commit_hash", None) or "main",
-    )
-    plain.load_state_dict(
-        {
-            name: weights
-            for name, weights in model.named_parameters()
-            if weights.requires_grad and "lora_" not in name
-        },
-        strict=False,
-    )  # a reward model's head
-    merged: PreTrainedModel = PeftModel.from_pretrained(plain, str(adapter)).merge_and_unload()
-    return merged
-
-
-def train_layers(how: Adapt, depth: int) -> int:
-    """How many layers are trained, checked against the model's depth."""
-    if how.train_layers is not None and how.train_layers > depth:
-        raise UserError(f"adapt.train_layers is {how.train_layers}, but the model has {depth} layers.")
-    return how.train_layers or depth

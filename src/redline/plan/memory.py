@@ -11,7 +11,8 @@ from typing import Any
 
 import torch
 
-from redline.engine.models import dtype_of, load_config, train_layers
+from redline.engine.adapt import train_layers
+from redline.engine.models import dtype_of, load_config
 from redline.engine.settings import Adapt, Model
 from redline.engine.views import layers_of
 from redline.plan.trace import Batch, Task, build, forward_bytes, logits_bytes, training_bytes

@@ -21,9 +21,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import DynamicCache
 
+from redline.engine.adapt import adapt
 from redline.engine.attention import use_short_attention
 from redline.engine.logprobs import CHUNK, token_logprobs
-from redline.engine.models import adapt
 from redline.engine.settings import Adapt
 from redline.engine.views import Recomputed, cache_argument, layers_of, view_of
 

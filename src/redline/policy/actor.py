@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from redline.engine.adapt import adapt, train_layers
 from redline.engine.batching import pack, pad
+from redline.engine.logits import scaled, soft_cap
 from redline.engine.logprobs import token_logprobs
-from redline.engine.models import adapt, for_training, load_causal_lm, train_layers
+from redline.engine.models import for_training, load_causal_lm
 from redline.engine.rollout import Rollout
 from redline.engine.settings import Adapt, Model
 from redline.engine.views import Split
@@ -70,9 +72,9 @@ class ActorCritic(nn.Module):
         with self.reference() if reference else nullcontext(self.split) as split:
             hidden = split.upper(states)[rows, columns]
         lm = split.model
-        cap = getattr(lm.config, "final_logit_softcapping", None)
+        cap = soft_cap(lm)
         logprobs, entropies = token_logprobs(
-            hidden, lm.get_output_embeddings(), targets, temperature, cap, entropy
+            scaled(lm, hidden), lm.get_output_embeddings(), targets, temperature, cap, entropy
         )
         if reference:
             return logprobs, None, entropies

@@ -11,6 +11,7 @@ from torch import Tensor
 from redline.data.records import Prompt, Response
 from redline.data.tokenization import load_tokenizer
 from redline.engine.batching import pack, pad
+from redline.engine.logits import scaled, soft_cap
 from redline.engine.logprobs import token_logprobs
 from redline.engine.models import ADAPTER, load_causal_lm
 from redline.engine.rollout import Rollout
@@ -87,8 +88,8 @@ def logprobs(lm: "PreTrainedModel", rollout: Rollout, temperature: float, budget
         ).last_hidden_state
         for place, index in enumerate(members):
             prompt, size = len(rollout.prompt_ids[index]), rollout.sizes[index]
-            rows = hidden[place, prompt - 1 : prompt - 1 + size]
-            cap = getattr(lm.config, "final_logit_softcapping", None)
+            rows = scaled(lm, hidden[place, prompt - 1 : prompt - 1 + size])
+            cap = soft_cap(lm)
             found[index] = token_logprobs(
                 rows, lm.get_output_embeddings(), rollout.response_ids[index].to(device), temperature, cap
             )[0].cpu()

@@ -25,9 +25,10 @@ from redline.data.records import Prompt
 from redline.data.tokenization import load_tokenizer
 from redline.engine.batching import draw_rows, minibatches, pack, pad
 from redline.engine.checkpoints import Checkpoints, keep_batch
-from redline.engine.models import eos_ids, save
+from redline.engine.models import eos_ids
 from redline.engine.processes import finish_tracking, new_accelerator, wait_for_everyone
 from redline.engine.rollout import Rollout
+from redline.engine.saving import save
 from redline.engine.schedule import scheduler
 from redline.engine.settings import Model
 from redline.engine.sharding import assemble, clip_gradients, gathered, prepare, unfinished

@@ -2,29 +2,25 @@
 standard format."""
 
 import hashlib
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
+from redline.data.files import read_json
 from redline.data.records import Text
 from redline.data.tokenization import load_tokenizer
 from redline.embedded import quietly
+from redline.engine.adapt import adapt, train_layers
 from redline.engine.batching import pack, pad
-from redline.engine.models import (
-    ADAPTER,
-    adapt,
-    for_training,
-    is_quantised,
-    load_config,
-    load_model,
-    save,
-    train_layers,
-)
+from redline.engine.models import for_training, is_quantised, load_config, load_model
+from redline.engine.saving import ADAPTER, save
 from redline.engine.settings import Model
 from redline.engine.views import Split, layers_of
 from redline.errors import UserError
+from redline.reward.heads import model_class
 from redline.reward.losses import token_rewards
 from redline.reward.settings import Reward
 
@@ -201,10 +197,8 @@ def new_reward_model(recipe: Reward, backbone: Model) -> tuple[RewardModel, Any]
     tokenizer = load_tokenizer(backbone.name, backbone.trust_remote_code, backbone.revision)
     auto, config = reward_config(recipe, backbone)
     depth = config.num_hidden_layers
-    config.pad_token_id = (
-        tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-    )
-    model = load_model(auto, for_training(backbone, recipe.adapt.lora_rank), config=config)
+    config.pad_token_id = _padding(tokenizer, config)
+    model = load_model(auto, for_training(backbone, recipe.adapt.lora_rank), config, new_head=True)
     fingerprint = fingerprint_of(model.base_model)
     trained = train_layers(recipe.adapt, depth)
     wrapped = adapt(model, recipe.adapt, depth)
@@ -218,31 +212,47 @@ def new_reward_model(recipe: Reward, backbone: Model) -> tuple[RewardModel, Any]
     return reward, wrapped if recipe.adapt.lora_rank else None
 
 
+def _padding(tokenizer: "PreTrainedTokenizerBase", config: Any) -> int | None:
+    """The id that rows are padded with: the tokenizer's, unless the embedding has no such row (a padding
+    token was added to the tokenizer alone)."""
+    for token in (tokenizer.pad_token_id, tokenizer.eos_token_id):
+        if token is not None and token < config.vocab_size:
+            return int(token)
+    return None
+
+
 def reward_config(recipe: Reward, backbone: Model) -> tuple[Any, Any]:
-    """The Auto class and the configuration of a reward model on ``backbone``: its first ``depth`` layers, and
-    its classes.
+    """The class (or Auto class) and the configuration of a reward model on ``backbone``: its first ``depth``
+    layers, and its classes.
 
     Raises UserError when ``depth`` exceeds the backbone.
     """
-    from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification
-
     config = load_config(backbone)
     if recipe.depth is not None and recipe.depth > config.num_hidden_layers:
         raise UserError(
             f"reward.depth is {recipe.depth}, but {backbone.name} has {config.num_hidden_layers} layers."
         )
-    config.num_hidden_layers = recipe.depth or config.num_hidden_layers
-    if getattr(config, "layer_types", None):
-        config.layer_types = config.layer_types[: config.num_hidden_layers]
+    if recipe.depth is not None and recipe.depth < config.num_hidden_layers:
+        _keep_layers(config, recipe.depth)
     names = LABELS[recipe.loss] if recipe.kind == "token" else ["reward"]
     config.id2label, config.label2id = (
         dict(enumerate(names)),
         {name: index for index, name in enumerate(names)},
     )
-    return (
-        AutoModelForTokenClassification if recipe.kind == "token" else AutoModelForSequenceClassification,
-        config,
-    )
+    return model_class(recipe.kind, config, backbone.name), config
+
+
+def _keep_layers(config: Any, depth: int) -> None:
+    """Cut a configuration to its first ``depth`` layers, with all that it says layer by layer."""
+    before = config.num_hidden_layers
+    by_layer = [
+        name
+        for name, value in config.to_dict().items()
+        if isinstance(value, list) and len(value) == before and name in vars(config)
+    ]
+    config.num_hidden_layers = depth
+    for name in by_layer:
+        setattr(config, name, getattr(config, name)[:depth])
 
 
 def save_reward_model(reward: RewardModel, wrapped: Any, folder: Path, base: str) -> None:
@@ -262,8 +272,6 @@ def load_reward_model(name: str, share: "PreTrainedModel | None" = None, share_c
     ``share_cut``, the layer below which that model is frozen, and ``shares`` is True: the two have the same
     states at ``cut``.
     """
-    from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification
-
     tokenizer, config = load_tokenizer(name), load_config(Model(name=name))
     kind = "token" if "TokenClassification" in (config.architectures or [""])[0] else "sequence"
     names = [config.id2label[index] for index in range(config.num_labels)]
@@ -274,7 +282,7 @@ def load_reward_model(name: str, share: "PreTrainedModel | None" = None, share_c
         )
     if kind == "sequence" and len(names) != 1:
         raise UserError(f"{name}: it has {len(names)} classes; a sequence reward model has one.")
-    auto = AutoModelForTokenClassification if kind == "token" else AutoModelForSequenceClassification
+    auto = model_class(kind, config, name)
     ours = getattr(config, "redline", None) or {}
     if share is not None and is_quantised(share):
         share = None  # its layers hold no plain weights
@@ -288,7 +296,7 @@ def load_reward_model(name: str, share: "PreTrainedModel | None" = None, share_c
         reward.shares = True
     else:
         saved = Model(name=name, dtype="float32" if config.dtype == torch.float32 else "auto")
-        reward = RewardModel(load_model(auto, saved), tokenizer, kind, ours.get("cut", 0))
+        reward = RewardModel(load_model(auto, saved, config), tokenizer, kind, ours.get("cut", 0))
     return reward.requires_grad_(False).eval()
 
 
@@ -296,15 +304,12 @@ def _onto(share: "PreTrainedModel", auto: Any, config: Any, folder: Path) -> "Pr
     """The reward model with the weights of ``share``: its frozen tensors themselves, copies of those that are
     being trained."""
     from peft import PeftConfig, PeftModel
-    from safetensors import safe_open
 
     from redline.engine.adapters import fused
 
     with torch.device("meta"):
         model = auto.from_config(config, dtype=share.dtype)
-    own: dict[str, nn.Parameter] = {
-        _plain(path): tensor for path, tensor in share.base_model.named_parameters()
-    }
+    own = frozen_weights(share.base_model)
     for path, _ in list(model.base_model.named_parameters()):
         tensor = own[path]
         shared = (
@@ -314,15 +319,9 @@ def _onto(share: "PreTrainedModel", auto: Any, config: Any, folder: Path) -> "Pr
     for path, buffer in share.base_model.named_buffers():
         if path in dict(model.base_model.named_buffers()):
             _set(model.base_model, path, buffer, "_buffers")
-    with safe_open(str(folder / "model.safetensors"), "pt") as weights:
-        for path, parameter in model.named_parameters():
-            if parameter.is_meta:  # the head
-                _set(
-                    model,
-                    path,
-                    nn.Parameter(weights.get_tensor(path).to(share.device), requires_grad=False),
-                    "_parameters",
-                )
+    heads = [path for path, parameter in model.named_parameters() if parameter.is_meta]
+    for path, head in read_tensors(folder, heads):
+        _set(model, path, nn.Parameter(head.to(share.device), requires_grad=False), "_parameters")
     config = fused(PeftConfig.from_pretrained(str(folder / ADAPTER)))
     with quietly():
         # puts the adapters into the model
@@ -330,9 +329,24 @@ def _onto(share: "PreTrainedModel", auto: Any, config: Any, folder: Path) -> "Pr
     return model.eval()
 
 
-def _plain(path: str) -> str:
-    """A parameter's name as it was before PEFT wrapped its module."""
-    return path.replace(".base_layer.", ".")
+def read_tensors(folder: Path, names: Iterable[str]) -> Iterator[tuple[str, Tensor]]:
+    """Some weights of a saved model by name, which may lie in one file or in several."""
+    from safetensors import safe_open
+
+    index = folder / "model.safetensors.index.json"
+    places = read_json(index)["weight_map"] if index.exists() else {}
+    for name in names:
+        with safe_open(str(folder / places.get(name, "model.safetensors")), "pt") as file:
+            yield name, file.get_tensor(name)
+
+
+def frozen_weights(base: nn.Module) -> dict[str, nn.Parameter]:
+    """A backbone's own weights, without adapters, by the names that they had before PEFT wrapped modules."""
+    return {
+        path.replace("base_layer.", ""): tensor
+        for path, tensor in base.named_parameters()
+        if "lora_" not in path
+    }
 
 
 def _set(module: nn.Module, path: str, tensor: Tensor, kind: str) -> None:
@@ -351,8 +365,8 @@ def fingerprint_of(base: nn.Module, config: Any = None) -> str:
     except LookupError:
         beyond = ()
     digest = hashlib.sha256()
-    for path, tensor in sorted((_plain(path), tensor) for path, tensor in base.named_parameters()):
-        if "lora_" not in path and not path.startswith(beyond or ("\0",)):
+    for path, tensor in sorted(frozen_weights(base).items()):
+        if not path.startswith(beyond or ("\0",)):
             flat = tensor.detach().flatten()
             digest.update(f"{path} {tuple(tensor.shape)} ".encode())
             digest.update(flat[:: max(flat.numel() // 64, 1)].float().cpu().numpy().tobytes())

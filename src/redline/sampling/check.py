@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from redline.engine.logprobs import logits_of
+from redline.engine.logits import logits_of
 from redline.errors import UserError
 from redline.sampling.local import InProcess
 from redline.sampling.protocol import CurrentPolicy, Request

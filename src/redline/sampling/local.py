@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from redline.engine.batching import pack
-from redline.engine.logprobs import logits_of
+from redline.engine.logits import logits_of
 from redline.engine.packed import packed
 from redline.engine.views import Tap, cache_argument
 from redline.sampling.drawing import Drawing

@@ -1,0 +1,83 @@
+"""Every decoder of the installed Transformers at a tiny size: does its reward model train, does its policy,
+and are the log-probabilities those of plain Transformers? One line a family.
+
+    python benchmarks/families.py                      # what results/families.json does not have yet
+    python benchmarks/families.py --again llama olmo2  # these once more
+    python benchmarks/families.py --table              # the table of docs/models.md, from the results
+
+Each family runs in a process of its own, for at most five minutes; the results file is written as it goes.
+"""
+
+import argparse
+import contextlib
+import json
+import multiprocessing
+import os
+import sys
+import tempfile
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+
+from common import about
+
+RESULTS = Path(__file__).parent / "results" / "families.json"
+SECONDS = 150
+
+
+def families() -> list[str]:
+    """The model types for which Transformers has a causal language model."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    return sorted(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
+
+
+def run(family: str, results: Any) -> None:
+    """One family, in a process of its own; what it prints goes into its log."""
+    import tiny_families
+
+    with tempfile.TemporaryDirectory() as folder, open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), 1)
+        os.dup2(nowhere.fileno(), 2)
+        results.put(tiny_families.try_family(family, Path(folder)))
+
+
+def apart(family: str) -> dict[str, Any]:
+    """``run`` in a process, which may crash or hang."""
+    context = multiprocessing.get_context("fork")
+    results = context.Queue()
+    process = context.Process(target=run, args=(family, results))
+    process.start()
+    try:
+        found: dict[str, Any] = results.get(timeout=SECONDS)
+    except Exception:
+        found = {"family": family, "policy": "error", "policy_message": f"no result in {SECONDS} s"}
+    process.join(5)
+    if process.is_alive():
+        process.kill()
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--again", nargs="*", default=[])
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    known = parser.parse_args()
+    lines = {}
+    with contextlib.suppress(FileNotFoundError):
+        lines = {line["family"]: line for line in json.loads(known.out.read_text())["families"]}
+    wanted = known.again or [family for family in families() if family not in lines]
+    import tiny_families  # noqa: F401  (imported once, before the processes part)
+
+    for family in wanted:
+        lines[family] = apart(family)
+        print(json.dumps(lines[family]), flush=True)
+        content = {**about("families.py"), "date": str(date.today())}
+        content["families"] = [lines[name] for name in sorted(lines)]
+        known.out.write_text(json.dumps(content, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,226 @@
+"""Which weights are trained: LoRA adapters on every linear layer of the trained layers, and on the experts
+that mixtures keep in stacked parameters, or the weights themselves."""
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from redline.console import console
+from redline.embedded import quietly
+from redline.engine.models import is_quantised
+from redline.engine.settings import Adapt
+from redline.errors import UserError
+
+if TYPE_CHECKING:
+    from peft import LoraConfig, PeftModel
+    from transformers import PreTrainedModel
+
+MOST = 0.9  # of the trained layers' weights: where LoRA adapts less, the share is said
+# layers of state space models whose fused kernels read the weight itself, past any adapter
+BYPASSED = ("out_proj", "x_proj", "dt_proj")
+EXPERTS = "expert"  # in the path of every module that holds experts' weights, whatever the family
+
+
+@dataclass
+class Targets:
+    """The paths of linear layers and of stacked parameters to adapt, and the share of the trained layers'
+    weights that they hold."""
+
+    modules: list[str] = field(default_factory=list)
+    parameters: list[str] = field(default_factory=list)
+    adapted: int = 0
+    weights: int = 0
+
+    @property
+    def share(self) -> float:
+        """Adapted weights over all weights of the trained layers, 0 to 1."""
+        return self.adapted / max(self.weights, 1)
+
+
+def adapt(model: "PreTrainedModel", how: Adapt, depth: int) -> "PeftModel | PreTrainedModel":
+    """Make the uppermost ``how.train_layers`` of a model's ``depth`` layers trainable: LoRA adapters, or the
+    weights themselves.
+
+    With LoRA the model is wrapped by PEFT (its modules change in place). Full fine-tuning of all layers
+    trains every parameter; of the upper layers only, those layers and what follows them except the output
+    embedding, which may be tied to the input's.
+    """
+    base, trained = model.base_model, range(depth - train_layers(how, depth), depth)
+    whole = len(trained) == depth
+    parent, name, layers = _layers(base, depth)
+    if how.lora_rank:
+        return _with_lora(model, how, layers, name, trained)
+    if whole:
+        return model.requires_grad_(True)
+    for layer in list(layers)[trained.start :]:
+        layer.requires_grad_(True)
+    children = list(parent.named_children())
+    after = children[[child for child, _ in children].index(name) + 1 :]
+    for _, module in after:  # the final norm; rotary embeddings have no parameters
+        module.requires_grad_(True)
+    return model
+
+
+def _layers(base: nn.Module, depth: int) -> tuple[nn.Module, str, nn.ModuleList]:
+    """The module that holds the list of ``depth`` layers, the list's name in it, and the list."""
+    for parent in base.modules():
+        for name, child in parent.named_children():
+            if isinstance(child, nn.ModuleList) and len(child) == depth:
+                return parent, name, child
+    raise UserError(
+        f"{type(base).__name__} has no list of {depth} layers: Redline cannot tell which of its weights to "
+        "train."
+    )
+
+
+def _with_lora(
+    model: "PreTrainedModel", how: Adapt, layers: nn.ModuleList, name: str, trained: range
+) -> "PeftModel":
+    """A model with LoRA adapters in its layers ``trained`` and nowhere else."""
+    from peft import LoraConfig, get_peft_model
+
+    from redline.engine.adapters import fused, joined
+
+    goal = targets(model, layers, trained)
+    config = LoraConfig(
+        r=how.lora_rank,
+        lora_alpha=2 * how.lora_rank,
+        target_modules=goal.modules,
+        target_parameters=goal.parameters or None,
+    )
+    by_name = _by_name(config, model, goal, name, trained, len(layers))
+    if goal.share < MOST:
+        console.print(
+            f"LoRA adapts {goal.share:.0%} of the weights of the trained layers of {type(model).__name__}: "
+            "PEFT has no adapters for the rest, which stays as it is.",
+            highlight=False,
+        )
+    config = by_name or config
+    with quietly():
+        # adapters in float32: bfloat16 would swallow small updates
+        return joined(get_peft_model(model, config if is_quantised(model) else fused(config)))
+
+
+def _by_name(
+    config: "LoraConfig", model: nn.Module, goal: Targets, name: str, trained: range, depth: int
+) -> "LoraConfig | None":
+    """The configuration with the last names of the modules alone and the numbers of the trained layers, as
+    people write it; None where that would adapt other modules than ``goal``."""
+    from peft import LoraConfig
+    from peft.tuners.tuners_utils import check_target_module_exists
+
+    whole = len(trained) == depth
+    if goal.parameters:
+        return None
+    short = LoraConfig(
+        r=config.r,
+        lora_alpha=config.lora_alpha,
+        target_modules=sorted({path.rpartition(".")[2] for path in goal.modules}),
+        layers_to_transform=None if whole else list(trained),
+        layers_pattern=None if whole else name,
+    )
+    matched = {path for path, _ in model.named_modules() if check_target_module_exists(short, path)}
+    return short if matched == set(goal.modules) else None
+
+
+def targets(model: nn.Module, layers: nn.ModuleList, trained: range) -> Targets:
+    """What to adapt in the layers ``trained`` of ``model``, by paths in ``model``."""
+    paths = {module: path for path, module in model.named_modules()}
+    claimed = _claimed(model)
+    found = Targets()
+    seen: set[int] = set()  # weights that layers share are counted and adapted once
+    for index in trained:
+        for module in layers[index].modules():
+            for name, parameter in module.named_parameters(recurse=False):
+                if id(parameter) in seen:
+                    continue
+                seen.add(id(parameter))
+                size = _size(module, name, parameter)
+                found.weights += size
+                path = paths[module]
+                if is_linear(module):
+                    if name != "weight" or _is_bypassed(model, path):
+                        continue
+                    found.adapted += size
+                    if path.rpartition(".")[2] in claimed:
+                        found.parameters.append(f"{path}.{name}")
+                    else:
+                        found.modules.append(path)
+                elif _is_stack(path, module, name, parameter):
+                    found.adapted += size
+                    found.parameters.append(f"{path}.{name}")
+    return found
+
+
+def is_linear(module: nn.Module) -> bool:
+    """Whether PEFT's layers for linear modules know how to adapt a module: its output is that of a plain
+    linear layer (some routers are linear layers by class, and give more than that)."""
+    from transformers.pytorch_utils import Conv1D
+
+    if type(module) in (nn.Linear, Conv1D) or type(module).__module__.startswith("bitsandbytes"):
+        return True
+    return isinstance(module, nn.Linear) and _is_plain(module)
+
+
+@torch.no_grad()
+def _is_plain(module: nn.Linear) -> bool:
+    weight = module.weight
+    rows = torch.arange(2.0 * weight.shape[1], device=weight.device).sin().view(2, -1).to(weight.dtype)
+    try:
+        output = module(rows)
+    except (RuntimeError, ValueError, TypeError, IndexError):
+        return False
+    plain = nn.functional.linear(rows, weight, module.bias)
+    same_shape = isinstance(output, torch.Tensor) and output.shape == plain.shape
+    return same_shape and torch.allclose(output.float(), plain.float(), rtol=1e-2, atol=1e-2)
+
+
+def _size(module: nn.Module, name: str, parameter: nn.Parameter) -> int:
+    """How many weights a parameter stands for: those of 4 bits lie two in a byte."""
+    if isinstance(module, nn.Linear) and name == "weight":
+        return module.in_features * module.out_features
+    return parameter.numel()
+
+
+def _is_stack(path: str, module: nn.Module, name: str, parameter: nn.Parameter) -> bool:
+    """Whether a parameter holds the weights of many experts: three-dimensional, or their rows one below the
+    other."""
+    if isinstance(module, nn.Linear | nn.Embedding) or _is_convolution(module):
+        return False
+    if parameter.ndim == 3:
+        return min(parameter.shape) > 1
+    inside = EXPERTS in path.rpartition("layers")[2].lower()
+    return inside and parameter.ndim == 2 and "bias" not in name and min(parameter.shape) > 1
+
+
+def _is_bypassed(model: nn.Module, path: str) -> bool:
+    parent, _, name = path.rpartition(".")
+    return name in BYPASSED and "mamba" in type(model.get_submodule(parent)).__name__.lower()
+
+
+def _is_convolution(module: nn.Module) -> bool:
+    return isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d)
+
+
+def _claimed(model: nn.Module) -> set[str]:
+    """The names of linear layers that PEFT takes for experts' old names in this family and moves to the
+    stacked parameters of *all* layers. Such layers are adapted by the path of their weight."""
+    try:
+        from peft.utils.transformers_weight_conversion import convert_peft_config_for_transformers
+    except ImportError:  # PEFT before it knew Transformers 5's experts
+        return set()
+    from peft import LoraConfig
+
+    probe = {"gate", "gate_proj", "up_proj", "down_proj", "w1", "w2", "w3"}
+    config = LoraConfig(target_modules=sorted(probe))
+    convert_peft_config_for_transformers(config, model, None)
+    return probe - set(config.target_modules or ())
+
+
+def train_layers(how: Adapt, depth: int) -> int:
+    """How many layers are trained, checked against the model's depth."""
+    if how.train_layers is not None and how.train_layers > depth:
+        raise UserError(f"adapt.train_layers is {how.train_layers}, but the model has {depth} layers.")
+    return how.train_layers or depth
