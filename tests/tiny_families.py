@@ -21,8 +21,8 @@ from redline.policy.settings import Policy
 from redline.reward.model import load_reward_model
 from redline.reward.settings import Reward, RewardTerm
 from redline.reward.train import train_reward
-from redline.sampling.local import sample
 from redline.sampling.settings import Sampling
+from tiny_models import sampled
 from tiny_tokenizers import byte_bpe
 
 VOCABULARY = 501
@@ -66,10 +66,38 @@ SIZES: dict[str, Any] = {
     "bos_token_id": 0,
     "eos_token_id": 1,
 }
+MAMBA = {"mamba_n_heads": 8, "mamba_d_head": 8, "mamba_n_groups": 1}
+ROPE = {"rope_type": "default", "rope_theta": 10000.0}
 SPECIAL: dict[str, dict[str, Any]] = {  # what a family needs beside the rules above
-    "bamba": {"mamba_n_heads": 8, "mamba_d_head": 8},
+    "bamba": {**MAMBA, "attn_layer_indices": [1, 3]},
+    "cohere_compass_text": {"rope_parameters": {"full_attention": ROPE, "sliding_attention": ROPE}},
+    "dbrx": {
+        "attn_config": {"rope_theta": 10000.0, "kv_n_heads": 2},
+        "ffn_config": {"moe_num_experts": 4, "moe_top_k": 2, "ffn_hidden_size": 48},
+    },
     "deepseek_v2": {"num_experts_per_tok": 2, "topk_method": "greedy"},
-    "gemma4_assistant": {"hidden_size_per_layer_input": 0},
+    "dots1": {"n_routed_experts": 6},
+    "falcon_h1": MAMBA,
+    "gemma3n_text": {"num_kv_shared_layers": 0, "laurel_rank": 8},
+    "gemma4_unified_assistant": {"num_kv_shared_layers": 0},
+    "gpt_neo": {"attention_types": [[["global", "local"], 2]]},
+    "granitemoehybrid": {**MAMBA, "layer_types": ["mamba", "attention"] * 2},
+    "hunyuan_v1_dense": {"head_dim": 8},
+    "hunyuan_v1_moe": {"head_dim": 8},
+    "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1, "mamba_dt_rank": 4},
+    "lfm2_moe": {"layer_types": ["conv", "full_attention"] * 2},
+    "mamba2": {"num_heads": 8, "head_dim": 8, "n_groups": 1},
+    "ministral": {"head_dim": 8},
+    "moshi": {"audio_vocab_size": 64},
+    "nemotron": {"num_key_value_heads": 2},
+    "reformer": {"is_decoder": True, "axial_pos_shape": [16, 16], "axial_pos_embds_dim": [16, 16]},
+    "zamba": {
+        "layers_block_type": ["linear_attention", "linear_attention", "hybrid", "linear_attention"],
+        "n_mamba_heads": 2,
+        "mamba_dt_rank": 4,
+    },
+    "zamba2": {**MAMBA, "layers_block_type": ["mamba", "hybrid"] * 2, "mamba_ngroups": 1},
+    "zaya": {"num_experts_per_tok": 1},
 }
 TEXTS = ["the film was", "I liked it and", "why did they do it at all", "this is a good book and the actors"]
 
@@ -90,20 +118,18 @@ def _tiny(kind: Any, special: dict[str, Any]) -> Any:
         for name, value in names.items()
         if name in values and (values[name] is not None or name.endswith("token_id"))
     }
-    grouped = changes.keys() & {"num_key_value_heads", "num_kv_heads"}
-    for name in grouped:
-        if values[name] == getattr(default, "num_attention_heads", None):
-            changes[name] = 4
-    for name, part in (getattr(kind, "sub_configs", None) or {}).items():
-        if isinstance(getattr(default, name, None), part) and part is not kind:
-            changes[name] = _tiny(type(getattr(default, name)), special.get(name, {})).to_dict()
+    for name in changes.keys() & {"num_key_value_heads", "num_kv_heads"}:
+        if values[name] == values.get("num_attention_heads"):
+            changes[name] = 4  # every head has its own
+    for name in getattr(kind, "sub_configs", None) or {}:
+        part = getattr(default, name, None)
+        if hasattr(part, "to_dict"):
+            changes[name] = _tiny(type(part), special.get(name, {})).to_dict()
     for name, value in values.items():
         if "layer_types" in name and isinstance(value, list) and value:
             changes[name] = _few(value)
-    changes |= {
-        name: value for name, value in special.items() if not isinstance(value, dict) or name not in changes
-    }
-    return kind(**changes)
+    parts = changes.keys() & set(getattr(kind, "sub_configs", None) or {})
+    return kind(**changes | {name: value for name, value in special.items() if name not in parts})
 
 
 def _few(kinds: list[str]) -> list[str]:
@@ -247,7 +273,7 @@ def _policy(model: Model, folder: Path) -> dict[str, Any]:
     policy = Model(name=str(folder / "policy"), dtype="float32")
     lm = load_causal_lm(policy)
     rows = [row.tolist() for row in _rows()]
-    rollout = sample(lm, rows, Sampling(max_new_tokens=12, temperature=1.0, top_p=1.0), [1], 5)
+    rollout = sampled(lm, rows, Sampling(max_new_tokens=12, temperature=1.0, top_p=1.0), [1], 5)
     plain = plain_logprobs(folder / "policy", rollout.sequences, [len(row) for row in rows])
     actor = ActorCritic(policy, adapt)
     rollout.states.clear()

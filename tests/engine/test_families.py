@@ -26,7 +26,7 @@ from redline.policy.actor import ActorCritic
 from redline.policy.evaluate import logprobs
 from redline.reward.model import new_reward_model
 from redline.reward.settings import Reward
-from redline.sampling.check import check_logits
+from redline.sampling.check import check_sampling
 from redline.sampling.settings import Sampling
 from tiny_models import CONFIGS, GROUPED, SIZES, model_folder, random_model, sampled
 from tiny_tokenizers import byte_bpe
@@ -64,7 +64,7 @@ SAMPLED = {
 @pytest.mark.parametrize("config", SAMPLED.values(), ids=SAMPLED)
 def test_sampling_is_one_pass_where_rows_end_at_different_times(config):
     model = random_model(config)
-    check_logits(model)
+    check_sampling(model)
     rollout = sampled(
         model, [[5, 6, 7], [8], [9, 10]], Sampling(max_new_tokens=12), list(range(1, 60)), seed=1
     )
@@ -85,7 +85,7 @@ def test_a_model_that_keeps_its_past_in_another_way_is_refused():
         )
     )
     with pytest.raises(UserError, match="gives other probabilities a token at a time"):
-        check_logits(model)
+        check_sampling(model)
 
 
 def test_a_window_that_the_configuration_does_not_name_forks_no_rows():

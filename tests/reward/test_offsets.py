@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerFast
 
 from redline.data.tokenization import encode_response
 from redline.engine.rollout import Rollout
-from redline.reward.offsets import carry, token_offsets
+from redline.reward.offsets import carry, response_offsets, token_offsets
 from redline.reward.rewards import model_reward
 from tiny_tokenizers import TEXT, byte_bpe
 
@@ -228,7 +228,8 @@ class Marking:
 )
 @pytest.mark.parametrize("text", ["the film was bad , very unfair", "안녕 😀 bad 세계", "bad"])
 def test_the_reward_of_another_tokenizers_model(policy, reward, text):
-    ids, written, offsets = sampled(policy, [text], "")
+    ids, _, _ = sampled(policy, [text], "")
+    written, offsets = response_offsets(tokenizer_of(policy), ids, "p")
     batch = Rollout(
         prompts=["p"],
         prompt_ids=[torch.tensor([5])],

@@ -8,6 +8,8 @@ they trim, put an empty thought in front, drop earlier thoughts, open a thought 
 
 import json
 import re
+from contextvars import ContextVar
+from datetime import datetime
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -19,6 +21,9 @@ if TYPE_CHECKING:
 
 THOUGHT, THOUGHT_END = "<think>", "</think>"
 OTHER_TEMPLATE = "another template can be given with `model.chat_template`"
+
+
+_pinned: ContextVar[datetime | None] = ContextVar("date that templates print", default=None)
 
 
 class CannotRender(UserError):
@@ -53,7 +58,7 @@ def render(tokenizer: "PreTrainedTokenizerBase", messages: list[Message], to_ans
             "prompts as plain text."
         )
     plain, tools = split_tools(messages)
-    switches = template_kwargs(tokenizer)
+    switches = {"strftime_now": today().strftime, **template_kwargs(tokenizer)}
     try:
         text = tokenizer.apply_chat_template(
             plain, tools=tools, tokenize=False, add_generation_prompt=to_answer, **switches
@@ -62,6 +67,17 @@ def render(tokenizer: "PreTrainedTokenizerBase", messages: list[Message], to_ans
         why = " ".join(str(error).split()).replace("(", "[").replace(")", "]")
         raise CannotRender(f"the chat template refuses the conversation; {OTHER_TEMPLATE} ({why})") from error
     return str(text)
+
+
+def today() -> datetime:
+    """The time that templates print: a run's, once ``pin_date`` has set it, so that a run which goes on after
+    midnight has the prompts that it began with; else now."""
+    return _pinned.get() or datetime.now()
+
+
+def pin_date(date: str | None) -> None:
+    """Let every template print this date (``2026-11-30``) from now on; None: today's again."""
+    _pinned.set(None if date is None else datetime.fromisoformat(date))
 
 
 def template_kwargs(tokenizer: "PreTrainedTokenizerBase") -> dict[str, Any]:

@@ -8,6 +8,7 @@ has when a response is sampled.
 
 import hashlib
 import json
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 WHITESPACE = "whitespace"
+FIRST = 8  # tokens that show whether a text begins with a space
 
 
 class Tokenized(NamedTuple):
@@ -42,7 +44,29 @@ def encode_prompt(tokenizer: "PreTrainedTokenizerBase", prompt: Text) -> list[in
     if front is None:  # no text, or text that is nothing but special tokens
         bos = tokenizer.bos_token_id
         front = int(bool(encoded["input_ids"]) and encoded["input_ids"][0] in (bos, tokenizer.cls_token_id))
-    return [*encoded["input_ids"][:front], *tokenizer(prompt, add_special_tokens=False)["input_ids"]]
+    special = list(encoded["input_ids"][:front])
+    text = list(tokenizer(prompt, add_special_tokens=False)["input_ids"])
+    rendered = bool(special) and text[: len(special)] == special  # the text brings them itself
+    return text if rendered else [*special, *text]
+
+
+def decode_response(tokenizer: "PreTrainedTokenizerBase", ids: Sequence[int], prompt: Text) -> str:
+    """The text of a sampled response, without special tokens; behind a prompt of text, with the space that
+    it begins with."""
+    text = str(tokenizer.decode(list(ids), skip_special_tokens=True))
+    return leading_space(tokenizer, ids) + text if isinstance(prompt, str) else text
+
+
+def leading_space(tokenizer: "PreTrainedTokenizerBase", ids: Sequence[int]) -> str:
+    """The space that token ids begin with where the decoder drops it at the beginning of a text, as Llama 2's
+    kind does; else nothing."""
+
+    def decode(part: list[int]) -> str:
+        return str(tokenizer.decode(part, skip_special_tokens=True, clean_up_tokenization_spaces=False))
+
+    first = list(ids[:FIRST])
+    letter = list(tokenizer("a", add_special_tokens=False)["input_ids"])
+    return " " if decode([*letter, *first]) == f"{decode(letter)} {decode(first)}" and decode(first) else ""
 
 
 def encode_response(tokenizer: "PreTrainedTokenizerBase", prompt: Text, response: Text) -> Tokenized:

@@ -13,8 +13,9 @@ from redline.data.tokenization import load_tokenizer
 from redline.engine.batching import pack, pad
 from redline.engine.logits import scaled, soft_cap
 from redline.engine.logprobs import token_logprobs
-from redline.engine.models import ADAPTER, load_causal_lm
+from redline.engine.models import load_causal_lm
 from redline.engine.rollout import Rollout
+from redline.engine.saving import ADAPTER
 from redline.engine.settings import Model
 from redline.sampling.local import InProcess
 from redline.sampling.protocol import CurrentPolicy, Sampler

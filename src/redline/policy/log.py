@@ -13,7 +13,7 @@ from redline.data.files import line_of, write_jsonl
 from redline.engine.checkpoints import writing
 from redline.engine.rollout import Rollout
 from redline.policy.files import PolicyFiles
-from redline.reward.offsets import token_offsets
+from redline.reward.offsets import response_offsets
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -71,7 +71,7 @@ def sample_records(
     (rewards, values, kl, ... ``[R_i]`` each) a number a token."""
     records = []
     for index, ids in enumerate(rollout.response_ids[:most]):
-        text, offsets = token_offsets(tokenizer, ids.tolist())
+        text, offsets = response_offsets(tokenizer, ids.tolist(), rollout.prompts[index])
         numbers = {
             name: [round(value, 4) for value in rows[index].tolist()] for name, rows in columns.items()
         }

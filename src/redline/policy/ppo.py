@@ -42,7 +42,7 @@ from redline.policy.monitors import advantage_monitors, peak_gb, phase_gb, rewar
 from redline.policy.settings import Policy
 from redline.policy.watch import Gold, Watch, Watched
 from redline.reward.rewards import build_reward
-from redline.sampling.check import check_logits
+from redline.sampling.check import check_sampling
 from redline.sampling.open import open_sampler
 from redline.sampling.protocol import Request
 from redline.sampling.rollouts import prompt_tokens, sample_rollout
@@ -135,7 +135,7 @@ class Ppo:
         self.prompts = list(prompts)
         self.prompt_ids = prompt_tokens(self.tokenizer, self.prompts)
         self.actor = ActorCritic(model, recipe.adapt, recipe.critic == "own").to(accelerator.device)
-        check_logits(self.actor.lm)
+        check_sampling(self.actor.lm, list(map(len, self.prompt_ids)), recipe.sampling.max_new_tokens)
         positions = getattr(self.actor.lm.config, "max_position_embeddings", None)
         longest = max(map(len, self.prompt_ids)) + recipe.sampling.max_new_tokens
         if positions is not None and longest > positions:

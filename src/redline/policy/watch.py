@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from redline.console import console
 from redline.data.files import read_jsonl, write_jsonl
 from redline.data.records import Prompt, Response
+from redline.data.tokenization import decode_response
 from redline.engine.models import eos_ids
 from redline.engine.processes import wait_for_everyone
 from redline.engine.rollout import Rollout
@@ -257,7 +258,7 @@ class Watch:
                     "prompt": prompt.prompt,
                     "reward": reward,
                     "kl": nats,
-                    "response": watched.tokenizer.decode(ids, skip_special_tokens=True),
+                    "response": decode_response(watched.tokenizer, ids.tolist(), prompt.prompt),
                 }
             )
             for prompt, ids, reward, nats in zip(prompts, rollout.response_ids, rewards, kl, strict=True)

@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from redline.data.records import Text
+from redline.data.tokenization import leading_space
+
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
@@ -16,6 +19,17 @@ CONTEXT = 16  # tokens that a decoder needs before one to give it the text that 
 BYTE = re.compile(
     r"<0x[0-9A-F]{2}>"
 )  # SentencePiece's name for a byte: one that is wrong makes all of a run of them unreadable
+
+
+def response_offsets(
+    tokenizer: "PreTrainedTokenizerBase", ids: Sequence[int], prompt: Text
+) -> tuple[str, list[Span]]:
+    """``token_offsets`` of a response; behind a prompt of text, with the space that it begins with."""
+    text, offsets = token_offsets(tokenizer, ids)
+    if not isinstance(prompt, str) or not leading_space(tokenizer, ids):
+        return text, offsets
+    moved = [(start + 1, end + 1) for start, end in offsets]
+    return f" {text}", [(0, moved[0][1]), *moved[1:]]
 
 
 def token_offsets(tokenizer: "PreTrainedTokenizerBase", ids: Sequence[int]) -> tuple[str, list[Span]]:

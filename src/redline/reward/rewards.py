@@ -17,7 +17,7 @@ from redline.engine.rollout import Rollout
 from redline.errors import UserError
 from redline.functions import load_function
 from redline.reward.model import RewardModel, load_reward_model
-from redline.reward.offsets import Span, carry, token_offsets
+from redline.reward.offsets import Span, carry, response_offsets
 from redline.reward.settings import RewardTerm
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def function_reward(function: Callable[..., Sequence[Any]], tokenizer: "PreTrain
     something else."""
 
     def reward(batch: Rollout) -> list[Tensor]:
-        texts = [token_offsets(tokenizer, ids.tolist()) for ids in batch.response_ids]
+        texts = _texts(tokenizer, batch)
         found = function(list(batch.prompts), [text for text, _ in texts])
         if not hasattr(found, "__len__") or len(found) != len(texts):
             what = f"{len(found)} rewards" if hasattr(found, "__len__") else repr(found)
@@ -203,8 +203,16 @@ def _put(row: Tensor, size: int, last: bool) -> Tensor:
     return found
 
 
+def _texts(tokenizer: "PreTrainedTokenizerBase", batch: Rollout) -> list[tuple[str, list[Span]]]:
+    """The text of each response, and its tokens' characters."""
+    return [
+        response_offsets(tokenizer, ids.tolist(), prompt)
+        for ids, prompt in zip(batch.response_ids, batch.prompts, strict=True)
+    ]
+
+
 def _by_text(model: RewardModel, tokenizer: "PreTrainedTokenizerBase", batch: Rollout) -> list[Tensor]:
-    texts = [token_offsets(tokenizer, ids.tolist()) for ids in batch.response_ids]
+    texts = _texts(tokenizer, batch)
     filled = [index for index, (text, _) in enumerate(texts) if text or model.kind == "sequence"]
     scored = model.score([batch.prompts[index] for index in filled], [texts[index][0] for index in filled])
     found = [torch.zeros(len(ids)) for ids in batch.response_ids]

@@ -1,8 +1,15 @@
-"""Whether this process can sample from a model: tried before anything is trained."""
+"""Whether this process can sample from a model: tried before anything is trained.
 
-from typing import TYPE_CHECKING
+Not every family gives a token at a time what it gives in one pass: some keep their past in another way, some
+take no padding, some choose keys by an index once there are enough of them. So the trial has prompts of
+unequal length, longer than the model's own windows where the run's prompts are.
+"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 from redline.engine.logits import logits_of
 from redline.errors import UserError
@@ -14,35 +21,104 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 TRIAL_TOKENS = 6
-MEAN_ERROR = 0.2  # nats that a token may be off on average: rounding of bfloat16 is a tenth of that
+SHORT, LONG = 5, 24  # tokens of the trial's two prompts, where no window asks for more
+# nats that a token may be off on average, by the size of a weight in bytes: rounding is a tenth of that
+MEAN_ERROR = {4: 0.01, 2: 0.2}
+# in the names of a configuration's numbers that say from how many tokens on a model computes otherwise
+LIMITS = ("window", "chunk", "index_topk", "block_size", "original_max_position")
+CANNOT = (TypeError, AttributeError, IndexError, KeyError, ValueError, RuntimeError, NotImplementedError)
 
 
 @torch.no_grad()
-def check_logits(lm: "PreTrainedModel") -> None:
-    """Raise UserError for a model that does something to its logits that ``logits_of`` does not know (some
-    families scale them), or whose sampling here is not what one pass gives (some keep their past in another
-    way)."""
-    ids = torch.arange(3, 9, device=lm.device)[None]
+def check_sampling(lm: "PreTrainedModel", prompt_sizes: Sequence[int] = (), new_tokens: int = 0) -> None:
+    """Raise UserError for a model that reads what follows a token, that does something to its logits that
+    ``logits_of`` does not know, or whose sampling here is not what one pass gives.
+
+    ``prompt_sizes`` are the tokens of the run's prompts, ``new_tokens`` those of its longest responses: the
+    trial goes past a window or an index of the model if the run will.
+    """
+    longest = max([LONG, *(size + new_tokens for size in prompt_sizes)])
+    try:
+        _check_one_pass(lm)
+        error = _mean_error(lm, SHORT, _trial_size(lm, longest))
+    except torch.OutOfMemoryError:
+        raise
+    except CANNOT as reason:
+        said = " ".join(str(reason).split())[:200]
+        raise UserError(
+            f"{lm.name_or_path}: {type(lm).__name__} cannot be sampled from with a cache and padded prompts "
+            f"({type(reason).__name__}: {said}). Choose a model of another family."
+        ) from reason
+    if not error <= MEAN_ERROR[min(lm.dtype.itemsize, 4)]:
+        raise UserError(
+            f"{lm.name_or_path}: {type(lm).__name__} gives other probabilities a token at a time, with "
+            f"prompts padded on the left, than in one pass ({error:.2g} nats a token apart). Choose a model "
+            "of another family."
+        )
+
+
+def _trial_size(lm: "PreTrainedModel", longest: int) -> int:
+    """Tokens of the longer prompt: a little past the largest limit that the run's longest row passes."""
+    config = lm.config.get_text_config().to_dict()
+    numbers = [
+        value
+        for name, value in _flat(config)
+        if any(part in name for part in LIMITS) and type(value) is int and 0 < value < longest
+    ]
+    places = config.get("max_position_embeddings") or longest
+    return max(1, min(max([LONG, *(number + TRIAL_TOKENS for number in numbers)]), places - TRIAL_TOKENS))
+
+
+def _flat(config: dict[str, Any]) -> list[tuple[str, Any]]:
+    """The names and values of a configuration, those of its sections among them."""
+    found = []
+    for name, value in config.items():
+        found += _flat(value) if isinstance(value, dict) else [(str(name), value)]
+    return found
+
+
+def _random_ids(lm: "PreTrainedModel", count: int) -> list[int]:
+    embedding: Any = lm.get_input_embeddings()
+    size = int(embedding.weight.shape[0])
+    special = {getattr(lm.config.get_text_config(), "pad_token_id", None)}
+    ids = torch.randint(3, size, (count + 1,), generator=torch.Generator().manual_seed(count)).tolist()
+    return [token if token not in special else 3 + token % 2 for token in ids][:count]
+
+
+def _check_one_pass(lm: "PreTrainedModel") -> None:
+    """Raise UserError for logits that depend on later tokens, or are not those of ``logits_of``."""
+    ids = torch.tensor([_random_ids(lm, LONG)], device=lm.device)
     whole = lm(input_ids=ids).logits.float()
+    before = lm(input_ids=ids[:, :-1]).logits.float()
+    if not _close(whole[:, : LONG // 2], before[:, : LONG // 2], 5e-2):
+        raise UserError(
+            f"{lm.name_or_path}: {type(lm).__name__} reads what follows a token: it is no decoder (or needs "
+            "is_decoder in its configuration). Choose a causal language model."
+        )
     ours = logits_of(lm, lm.base_model(input_ids=ids).last_hidden_state).float()
-    if not torch.allclose(whole, ours, rtol=1e-2, atol=1e-2):
+    if not _close(whole, ours, 1e-2):
         raise UserError(
             f"{lm.name_or_path}: {type(lm).__name__} changes its logits behind the output embedding in a "
             "way that Redline does not know. Choose a model of another family."
         )
-    prompts = [ids[0].tolist(), ids[0, :3].tolist()]
+
+
+def _close(one: Tensor, other: Tensor, tolerance: float) -> bool:
+    return one.shape == other.shape and torch.allclose(one, other, rtol=tolerance, atol=tolerance)
+
+
+@torch.no_grad()
+def _mean_error(lm: "PreTrainedModel", short: int, long: int) -> float:
+    """Mean difference, in nats a token, of what the sampler says and what one pass says, each row alone."""
+    prompts = [_random_ids(lm, long), _random_ids(lm, short)]
     sampler = InProcess()
     sampler.sync(CurrentPolicy(lm))
-    drawn = sampler.sample(prompts, 1, Request(Sampling(max_new_tokens=TRIAL_TOKENS), stop=[], seed=0))
+    request = Request(Sampling(max_new_tokens=TRIAL_TOKENS), stop=[], seed=0)
+    drawn = sampler.sample(prompts, 1, request)
     errors = []
     for prompt, response, logprobs in zip(prompts, drawn.ids, drawn.logprobs or (), strict=True):
         sequence = torch.tensor([[*prompt, *response]], device=lm.device)
-        hidden = lm.base_model(input_ids=sequence).last_hidden_state
-        in_one_pass = logits_of(lm, hidden[0, len(prompt) - 1 : -1]).float().log_softmax(-1).cpu()
-        chosen = in_one_pass.gather(1, torch.tensor(response)[:, None])[:, 0]
-        errors.append(chosen - torch.tensor(logprobs))
-    if float(torch.cat(errors).abs().mean()) > MEAN_ERROR:
-        raise UserError(
-            f"{lm.name_or_path}: {type(lm).__name__} gives other probabilities a token at a time, with "
-            "prompts padded on the left, than in one pass. Choose a model of another family."
-        )
+        logits = lm(input_ids=sequence).logits[0, len(prompt) - 1 : -1].float()
+        chosen = logits.log_softmax(-1).cpu().gather(1, torch.tensor(response)[:, None])[:, 0]
+        errors.append((chosen - torch.tensor(logprobs)).abs())
+    return float(torch.cat(errors).mean())

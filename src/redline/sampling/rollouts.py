@@ -9,14 +9,14 @@ from torch import Tensor
 
 from redline.console import progress_bar
 from redline.data.records import Prompt, Response, Text
-from redline.data.tokenization import load_tokenizer
+from redline.data.tokenization import decode_response, load_tokenizer
 from redline.engine.batching import pack, pad
 from redline.engine.models import eos_ids, load_causal_lm
 from redline.engine.rollout import Rollout
 from redline.engine.settings import Model
 from redline.engine.views import Tap
 from redline.errors import UserError
-from redline.sampling.check import check_logits
+from redline.sampling.check import check_sampling
 from redline.sampling.local import InProcess
 from redline.sampling.protocol import CurrentPolicy, Drawn, Request, Sampler
 from redline.sampling.settings import Sampling
@@ -140,16 +140,21 @@ def respond(
 ) -> tuple[list[Response], Rollout]:
     """One response to each prompt as a record, and the rollout behind them, with a progress bar. The same
     seed gives every policy the same random numbers."""
-    check_logits(policy.lm)
+    ids = prompt_tokens(tokenizer, prompts)
+    check_sampling(policy.lm, list(map(len, ids)), sampling.max_new_tokens)
     texts = [prompt.prompt for prompt in prompts]
     stop = eos_ids(policy.lm, tokenizer, texts)
     sampler.sync(policy)
     with progress_bar(title, len(prompts)) as bar:
         request = Request(sampling, stop, seed, done=bar.advance)
-        rollout = sample_rollout(sampler, policy, prompt_tokens(tokenizer, prompts), request, texts=texts)
+        rollout = sample_rollout(sampler, policy, ids, request, texts=texts)
     responses = [
-        Response(id=prompt.id, prompt=prompt.prompt, response=tokenizer.decode(ids, skip_special_tokens=True))
-        for prompt, ids in zip(prompts, rollout.response_ids, strict=True)
+        Response(
+            id=prompt.id,
+            prompt=prompt.prompt,
+            response=decode_response(tokenizer, response.tolist(), prompt.prompt),
+        )
+        for prompt, response in zip(prompts, rollout.response_ids, strict=True)
     ]
     return responses, rollout
 
