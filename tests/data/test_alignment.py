@@ -18,15 +18,12 @@ starts = st.lists(st.booleans(), min_size=9, max_size=9)
 
 
 def cost(script, rejected_start, edited_start):
-    """(edits, runs, runs that start inside a word, tokens not kept) of a script with one operation for each
-    changed run."""
+    """(edits, 7 * runs + tokens not kept, runs that start inside a word) of a script with one operation for
+    each changed run."""
     changed = [op for op in script.ops if op.kind != "equal"]
-    return (
-        script.distance,
-        len(changed),
-        sum(not _at_word(op, rejected_start, edited_start) for op in changed),
-        sum(op.end - op.start + op.edited_end - op.edited_start for op in changed),
-    )
+    lost = sum(op.end - op.start + op.edited_end - op.edited_start for op in changed)
+    inside = sum(not _at_word(op, rejected_start, edited_start) for op in changed)
+    return script.distance, 7 * len(changed) + lost, inside
 
 
 def _at_word(op, rejected_start, edited_start):
@@ -43,20 +40,14 @@ def best_cost(a, b, rejected_start, edited_start):
     @lru_cache(None)
     def least(i, j, in_run):
         if i == len(a) and j == len(b):
-            return (0, 0, 0, 0)
+            return (0, 0, 0)
         found = []
         for di, dj in ((1, 0), (0, 1), (1, 1)):
             if i + di <= len(a) and j + dj <= len(b):
                 rest = least(i + di, j + dj, True)
                 word = (not di or rejected_start[i]) and (not dj or edited_start[j])
-                found.append(
-                    (
-                        rest[0] + 1,
-                        rest[1] + (not in_run),
-                        rest[2] + (not in_run and not word),
-                        rest[3] + di + dj,
-                    )
-                )
+                starts = not in_run
+                found.append((rest[0] + 1, rest[1] + 7 * starts + di + dj, rest[2] + (starts and not word)))
         if i < len(a) and j < len(b) and a[i] == b[j]:
             found.append(least(i + 1, j + 1, False))
         return min(found)
@@ -102,9 +93,9 @@ def test_anchors_and_tables_of_any_kind_give_one_result(data):
         b[place : place + data.draw(st.integers(0, 2))] = data.draw(st.lists(st.integers(0, 14), max_size=2))
     results = set()
     with pytest.MonkeyPatch.context() as patch:
-        for few, small in ((0, 10**9), (0, 0), (100, 1500), (10**9, 10**9), (10**9, 0)):
-            patch.setattr(alignment, "FEW_CELLS", few)
-            patch.setattr(alignment, "SMALL_TABLE", small)
+        for few_cells, most_pairs in ((0, 10**9), (0, 0), (400, 40), (10**9, 10**9), (10**9, 0)):
+            patch.setattr(alignment, "FEW_CELLS", few_cells)
+            patch.setattr(alignment, "MOST_PAIRS", most_pairs)
             results.add(align(a, b))
     assert len(results) == 1
 
@@ -128,6 +119,21 @@ def test_anchors_and_tables_of_any_kind_give_one_result(data):
 )
 def test_scripts_by_hand(a, b, ops):
     assert [tuple(op) for op in align(a, b).ops] == ops
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "kept"),
+    [
+        ("deal between Estonia and Russia of July 2011", "deal of July 2011 between Estonia and Russia", 5),
+        ("Columbia University College of Law", "College of Law Columbia University", 3),  # fewer edits
+        ("a b c d", "c d a b", 0),
+        ("p q r s t u", "t u p q r s", 4),
+    ],
+)
+def test_a_moved_stretch_of_four_tokens_is_kept_where_the_edits_allow_it(before, after, kept):
+    script = align(before.split(), after.split())
+    assert script.distance == Levenshtein.distance(before.split(), after.split())
+    assert labels(script)[0].count(0) == kept
 
 
 def test_a_run_slides_to_a_word_boundary():
@@ -166,7 +172,7 @@ def test_words_and_ratio():
 
 
 @pytest.mark.parametrize(
-    ("pair", "agreement", "by_rapidfuzz"), [("et-en", 99.4, 99.0), ("ro-en", 99.7, 99.3)]
+    ("pair", "agreement", "by_rapidfuzz"), [("et-en", 99.3, 99.0), ("ro-en", 99.7, 99.3)]
 )
 def test_gold_tags_of_post_edits_are_reproduced(
     data_dir: Path, pair: str, agreement: float, by_rapidfuzz: float

@@ -4,23 +4,25 @@ shortest.
 **The tie rule.** Among all scripts with the fewest single-token edits (delete, insert, replace: one each),
 take
 
-1. the one with the fewest changed runs (a run is changed tokens with no kept token between them);
+1. the one with the least 7 * runs + tokens that are not kept, counted on both sides. A run is changed tokens
+   with no kept token between them. So there are as few runs as can be, except that a stretch of four or more
+   tokens is kept even where that makes one run more: it has moved, or stood still while its neighbours moved;
 2. then the one in which the fewest runs start inside a word, where the caller says which tokens start words
    (of a run with sides of different length the longer side counts, else both);
-3. then the one that keeps the most tokens;
-4. then the one whose changes lie latest: where "good" becomes "good good", the second one is the insertion,
+3. then the one whose changes lie latest: where "good" becomes "good good", the second one is the insertion,
    so that a run starts where the two texts first part.
 
 The rule, not the library, decides: RapidFuzz supplies the distance and a first script, from which only those
-kept tokens are taken over that *every* shortest script keeps (see ``_anchors``); what lies between them is
-solved by dynamic programming.
+kept tokens are taken over that *every* shortest script keeps (see ``_anchors``). What lies between them is
+solved by dynamic programming: over pairs of equal tokens where these are few (``_by_pair``), else over the
+whole table (``_by_row``).
 """
 
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from rapidfuzz.distance import Levenshtein
@@ -28,27 +30,31 @@ from rapidfuzz.distance import Levenshtein
 Kind = Literal["equal", "delete", "insert", "replace"]
 Ids = list[int]
 Starts = Callable[[int], bool]  # whether a word starts with that token
-Cut = tuple[int, int, int, int]  # a changed run: a[i0:i1] becomes b[j0:j1]
+Inside = Callable[[int], bool]  # whether that token goes on with a word
+Table = np.ndarray
+
+RUN = 7  # what a run costs, in tokens that are not kept
+SHORTEST_KEPT = RUN // 2 + 1  # tokens of a kept stretch that pays for one more run
+MOST_PAIRS = 40  # pairs of equal tokens up to which they are tried one against the other
+LARGEST_TABLE = 4_000_000  # cells; a larger stretch without any anchor keeps RapidFuzz's own script
+LONGEST_TABLE = 16_000  # rows and columns, so that a cost fits 64 bits
+FEW_CELLS = 400  # a stretch up to this size is solved without looking for anchors in it
+BLOCK_SIZES = (1, 3, 8, 24)  # kept tokens in a block that may give anchors
+MOST_SINGLE = 6  # kept tokens that are tried one by one where no set of blocks gives anchors
+NEVER = 1 << 61  # more than any cost
 
 _UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
 _WORD = re.compile(rf"[{_UNSPACED}]|[^\s{_UNSPACED}]+")
-LARGEST_TABLE = 4_000_000  # cells; a larger stretch without any anchor keeps RapidFuzz's own script
-LONGEST_TABLE = 16_000  # rows and columns, so that a cost fits 64 bits
-FEW_CELLS = 100  # a stretch up to this size is solved without looking for anchors in it
-SHORTEST = (1, 3, 8, 24)  # kept tokens in a block that may give anchors
-SMALL_TABLE = 1_500  # cells
-NEVER = 1 << 61  # more than any cost
-Table = Any  # rows of costs: lists, or a NumPy array
 
 
-class Prices(NamedTuple):
-    """What a script pays: for an edit, for a run, once more for a run that starts inside a word, for a token
-    not kept."""
+class Cut(NamedTuple):
+    """A changed run: tokens ``[start, end)`` of the rejected side become ``[edited_start, edited_end)`` of
+    the edited side."""
 
-    edit: int
     start: int
-    inner: int
-    lost: int
+    end: int
+    edited_start: int
+    edited_end: int
 
 
 class Op(NamedTuple):
@@ -76,6 +82,26 @@ class Script:
         )
 
 
+class Prices(NamedTuple):
+    """What a script pays: for an edit, for a run, for a token not kept, for a run that starts inside a word.
+
+    They are so far apart that no number of the later ones outweighs one of the earlier; a run and a token not
+    kept are weighed against each other.
+    """
+
+    edit: int
+    run: int
+    lost: int
+    inner: int
+
+    @classmethod
+    def of(cls, tokens: int) -> "Prices":
+        """For a problem with so many tokens on both sides together."""
+        lost = tokens + 1
+        run = RUN * lost
+        return cls(edit=(run + lost) * lost, run=run, lost=lost, inner=1)
+
+
 def align(
     rejected: Sequence[Hashable],
     edited: Sequence[Hashable],
@@ -87,20 +113,21 @@ def align(
     ``rejected_start(i)`` says whether a word starts with token ``i`` of the rejected side, ``edited_start``
     likewise (asked only where it matters); without them every token counts as a word.
     """
-    a: Any = list(rejected)
-    b: Any = list(edited)
-    if not (_are_ids(a) and _are_ids(b)):
-        names: dict[Hashable, int] = {}
-        name = names.setdefault
-        a, b = [name(token, len(names)) for token in a], [name(token, len(names)) for token in b]
-    cuts = [] if a == b else _solve(a, b, rejected_start or _always, edited_start or _always)
+    numbers: dict[Hashable, int] = {}
+    a = [numbers.setdefault(token, len(numbers)) for token in rejected]
+    b = [numbers.setdefault(token, len(numbers)) for token in edited]
+    cuts = changed_runs(a, b, rejected_start, edited_start)
     return Script(tuple(_steps(cuts, len(a), len(b))))
 
 
-def _are_ids(tokens: list[Any]) -> bool:
-    """Whether RapidFuzz, which compares hashes, can take them as they are: small integers are their own
-    hashes."""
-    return set(map(type, tokens)) <= {int} and (not tokens or (min(tokens) >= 0 and max(tokens) < 1 << 60))
+def changed_runs(
+    rejected: Ids, edited: Ids, rejected_start: Starts | None = None, edited_start: Starts | None = None
+) -> list[Cut]:
+    """The changed runs of ``align``'s script, in order. Tokens are whole numbers from 0 to 2^60, as token ids
+    are: RapidFuzz compares hashes, and such numbers are their own."""
+    if rejected == edited:
+        return []
+    return _solve(rejected, edited, rejected_start or _always, edited_start or _always, 0, 0)
 
 
 def _always(_: int) -> bool:
@@ -145,7 +172,7 @@ def word_spans(text: str) -> list[tuple[int, int]]:
 
 
 def edit_ratio(rejected: Sequence[Hashable], edited: Sequence[Hashable]) -> float:
-    """Levenshtein distance of two lists of words over the longer one's length: 0 unchanged, 1 nothing
+    """Levenshtein distance of two lists of units over the longer one's length: 0 unchanged, 1 nothing
     kept."""
     longer = max(len(rejected), len(edited))
     return Levenshtein.distance(rejected, edited) / longer if longer else 0.0
@@ -156,46 +183,75 @@ def _steps(cuts: Sequence[Cut], n: int, m: int) -> Iterator[Op]:
     for i0, i1, j0, j1 in cuts:
         if i0 > i:
             yield Op("equal", i, i0, j, j0)
-        yield Op("replace" if i1 > i0 and j1 > j0 else "delete" if i1 > i0 else "insert", i0, i1, j0, j1)
+        kind: Kind = "replace"
+        if i0 == i1:
+            kind = "insert"
+        elif j0 == j1:
+            kind = "delete"
+        yield Op(kind, i0, i1, j0, j1)
         i, j = i1, j1
     if i < n:
         yield Op("equal", i, n, j, m)
 
 
-def _solve(a: Ids, b: Ids, start_a: Starts, start_b: Starts, at_a: int = 0, at_b: int = 0) -> list[Cut]:
-    """The changed runs: one where that is enough, else by table, else stretch by stretch between anchors.
+def _solve(a: Ids, b: Ids, start_a: Starts, start_b: Starts, at_a: int, at_b: int) -> list[Cut]:
+    """The changed runs of one stretch, which lies at ``at_a`` and ``at_b`` of the whole: one run where that
+    is best for certain, else by pairs or by table, else stretch by stretch between anchors.
 
-    Each stretch is a problem of its own, since the rule's counts add up over stretches. ``a`` and ``b`` lie
-    at ``at_a`` and ``at_b`` of the whole.
+    Each stretch is a problem of its own, since the rule's counts add up over stretches.
     """
     n, m = len(a), len(b)
     shorter = min(n, m)
-    prefix = suffix = 0
+    prefix = 0
     while prefix < shorter and a[prefix] == b[prefix]:
         prefix += 1
+    suffix = 0
     while suffix < shorter and a[-1 - suffix] == b[-1 - suffix]:
         suffix += 1
     kept = min(prefix + suffix, shorter)
-    one_run = max(n, m) - kept
-    if (
-        one_run == 1 or one_run == abs(n - m) or one_run == Levenshtein.distance(a, b)
-    ):  # the fewest runs there can be
-        place = prefix
-        if kept - suffix < prefix:  # a pure insertion or deletion, which can slide
+    if _is_one_run(a[prefix : n - suffix], b[prefix : m - suffix], max(n, m) - kept, abs(n - m)):
+        start = prefix
+        if kept < prefix + suffix:  # a pure insertion or deletion, which can slide
             starts, at = (start_b, at_b) if m > n else (start_a, at_a)
-            place = next((k for k in range(prefix, kept - suffix - 1, -1) if starts(at + k)), prefix)
-        return [(at_a + place, at_a + n - kept + place, at_b + place, at_b + m - kept + place)]
-    anchors = _anchors(a, b) if n * m > FEW_CELLS else []
-    if not anchors:
-        inside_a = [not start_a(k) for k in range(at_a, at_a + n)]
-        inside_b = [not start_b(k) for k in range(at_b, at_b + m)]
-        return [
-            (at_a + i0, at_a + i1, at_b + j0, at_b + j1)
-            for i0, i1, j0, j1 in _table(a, b, inside_a, inside_b)
-        ]
-    cuts = []
+            start = _latest_word(starts, at, kept - suffix, prefix)
+        return [Cut(at_a + start, at_a + n - kept + start, at_b + start, at_b + m - kept + start)]
+    if n * m > FEW_CELLS:
+        anchors = _anchors(a, b)
+        if anchors:
+            return _between(anchors, a, b, start_a, start_b, at_a, at_b)
+    best = _best(a, b, lambda place: not start_a(at_a + place), lambda place: not start_b(at_b + place))
+    return [Cut(at_a + i0, at_a + i1, at_b + j0, at_b + j1) for i0, i1, j0, j1 in best]
+
+
+def _is_one_run(middle_a: Ids, middle_b: Ids, edits: int, length_difference: int) -> bool:
+    """Whether a single run of so many edits is best for certain, once common ends are set apart.
+
+    The first conditions say that no script has fewer edits: a single one, an insertion or deletion alone, or
+    no token in common. The last one: as few edits with a stretch kept inside pay for its run only from
+    ``SHORTEST_KEPT`` tokens.
+    """
+    if edits == 1 or edits == length_difference or set(middle_a).isdisjoint(middle_b):
+        return True
+    return min(len(middle_a), len(middle_b)) < SHORTEST_KEPT and edits == Levenshtein.distance(
+        middle_a, middle_b
+    )
+
+
+def _latest_word(starts: Starts, at: int, first: int, last: int) -> int:
+    """Where a run that may start anywhere from ``first`` to ``last`` starts: at the last word, else last."""
+    for place in range(last, first - 1, -1):
+        if starts(at + place):
+            return place
+    return last
+
+
+def _between(
+    anchors: list[tuple[int, int]], a: Ids, b: Ids, start_a: Starts, start_b: Starts, at_a: int, at_b: int
+) -> list[Cut]:
+    """The changed runs from anchor to anchor."""
+    cuts: list[Cut] = []
     i = j = 0
-    for next_i, next_j in [*anchors, (n, m)]:
+    for next_i, next_j in [*anchors, (len(a), len(b))]:
         part_a, part_b = a[i:next_i], b[j:next_j]
         if part_a != part_b:
             cuts += _solve(part_a, part_b, start_a, start_b, at_a + i, at_b + j)
@@ -215,7 +271,8 @@ def _anchors(a: Ids, b: Ids) -> list[tuple[int, int]]:
     once = {token for token, count in Counter(b).items() if count == 1}
     candidates = []  # the first and the last such token of each block of kept tokens, with the block's size
     for i, j, size in script.as_matching_blocks():
-        first, last = (0 if i or j else 1), size - 1
+        first = 0 if i or j else 1
+        last = size - 1
         while first <= last and a[i + first] not in once:
             first += 1
         while first < last and a[i + last] not in once:
@@ -224,129 +281,159 @@ def _anchors(a: Ids, b: Ids) -> list[tuple[int, int]]:
             candidates.append((size, i + first, j + first))
         if first < last:
             candidates.append((size, i + last, j + last))
-    for shortest in SHORTEST:
+    for shortest in BLOCK_SIZES:
         chosen = [(i, j) for size, i, j in candidates if size >= shortest]
-        if not chosen:
-            break
-        marked = a.copy()
-        for mark, (i, _) in enumerate(chosen, 2):
-            marked[i] = -mark
-        if Levenshtein.distance(marked, b) == len(script) + len(chosen):
+        if chosen and _all_certain(chosen, a, b, len(script)):
             return chosen
-    return []
+    largest = sorted(candidates, reverse=True)[:MOST_SINGLE]
+    return sorted((i, j) for _, i, j in largest if _all_certain([(i, j)], a, b, len(script)))
 
 
-def _table(a: Ids, b: Ids, inside_a: list[bool], inside_b: list[bool]) -> list[Cut]:
-    """The rule by dynamic programming, in O(len(a) len(b)) time and memory.
+def _all_certain(chosen: list[tuple[int, int]], a: Ids, b: Ids, distance: int) -> bool:
+    marked = a.copy()
+    for mark, (i, _) in enumerate(chosen, 2):
+        marked[i] = -mark
+    expected = distance + len(chosen)
+    return Levenshtein.distance(marked, b, score_hint=expected) == expected
 
-    Cost of a script as one integer, its parts in the rule's order: edits, runs, runs that start inside a
-    word, tokens not kept. ``kept[i][j]`` is the least cost of a[:i] -> b[:j] when the last token is kept (or
-    there is none), ``run[i][j]`` when it is not; both are stored less ``(i + j) * step``, which makes a
-    deletion or an insertion within a run free.
+
+def _best(a: Ids, b: Ids, inside_a: Inside, inside_b: Inside) -> list[Cut]:
+    """The changed runs by the rule. ``inside_a`` and ``inside_b`` say which tokens lie inside of a word."""
+    n, m = len(a), len(b)
+    pairs = _equal_pairs(a, b)
+    if pairs is not None:
+        return _by_pair(pairs, n, m, inside_a, inside_b)
+    if n * m <= LARGEST_TABLE and n + m <= LONGEST_TABLE:
+        return _by_table(a, b, list(map(inside_a, range(n))), list(map(inside_b, range(m))))
+    opcodes = Levenshtein.opcodes(a, b)
+    return [Cut(op.src_start, op.src_end, op.dest_start, op.dest_end) for op in opcodes if op.tag != "equal"]
+
+
+def _equal_pairs(a: Ids, b: Ids) -> list[tuple[int, int]] | None:
+    """All (i, j) with equal tokens, in order; None where they are more than ``MOST_PAIRS``."""
+    places: dict[int, list[int]] = defaultdict(list)
+    for j, token in enumerate(b):
+        places[token].append(j)
+    pairs: list[tuple[int, int]] = []
+    for i, token in enumerate(a):
+        if token in places:
+            pairs += [(i, j) for j in places[token]]
+            if len(pairs) > MOST_PAIRS:
+                return None
+    return pairs
+
+
+def _by_pair(pairs: list[tuple[int, int]], n: int, m: int, inside_a: Inside, inside_b: Inside) -> list[Cut]:
+    """The rule by dynamic programming over kept tokens: a script is a chain of pairs (i, j) of equal tokens,
+    with a run wherever two neighbours of the chain are not adjacent. In O(pairs^2) time.
+
+    ``costs[q]`` is the least cost of a chain that ends with pair q, ``before[q]`` its last pair but one.
+    """
+    edit, run, lost, inner = Prices.of(n + m)
+    ends = [(-1, -1), *pairs, (n, m)]
+    starts = [(i + 1, j + 1) for i, j in ends[:-1]]
+    behind = [
+        (i, j, i < n and inside_a(i), j < m and inside_b(j)) for i, j in starts
+    ]  # where a run behind this pair would start, and whether that is inside a word
+    costs, before = [0], [0]
+    for i, j in ends[1:]:
+        best = NEVER * edit
+        origin = adjacent = -1
+        for place, ((start, edited_start, in_a, in_b), cost) in enumerate(zip(behind, costs, strict=False)):
+            gap, edited_gap = i - start, j - edited_start
+            if gap < 0 or edited_gap < 0:
+                cost = NEVER * edit + 1
+            elif gap > edited_gap:
+                cost += edit * gap + run + lost * (gap + edited_gap) + inner * in_a
+            elif gap < edited_gap:
+                cost += edit * edited_gap + run + lost * (gap + edited_gap) + inner * in_b
+            elif gap:
+                cost += edit * gap + run + lost * (gap + edited_gap) + inner * (in_a or in_b)
+            else:
+                adjacent = place
+                cost = NEVER * edit + 1
+            if cost <= best:
+                best, origin = cost, place
+        if adjacent >= 0 and costs[adjacent] < best:
+            best, origin = costs[adjacent], adjacent
+        costs.append(best)
+        before.append(origin)
+    cuts: list[Cut] = []
+    place = len(ends) - 1
+    while place:
+        (i, j), (before_i, before_j) = ends[place], ends[before[place]]
+        if (i, j) != (before_i + 1, before_j + 1):
+            cuts.append(Cut(before_i + 1, i, before_j + 1, j))
+        place = before[place]
+    return cuts[::-1]
+
+
+def _by_table(a: Ids, b: Ids, inside_a: list[bool], inside_b: list[bool]) -> list[Cut]:
+    """The rule by dynamic programming over all cells, a row at a time, in O(len(a) len(b)) time and memory.
+
+    ``kept[i, j]`` is the least cost of a[:i] -> b[:j] when the last token is kept (or there is none),
+    ``run[i, j]`` when it is not; both are stored less ``(i + j) * step``, which makes a deletion or an
+    insertion within a run free.
     """
     n, m = len(a), len(b)
-    if n * m > LARGEST_TABLE or n + m > LONGEST_TABLE:
-        return [
-            (op.src_start, op.src_end, op.dest_start, op.dest_end)
-            for op in Levenshtein.opcodes(a, b)
-            if op.tag != "equal"
-        ]
-    digit = (n + m + 1).bit_length()
-    prices = Prices(*(1 << digit * place for place in (3, 2, 1, 0)))
-    kept, run = (_by_cell if n * m <= SMALL_TABLE else _by_row)(a, b, inside_a, inside_b, prices)
-    return _trace(kept, run, inside_a, inside_b, prices)
-
-
-def _by_cell(
-    a: Ids, b: Ids, inside_a: list[bool], inside_b: list[bool], prices: Prices
-) -> tuple[Table, Table]:
-    """In plain Python, and only the cells near the diagonal that a shortest script can pass: quicker for
-    small tables."""
-    edit, start, inner, lost = prices
-    n, m, step = len(a), len(b), edit + lost
-    distance = Levenshtein.distance(a, b)
-    lowest, highest = (
-        -((distance - m + n) // 2),
-        (distance + m - n) // 2,
-    )  # j - i, as |j - i| + |m - j - n + i| <= distance
-    kept, run = ([[NEVER] * (m + 1) for _ in range(n + 1)] for _ in range(2))
-    kept[0][0] = 0
-    inserts = [start + inner * inside for inside in inside_b]
-    run[0][1:] = inserts[:1] * m
-    for i in range(1, n + 1):
-        here_kept, here = kept[i], run[i]
-        above_kept, above, token = kept[i - 1], run[i - 1], a[i - 1]
-        delete = start + inner * inside_a[i - 1]
-        for j in range(max(0, i + lowest), min(m, i + highest) + 1):
-            best, cost = above[j], above_kept[j] + delete
-            if cost < best:
-                best = cost
-            if j:
-                insert, before, before_kept = inserts[j - 1], above[j - 1], above_kept[j - 1]
-                cost = before_kept + (delete if delete > insert else insert) - edit
-                if cost < best:
-                    best = cost
-                if before - edit < best:
-                    best = before - edit
-                if here[j - 1] < best:
-                    best = here[j - 1]
-                if here_kept[j - 1] + insert < best:
-                    best = here_kept[j - 1] + insert
-                if token == b[j - 1]:
-                    here_kept[j] = (before if before < before_kept else before_kept) - 2 * step
-            here[j] = best
-    return kept, run
-
-
-def _by_row(
-    a: Ids, b: Ids, inside_a: list[bool], inside_b: list[bool], prices: Prices
-) -> tuple[Table, Table]:
-    """A row at a time with NumPy: quicker for large tables."""
-    edit, start, inner, lost = prices
-    n, m, step = len(a), len(b), edit + lost
-    row_b, off_b = np.array(b), np.array(inside_b, np.int64)
-    insert = off_b * inner + start
-    replace = insert - edit, np.full(m, start + inner - edit)
+    prices = Prices.of(n + m)
+    step = prices.edit + prices.lost
+    row_b = np.array(b)
+    off_a, off_b = (np.array(inside, np.int64) * prices.inner for inside in (inside_a, inside_b))
+    insert = off_b + prices.run
+    replace_word = insert - prices.edit  # where the rejected token starts a word
+    replace_inside = np.full(m, prices.run + prices.inner - prices.edit)
     match = {token: row_b == token for token in set(a)}
-    kept, run = np.full((2, n + 1, m + 1), NEVER)
+    kept = np.full((n + 1, m + 1), NEVER)
+    run = np.full((n + 1, m + 1), NEVER)
     kept[0, 0] = 0
     np.minimum.accumulate(kept[0, :-1] + insert, out=run[0, 1:])
     for i in range(1, n + 1):
-        inside = inside_a[i - 1]
         above_kept, above, best = kept[i - 1], run[i - 1], run[i]
+        replace = replace_inside if inside_a[i - 1] else replace_word
         np.copyto(kept[i, 1:], np.minimum(above_kept[:-1], above[:-1]) - 2 * step, where=match[a[i - 1]])
-        np.minimum(above, above_kept + (start + inner * inside), out=best)
+        np.minimum(above, above_kept + (prices.run + off_a[i - 1]), out=best)
         rest = best[1:]
-        np.minimum(rest, np.minimum(above[:-1] - edit, above_kept[:-1] + replace[inside]), out=rest)
+        np.minimum(rest, above[:-1] - prices.edit, out=rest)
+        np.minimum(rest, above_kept[:-1] + replace, out=rest)
         np.minimum(rest, kept[i, :-1] + insert, out=rest)
         np.minimum.accumulate(best, out=best)
-    return kept, run
+    return _trace(kept, run, off_a, off_b, prices)
 
 
-def _trace(kept: Table, run: Table, inside_a: list[bool], inside_b: list[bool], prices: Prices) -> list[Cut]:
+def _trace(kept: Table, run: Table, off_a: Table, off_b: Table, prices: Prices) -> list[Cut]:
     """The changed runs of the cheapest script, read from the end: where two cost the same, the later change
     is taken."""
-    edit, start, inner, _ = prices
-    i, j = len(inside_a), len(inside_b)
+    i, j = len(off_a), len(off_b)
     cuts: list[Cut] = []
-    end: tuple[int, int] | None = None  # of the run being read
     while i or j:
-        if end is None:
-            if kept[i][j] < run[i][j]:
-                i, j = i - 1, j - 1
-                continue
-            end = i, j
-        here = run[i][j]
-        for back_i, back_j, price in ((1, 0, 0), (0, 1, 0), (1, 1, -edit)):
-            if back_i > i or back_j > j:
-                continue
-            from_i, from_j = i - back_i, j - back_j
-            within = (back_i == 1 and inside_a[from_i]) or (back_j == 1 and inside_b[from_j])
-            opened = kept[from_i][from_j] + price + start + inner * within == here
-            if opened or run[from_i][from_j] + price == here:
-                i, j = from_i, from_j
-                break
-        if opened:
-            cuts.append((i, end[0], j, end[1]))
-            end, i, j = None, max(i - 1, 0), max(j - 1, 0)  # what lies before a run is kept
+        if kept[i, j] < run[i, j]:
+            i, j = i - 1, j - 1
+            continue
+        start, edited_start = _start_of_run(i, j, kept, int(run[i, j]), off_a, off_b, prices)
+        cuts.append(Cut(start, i, edited_start, j))
+        i, j = start, edited_start
+        if i or j:  # what lies before a run is kept
+            i, j = i - 1, j - 1
     return cuts[::-1]
+
+
+def _start_of_run(
+    end: int, edited_end: int, kept: Table, cost: int, off_a: Table, off_b: Table, prices: Prices
+) -> tuple[int, int]:
+    """Where the run starts that ends at these tokens with this cost: the latest place that explains it."""
+    for start in range(end, -1, -1):
+        gap = end - start
+        gaps_b = np.arange(edited_end, -1, -1)  # the run's length on the edited side, for starts 0, 1, ...
+        starts_inside = np.where(gaps_b <= gap, off_a[start] if gap else 0, 0)
+        inside_b = np.append(off_b, 0)[: edited_end + 1]
+        np.maximum(starts_inside, np.where(gaps_b >= gap, inside_b, 0), out=starts_inside)
+        costs = (
+            kept[start, : edited_end + 1] + prices.run + starts_inside - prices.edit * np.minimum(gaps_b, gap)
+        )
+        hits = np.flatnonzero(costs == cost)
+        if not gap:
+            hits = hits[hits < edited_end]  # a run has at least one token
+        if hits.size:
+            return start, int(hits[-1])
+    raise AssertionError("no start explains the cost of this run")

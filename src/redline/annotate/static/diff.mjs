@@ -1,11 +1,12 @@
 // The difference of two texts as the labels see it: the same units and the same tie rule as redline.data.alignment (which says why).
-// Fewest single-token edits; then fewest changed runs; then most kept tokens; then the change lies latest.
+// Fewest single-token edits; then the least RUN * changed runs + tokens not kept; then the change lies latest.
 
 const SPACE = "\\t-\\r\\x1c-\\x20\\x85\\xa0\\u1680\\u2000-\\u200a\\u2028\\u2029\\u202f\\u205f\\u3000"; // Python's white space, not ours
 const WORD = "\\p{L}\\p{N}_";
 const UNITS = new RegExp(`[${WORD}]+(?:['’][${WORD}]+)*|[^${WORD}${SPACE}]`, "gu");
 const UNSPACED = "\\u0e00-\\u0eff\\u1000-\\u109f\\u1780-\\u17ff\\u3040-\\u30ff\\u3400-\\u4dbf\\u4e00-\\u9fff\\uf900-\\ufaff"; // scripts without spaces
 const WORDS = new RegExp(`[${UNSPACED}]|[^${SPACE}${UNSPACED}]+`, "gu");
+const RUN = 7; // what a run costs, in tokens not kept
 const MOST_CELLS = 5e6; // of the tables below; what is larger is shown coarsely
 
 /** Words and punctuation marks of a text: [{start, end, text}]. */
@@ -46,16 +47,16 @@ export function align(a, b) {
   // Only paths of at most `band` edits are looked at; a shortest one is among them when it turns out to have no more.
   for (let band = Math.abs(a.length - b.length) + 8; bits <= 17; band = Math.min(2 * band, longer)) {
     if ((a.length + 1) * (2 * band + 1) > MOST_CELLS) break;
-    const cuts = tables(a, b, band, 2 ** bits);
+    const cuts = tables(a, b, band, 2 ** (bits + 4));
     if (cuts) return cuts;
   }
   return Object.assign([[prefix, a.length - suffix, prefix, b.length - suffix]], { coarse: true });
 }
 
-// Least cost of a[:i] -> b[:j], `kept` with the last token kept, `run` with it changed. A cost is one number: edits, runs, tokens not
-// kept. A row holds the cells with |i - j| <= band.
-function tables(a, b, band, base) {
-  const n = a.length, m = b.length, width = 2 * band + 1, start = base, edit = base * base;
+// Least cost of a[:i] -> b[:j], `kept` with the last token kept, `run` with it changed. A cost is one number: `edit` for each edit, which
+// outweighs all others, RUN for each run, 1 for each token not kept. A row holds the cells with |i - j| <= band.
+function tables(a, b, band, edit) {
+  const n = a.length, m = b.length, width = 2 * band + 1, start = RUN;
   const kept = new Float64Array((n + 1) * width).fill(Infinity), run = kept.slice();
   kept[band] = 0;
   for (let i = 0; i <= n; i++) {
@@ -73,35 +74,30 @@ function tables(a, b, band, base) {
   }
   const end = n * width + m - n + band;
   if (Math.floor(Math.min(kept[end], run[end]) / edit) > band) return null;
-  return trace(kept, run, n, m, band, width, start, edit);
+  return trace(kept, run, n, m, band, width, edit);
 }
 
 // Read from the end; where two ways cost the same, the change lies later.
-function trace(kept, run, n, m, band, width, start, edit) {
-  const inside = (i, j) => i >= 0 && j >= 0 && Math.abs(i - j) <= band;
+function trace(kept, run, n, m, band, width, edit) {
   const cell = (i, j) => i * width + j - i + band;
-  const moves = [[1, 0, edit + 1], [0, 1, edit + 1], [1, 1, edit + 2]];
+  const startOfRun = (end, editedEnd) => {
+    const cost = run[cell(end, editedEnd)];
+    for (let i = end; i >= 0; i--) {
+      const gap = end - i;
+      for (let j = Math.min(editedEnd - (gap ? 0 : 1), i + band); j >= Math.max(0, i - band); j--) {
+        const editedGap = editedEnd - j;
+        if (kept[cell(i, j)] + RUN + edit * Math.max(gap, editedGap) + gap + editedGap === cost) return [i, j];
+      }
+    }
+    throw new Error("no start explains the cost of this run");
+  };
   const cuts = [];
-  let end = null;
   for (let i = n, j = m; i > 0 || j > 0;) {
-    if (!end) {
-      if (kept[cell(i, j)] < run[cell(i, j)]) { i--; j--; continue; }
-      end = [i, j];
-    }
-    const here = run[cell(i, j)];
-    let opened = false;
-    for (const [di, dj, price] of moves) {
-      if (!inside(i - di, j - dj)) continue;
-      const from = cell(i - di, j - dj);
-      opened = kept[from] + start + price === here;
-      if (opened || run[from] + price === here) { i -= di; j -= dj; break; }
-    }
-    if (opened) {
-      cuts.push([i, end[0], j, end[1]]);
-      end = null;
-      i = Math.max(i - 1, 0);
-      j = Math.max(j - 1, 0);
-    }
+    if (kept[cell(i, j)] < run[cell(i, j)]) { i--; j--; continue; }
+    const [start, editedStart] = startOfRun(i, j);
+    cuts.push([start, i, editedStart, j]);
+    i = Math.max(start - 1, 0);
+    j = Math.max(editedStart - 1, 0);
   }
   return cuts.reverse();
 }
