@@ -4,6 +4,7 @@ it."""
 import os
 import signal
 import sys
+import traceback
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -11,10 +12,27 @@ from typing import Annotated
 import typer
 
 from redline import __version__
-from redline.errors import UserError
+from redline.console import is_verbose, speak
+from redline.errors import CheckFailed, UserError
+from redline.options import (
+    App,
+    BaseUrl,
+    Columns,
+    Concurrency,
+    Format,
+    Json,
+    Limit,
+    Overrides,
+    RecipeFile,
+    RunFolder,
+    Split,
+    Template,
+    VerdictForm,
+)
 
-app = typer.Typer(
+app = App(
     name="redline",
+    context_settings={"help_option_names": ["-h", "--help"]},
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode="markdown",
@@ -22,13 +40,6 @@ app = typer.Typer(
     help="Align language models from minimal edits: token labels, token-level rewards, fine-grained PPO, "
     "win rates.",
 )
-
-Overrides = Annotated[
-    list[str] | None, typer.Argument(help="key=value pairs over the recipe, e.g. policy.updates=20")
-]
-RecipeFile = Annotated[Path, typer.Argument(help="YAML recipe", show_default=False)]
-
-RunFolder = Annotated[Path | None, typer.Option(help="The run's folder; default runs/<name>")]
 
 
 class Stage(StrEnum):
@@ -118,7 +129,7 @@ def plan(
     bf16: Annotated[
         bool, typer.Option("--bf16", help="Launched with accelerate launch --mixed_precision bf16")
     ] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON")] = False,
+    json: Json = False,
 ) -> None:
     """Memory, time and cost of each training stage, before it is run, from the model's configuration
     alone."""
@@ -143,7 +154,7 @@ def plan(
 def experiment(
     recipe: RecipeFile,
     overrides: Overrides = None,
-    out: Annotated[Path | None, typer.Option(help="The experiment's folder; default runs/<name>")] = None,
+    out: Annotated[Path | None, typer.Option(help="Its folder; default: runs/ and its name")] = None,
     arms: Annotated[str, typer.Option(help="Run only these, with commas; default: all")] = "",
     parallel: Annotated[int, typer.Option(help="Runs at once", min=1)] = 1,
     report: Annotated[bool, typer.Option("--report", help="Run nothing: sum up what is finished")] = False,
@@ -194,9 +205,7 @@ def edit(
     model: Annotated[
         str, typer.Option(help="Its name at the endpoint; a local model without --base-url")
     ] = "smollm2-135m",
-    base_url: Annotated[
-        str | None, typer.Option(help="An OpenAI-compatible endpoint. Key: OPENAI_API_KEY")
-    ] = None,
+    base_url: BaseUrl = None,
     template: Annotated[str, typer.Option(help="plain, reasoned or a template file")] = "reasoned",
     guideline: Annotated[str, typer.Option(help='What "better" means for this data: a text, or @FILE')] = "",
     max_ratio: Annotated[
@@ -211,7 +220,7 @@ def edit(
     attempts: Annotated[
         int, typer.Option(help="Answers a pair gets: a refused one is asked again, with the reason")
     ] = 3,
-    concurrency: Annotated[int, typer.Option(help="Requests under way at once")] = 8,
+    concurrency: Concurrency = 8,
     rate: Annotated[float | None, typer.Option(help="Most requests a minute")] = None,
     retries: Annotated[int, typer.Option(help="Requests made again after a fault of the endpoint")] = 6,
     timeout: Annotated[float, typer.Option(help="Seconds that a request may take")] = 120,
@@ -229,12 +238,10 @@ def edit(
     ] = None,
     price_in: Annotated[float, typer.Option(help="Price of a million tokens asked")] = 0.0,
     price_out: Annotated[float, typer.Option(help="Price of a million tokens answered")] = 0.0,
-    columns: Annotated[
-        list[str] | None, typer.Option(help="ours=theirs, e.g. rejected=answer_b (repeat for more)")
-    ] = None,
-    split: Annotated[str, typer.Option(help="Of a saved or Hub data set")] = "train",
-    format: Annotated[str, typer.Option(help="auto, or hh: HH-RLHF transcripts")] = "auto",
-    limit: Annotated[int | None, typer.Option(help="Only the first so many pairs")] = None,
+    columns: Columns = None,
+    split: Split = "train",
+    format: Format = "auto",
+    limit: Limit = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show three prompts and the tokens it would take")
     ] = False,
@@ -307,14 +314,10 @@ def compare(
     cache: Annotated[
         Path | None, typer.Option(help="Verdicts given before; default: verdicts.sqlite beside --out")
     ] = None,
-    base_url: Annotated[str | None, typer.Option(help="OpenAI-compatible endpoint of an LLM judge")] = None,
-    template: Annotated[
-        str | None, typer.Option(help="What it is asked: a file with {prompt}, {a} and {b}")
-    ] = None,
-    verdict: Annotated[
-        str, typer.Option(help="Its answer: json, or token (log-probabilities of A and B)")
-    ] = "json",
-    concurrency: Annotated[int, typer.Option(help="Requests under way at once", min=1)] = 8,
+    base_url: BaseUrl = None,
+    template: Template = None,
+    verdict: VerdictForm = "json",
+    concurrency: Concurrency = 8,
 ) -> None:
     """Win rate of A over B; of three systems or more, also paired differences and Bradley-Terry strengths."""
     from redline.judge.command import compare_command
@@ -346,14 +349,10 @@ def judge_check(
     cache: Annotated[
         Path | None, typer.Option(help="Verdicts given before; default: verdicts.sqlite, beside --out")
     ] = None,
-    base_url: Annotated[str | None, typer.Option(help="OpenAI-compatible endpoint of an LLM judge")] = None,
-    template: Annotated[
-        str | None, typer.Option(help="What it is asked: a file with {prompt}, {a} and {b}")
-    ] = None,
-    verdict: Annotated[
-        str, typer.Option(help="Its answer: json, or token (log-probabilities of A and B)")
-    ] = "json",
-    concurrency: Annotated[int, typer.Option(help="Requests under way at once", min=1)] = 8,
+    base_url: BaseUrl = None,
+    template: Template = None,
+    verdict: VerdictForm = "json",
+    concurrency: Concurrency = 8,
 ) -> None:
     """Before trusting a judge: its agreement with people and with itself, and what order and length do to
     it."""
@@ -409,11 +408,9 @@ def annotate(
             show_default=False,
         ),
     ] = None,
-    columns: Annotated[
-        list[str] | None, typer.Option(help="Of PAIRS: ours=theirs, e.g. rejected=answer_b (repeat for more)")
-    ] = None,
-    split: Annotated[str, typer.Option(help="Of a saved or Hub data set")] = "train",
-    format: Annotated[str, typer.Option(help="auto, or hh: HH-RLHF transcripts")] = "auto",
+    columns: Columns = None,
+    split: Split = "train",
+    format: Format = "auto",
     host: Annotated[str, typer.Option(help="Address to listen on")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on; 0: any free one")] = 8000,
     url: Annotated[
@@ -469,8 +466,8 @@ def label(
     ],
     out: Annotated[Path, typer.Option(help="The labels")],
     tokenizer: Annotated[str, typer.Option(help="A model's name or folder, or `whitespace`")],
-    columns: Annotated[list[str] | None, typer.Option(help="ours=theirs, e.g. rejected=candidate")] = None,
-    split: Annotated[str, typer.Option(help="Of a saved or Hub data set")] = "train",
+    columns: Columns = None,
+    split: Split = "train",
     unit: Annotated[
         str, typer.Option(help="Align `token`s, or `word`s whose labels are carried to tokens")
     ] = "token",
@@ -495,13 +492,19 @@ def show(
 
 
 def main() -> None:
-    """Entry point: a mistake of the user's is one line on stderr and status 2; Ctrl-C is status 130, SIGTERM
-    143."""
+    """Entry point. Status 1: a check failed; 2: a mistake of the user's, which is one line on stderr; 130:
+    Ctrl-C; 143: SIGTERM."""
+    speak()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         app()
+    except CheckFailed as error:
+        print(f"redline: {error}", file=sys.stderr)
+        sys.exit(1)
     except UserError as error:
+        if is_verbose():
+            traceback.print_exc()
         print(f"redline: {error}", file=sys.stderr)
         sys.exit(2)
     except RuntimeError as error:

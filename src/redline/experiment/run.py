@@ -13,7 +13,7 @@ from multiprocessing import active_children, get_context
 from multiprocessing.queues import SimpleQueue
 from pathlib import Path
 
-from redline.console import console
+from redline.console import console, say, speak
 from redline.errors import UserError
 from redline.experiment.arms import Cell
 from redline.run.files import RunFiles
@@ -46,7 +46,7 @@ def run_cells(cells: Sequence[Cell], others: Sequence[Path] = (), parallel: int 
         return _at_once(cells, known, parallel)
     failures = []
     for number, cell in enumerate(cells, 1):
-        console.rule(f"{number}/{len(cells)} {cell.name}")
+        console.print(f"\n{number}/{len(cells)} {cell.name}", style="bold", highlight=False)
         reason = run_cell(cell, known)
         if reason:
             failures.append(_told(cell, reason))
@@ -95,7 +95,7 @@ def _at_once(cells: Sequence[Cell], known: Sequence[Path], parallel: int) -> lis
             for cell in list(waiting):
                 if len(running) < parallel and not _must_wait(cell, list(running.values()), waiting, known):
                     waiting.remove(cell)
-                    console.print(f"{cell.name}: begins, {len(waiting)} wait", highlight=False)
+                    say(f"{cell.name}: begins, {len(waiting)} wait")
                     running[pool.submit(run_cell, cell, known)] = cell
             for done in wait(running, LOOK_AGAIN, FIRST_COMPLETED).done:
                 cell = running.pop(done)
@@ -109,7 +109,7 @@ def _at_once(cells: Sequence[Cell], known: Sequence[Path], parallel: int) -> lis
                 if reason:
                     failures.append(_told(cell, reason))
                 else:
-                    console.print(f"{cell.name}: done", highlight=False)
+                    say(f"{cell.name}: done")
     return failures
 
 
@@ -151,6 +151,7 @@ def _gpus() -> list[str]:
 
 def _use(threads: int, gpus: "SimpleQueue[str | None]") -> None:
     """In a new process: as many threads, and of the GPUs the one whose turn it is."""
+    speak()
     gpu = gpus.get()
     if gpu is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpu

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from redline.console import console
+from redline.console import say
 from redline.data.files import read_json, read_jsonl, write_json, write_jsonl
 from redline.data.records import Prompt, Response
 from redline.engine.processes import this_process
@@ -51,7 +51,7 @@ def _side_by_side(job: Job) -> tuple[list[Response], list[Response], dict[str, A
         before = read_json(files.sampled)
         if before["settings"] == sampled:
             policy, reference = (list(read_jsonl(files.responses(name), Response)) for name in SYSTEMS)
-            console.print("the responses are there already: they are only judged", highlight=False)
+            say("the responses are there already: they are only judged")
             return policy, reference, before["measured"]
     sampling = recipe.compare.sampling or recipe.policy.sampling
     # as they were trained, but for 4-bit weights: a policy is saved whole, and would be rounded
@@ -143,7 +143,7 @@ def watching_judge(job: Job) -> "Gold | None":
     prompts, name = job.held_out_prompts(), watch.judge or compare.judge
     why = _why_nobody_watches(job, prompts)
     if why:
-        console.print(f"no judge watches this training: {why}", highlight=False, markup=False)
+        say(f"no judge watches this training: {why}")
         return None
     asked = compare if name == compare.judge else JudgedBy(judge=name)
     asked = asked.model_copy(update={"base_url": watch.base_url or asked.base_url})

@@ -5,7 +5,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from redline.console import console
+from redline.console import say
 from redline.data.files import read_jsonl
 from redline.data.records import Edit, Labels, Prompt, as_text
 from redline.engine.settings import Model
@@ -73,10 +73,9 @@ class Job:
         asked = self._prompts("eval_prompts", "validation")
         unseen = [prompt for prompt in asked if json.dumps(prompt.prompt) not in trained]
         if len(unseen) < len(asked):
-            console.print(
+            say(
                 f"{len(asked) - len(unseen):,} of the comparison's {len(asked):,} prompts are left out: "
-                "training has them too",
-                highlight=False,
+                "training has them too"
             )
         return unseen
 

@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from redline.console import console
+from redline.console import say
 from redline.data.check import Rejects
 from redline.data.files import read_jsonl, write_jsonl
 from redline.data.read import read
@@ -32,7 +32,7 @@ def keep_edits(job: Job, aside: RunFiles, changes: Sequence[Change]) -> None:
         write_jsonl(now, edits)
     if not more_chances and (refused := _of_pairs(rejects_path(before), ids)):
         write_jsonl(rejects_path(now), refused)
-    console.print(f"{len(edits):,} edits are kept: their pairs are as they were", highlight=False)
+    say(f"{len(edits):,} edits are kept: their pairs are as they were")
 
 
 def _of_pairs(path: Path, ids: dict[str, str]) -> list[Record]:

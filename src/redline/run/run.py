@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from redline.console import console
+from redline.console import console, say
 from redline.data.files import whole_file
 from redline.engine.processes import installed, this_process, wait_for_everyone
 from redline.errors import UserError
@@ -111,7 +111,7 @@ class Run:
             state.done[name] = Done(done.settings, done.seconds, done.taken_from or str(other))
             state.done = {stage: state.done[stage] for stage in self.stages if stage in state.done}
             state.write()
-            console.print(f"{name}: taken over from {other}", highlight=False, markup=False, soft_wrap=True)
+            say(f"{name}: taken over from {other}")
 
     def _check_names(self, *stages: str | None) -> None:
         for stage in stages:
@@ -140,10 +140,10 @@ class Run:
         for name in names:
             if name in again:
                 why = _text(changed.get(name, [])) or f"--from {start} asks for it"
-                console.print(f"{name} is done again: {why}", highlight=False, markup=False, soft_wrap=True)
+                say(f"{name} is done again: {why}")
         if aside is None:
             return
-        console.print(f"what was there is kept in {aside}", highlight=False, markup=False, soft_wrap=True)
+        say(f"what was there is kept in {aside}")
         if "edit" in again and start != "edit":
             keep_edits(self.job, RunFiles(aside), changed["edit"])
 
@@ -170,7 +170,7 @@ class Run:
             with whole_file(self.files.recipe) as out:
                 out.write(as_yaml(self.recipe))
         for name in todo:
-            console.print(f"[bold]{names.index(name) + 1}/{len(names)} {name}[/bold]", highlight=False)
+            console.print(f"{names.index(name) + 1}/{len(names)} {name}", style="bold", highlight=False)
             begun, settings = time.monotonic(), self.settings(name)
             if main:
                 state.begin(name, settings)
@@ -192,14 +192,11 @@ class Run:
     def _say(self, before: Sequence[str], todo: Sequence[str]) -> None:
         """What is done, and what comes."""
         if before and todo:
-            console.print(f"{self.folder}: done already: {', '.join(before)}", highlight=False, markup=False)
+            say(f"{self.folder}: done already: {', '.join(before)}")
         elif not todo:
-            console.print(
+            say(
                 f"{self.folder}: nothing to do. Done already: {', '.join(before)}. To do a stage and those "
-                "after it again, give --from STAGE.",
-                highlight=False,
-                markup=False,
-                soft_wrap=True,
+                "after it again, give --from STAGE."
             )
 
     def _drop_checkpoints(self, stage: str) -> None:
