@@ -18,6 +18,7 @@ from transformers import (
     Qwen3Config,
 )
 
+from redline.engine.trunk import Trunk
 from redline.sampling.local import InProcess
 from redline.sampling.protocol import CurrentPolicy, Request
 from redline.sampling.rollouts import sample_rollout
@@ -82,8 +83,16 @@ def model_folder(folder: Path, config: object = CONFIGS["llama"], template: bool
     return str(folder)
 
 
+def trunk(layers=()):
+    """A trunk that keeps the states entering some layers."""
+    made = Trunk(max([0, *layers]))
+    for layer in layers:
+        made.keep(layer)
+    return made
+
+
 def sampled(lm, prompts, sampling, stop, seed, keep=(), texts=None):
     """A rollout by the sampler in this process: one response to each prompt (token ids)."""
-    sampler, policy = InProcess(), CurrentPolicy(lm, keep=frozenset(keep))
+    sampler, policy = InProcess(), CurrentPolicy(lm, trunk=trunk(keep))
     sampler.sync(policy)
     return sample_rollout(sampler, policy, prompts, Request(sampling, stop, seed), texts=texts)

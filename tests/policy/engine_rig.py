@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM
 from redline.data.records import Prompt
 from redline.engine.rollout import Rollout
 from redline.engine.settings import Adapt, Model, Optimizer
+from redline.engine.trunk import LowerStates
 from redline.engine.views import Split
 from redline.policy import actor, ppo
 from redline.policy.ppo import Ppo
@@ -120,13 +121,14 @@ class Rig:
         """The batch as sampling would have made it; what no pass may read, the states of last tokens, is
         garbage."""
         sequences = [torch.cat([one.prompt, one.response]) for one in batch]
-        cut = self.ppo.actor.split.cut
-        states = (
-            {cut: [Split(self.ppo.actor.lm, cut).lower(ids[None])[0] for ids in sequences]} if cut else {}
-        )
-        for one, rows in zip(batch, states.get(cut, []), strict=False):
-            if len(one.response):
-                rows[-1] = 50.0
+        trunk = self.ppo.actor.trunk
+        states = LowerStates(trunk.layers, len(batch))
+        for row, (one, ids) in enumerate(zip(batch, sequences, strict=True)):
+            for layer in trunk.layers:
+                entered = Split(self.ppo.actor.lm, layer).lower(ids[None])[0]
+                if len(one.response):
+                    entered[-1] = 50.0
+                states.put(layer, row, entered)
         return Rollout(
             prompts=[""] * len(batch),
             prompt_ids=[one.prompt for one in batch],

@@ -16,6 +16,7 @@ from redline.data.records import Prompt
 from redline.data.settings import Data, Source
 from redline.data.tokenization import encode_prompt
 from redline.engine.settings import Adapt, Model, Optimizer
+from redline.engine.trunk import Trunk
 from redline.errors import UserError
 from redline.policy.log import RunLog
 from redline.policy.ppo import train_policy
@@ -202,7 +203,7 @@ def test_a_prompt_at_the_models_limit():
         random_model(SHORT), [list(range(5, 16)), [7]], Sampling(max_new_tokens=5), [500], seed=1, keep={1}
     )
     assert [len(ids) for ids in rollout.sequences] == [16, 6]
-    assert [len(states) for states in rollout.states[1]] == [16, 6]
+    assert [len(states) for states in rollout.states.at(1)] == [16, 6]
 
 
 @pytest.mark.parametrize("adapt", ["full", "full, upper layers"])
@@ -229,9 +230,12 @@ def test_the_models_last_position_is_scored(tmp_path, share_cut):
     )
     torch.nn.init.normal_(made.head.weight)
     save_reward_model(made, wrapped, tmp_path / "reward", name)
-    reward, cuts = build_reward([RewardTerm(model=str(tmp_path / "reward"))], None, byte_bpe(), lm, share_cut)
-    assert len(cuts) == share_cut
-    rollout = sampled(lm, [list(range(5, 16)), [7]], Sampling(max_new_tokens=5), [500], seed=1, keep=cuts)
+    trunk = Trunk(share_cut)
+    reward = build_reward([RewardTerm(model=str(tmp_path / "reward"))], None, byte_bpe(), lm, trunk)
+    assert len(trunk.layers) == share_cut
+    rollout = sampled(
+        lm, [list(range(5, 16)), [7]], Sampling(max_new_tokens=5), [500], seed=1, keep=trunk.layers
+    )
     assert [len(ids) for ids in rollout.sequences] == [16, 6]
     plain = AutoModelForTokenClassification.from_pretrained(tmp_path / "reward", dtype=torch.float32).eval()
     for found, prompt, ids in zip(reward(rollout), rollout.prompt_ids, rollout.sequences, strict=True):
@@ -287,7 +291,7 @@ def test_a_reward_model_that_is_not_finite_is_named_with_its_sample(tmp_path, mo
     save_reward_model(made, wrapped, tmp_path / "reward", model.name)
     lm = random_model(CONFIGS["llama"])
     terms = [RewardTerm(model=str(tmp_path / "reward"), form=form)]
-    reward, _ = build_reward(terms, None, byte_bpe(), lm, 0)
+    reward = build_reward(terms, None, byte_bpe(), lm, Trunk())
     rollout = sampled(lm, [[5, 6], [7]], Sampling(max_new_tokens=4), [500], seed=1, texts=["the film", "I"])
     with pytest.raises(UserError, match=r"NaN or infinite for sample 0 \(prompt 'the film'\)"):
         reward(rollout)
@@ -308,7 +312,7 @@ def test_a_reward_of_the_wrong_length_is_named_before_terms_are_added(tmp_path, 
             ]
         ),
     )
-    reward, _ = build_reward([RewardTerm(function=f"{tmp_path}/r.py:f")] * 2, None, byte_bpe(), lm, 0)
+    reward = build_reward([RewardTerm(function=f"{tmp_path}/r.py:f")] * 2, None, byte_bpe(), lm, Trunk())
     rollout = sampled(lm, [[5, 6], [7]], Sampling(max_new_tokens=4), [500], seed=1, texts=["the film", "I"])
     with pytest.raises(UserError, match=r"3 rewards for 4 tokens for sample 1 \(prompt 'I'\)"):
         reward(rollout)

@@ -153,7 +153,7 @@ def test_sampling_does_not_depend_on_left_padding_nor_on_what_lies_there(sizes, 
         assert wide.response_ids[row].tolist() == ids.tolist()
         assert wide.ended[row] == narrow.ended[row]
         torch.testing.assert_close(wide.logprobs[row], narrow.logprobs[row], rtol=1e-4, atol=1e-4)
-        torch.testing.assert_close(wide.states[2][row], narrow.states[2][row], rtol=1e-3, atol=1e-3)
+        torch.testing.assert_close(wide.states.at(2)[row], narrow.states.at(2)[row], rtol=1e-3, atol=1e-3)
         sequence = torch.cat([narrow.prompt_ids[row], ids])
         with torch.no_grad():
             logits = (

@@ -178,7 +178,7 @@ def test_a_reward_model_shares_the_policys_weights_and_states(redline, recipe, t
     with warnings.catch_warnings():  # what libraries have to say to each other is nothing to the user
         warnings.simplefilter("error")
         shared, alone = (
-            load_reward_model(str(out / "reward"), actor.lm, actor.split.cut),
+            load_reward_model(str(out / "reward"), actor.lm, actor.trunk),
             load_reward_model(str(out / "reward")),
         )
     assert shared.shares

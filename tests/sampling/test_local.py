@@ -52,7 +52,7 @@ def test_states_kept_while_sampling_are_the_lower_states(family):
     model = random_model(CONFIGS[family])
     rollout = sampled(model, PROMPTS, Sampling(max_new_tokens=9), EOS, seed=1, keep={1, 3})
     for cut in (1, 3):
-        for ids, states, ended in zip(rollout.sequences, rollout.states[cut], rollout.ended, strict=True):
+        for ids, states, ended in zip(rollout.sequences, rollout.states.at(cut), rollout.ended, strict=True):
             size = len(ids) - ended  # end-of-text has no state: nothing reads it
             torch.testing.assert_close(
                 states[:size], Split(model, cut).lower(ids[None])[0, :size], rtol=1e-4, atol=1e-4

@@ -20,7 +20,7 @@ from redline.sampling.open import open_sampler
 from redline.sampling.protocol import CurrentPolicy, Drawn, Request
 from redline.sampling.rollouts import sample_rollout
 from redline.sampling.settings import Sampling
-from tiny_models import CONFIGS, model_folder, random_model
+from tiny_models import CONFIGS, model_folder, random_model, trunk
 
 SAMPLERS = '''
 import torch
@@ -131,9 +131,9 @@ def test_it_is_told_the_adapter_that_is_at_work(tmp_path, model, samplers):
     from redline.policy.actor import ActorCritic
 
     actor = ActorCritic(model, Adapt(lora_rank=4))
-    actor.current(set()).adapter.save_pretrained(tmp_path / "adapter")
+    actor.current().adapter.save_pretrained(tmp_path / "adapter")
     assert (tmp_path / "adapter/adapter_model.safetensors").exists()
-    with actor.current_reference(set()) as reference:
+    with actor.current_reference() as reference:
         assert reference.adapter is None
 
 
@@ -181,7 +181,7 @@ def test_what_a_sampler_returns_is_checked(returned, message):
 
 def test_several_responses_to_a_prompt_stand_behind_each_other():
     lm = random_model(CONFIGS["llama"])
-    sampler, policy = InProcess(), CurrentPolicy(lm, keep=frozenset({2}))
+    sampler, policy = InProcess(), CurrentPolicy(lm, trunk=trunk({2}))
     sampler.sync(policy)
     request = Request(Sampling(max_new_tokens=6), stop=[1], seed=4)
     rollout = sample_rollout(sampler, policy, [[5, 6], [7]], request, n=3, texts=["a", "b"])
@@ -194,13 +194,13 @@ def test_several_responses_to_a_prompt_stand_behind_each_other():
 def test_states_that_a_sampler_does_not_keep_are_computed():
     """What it draws is what this process would have drawn: so are the states below."""
     lm = random_model(CONFIGS["llama"])
-    policy, ours = CurrentPolicy(lm, keep=frozenset({2})), InProcess()
+    policy, ours = CurrentPolicy(lm, trunk=trunk({2})), InProcess()
     ours.sync(policy)
     request = Request(Sampling(max_new_tokens=6), stop=[1], seed=4)
     kept = sample_rollout(ours, policy, [[5, 6], [7]], request)
     drawn = ours.sample([[5, 6], [7]], 1, request)
     computed = sample_rollout(Returns(drawn.ids, drawn.logprobs), policy, [[5, 6], [7]], request)
     assert isinstance(drawn, Drawn)
-    for one, other, ended in zip(kept.states[2], computed.states[2], kept.ended, strict=True):
+    for one, other, ended in zip(kept.states.at(2), computed.states.at(2), kept.ended, strict=True):
         size = len(one) - ended  # that of end-of-text is read by nobody
         torch.testing.assert_close(one[:size], other[:size], rtol=1e-4, atol=1e-4)

@@ -13,6 +13,7 @@ from redline.data.tokenization import load_tokenizer
 from redline.engine.models import load_causal_lm
 from redline.engine.rollout import Rollout
 from redline.engine.settings import Model
+from redline.engine.trunk import Trunk
 from redline.policy.evaluate import logprobs, perplexity
 from redline.reward.rewards import build_reward
 from redline.reward.settings import RewardTerm
@@ -43,7 +44,7 @@ def best_of_n(
     2020, appendix G.3).
     """
     lm, tokenizer = load_causal_lm(model), load_tokenizer(model.name, model.trust_remote_code, model.revision)
-    score, _ = build_reward(terms, reward, tokenizer, lm, 0)
+    score = build_reward(terms, reward, tokenizer, lm, Trunk())
     sampler, policy = InProcess() if sampler is None else sampler, CurrentPolicy(lm)
     reference, base = respond(
         sampler, policy, tokenizer, prompts, sampling, seed, title="sample the reference"

@@ -29,13 +29,13 @@ from redline.engine.processes import installed, on_one_device, sharded_launch, t
 from redline.engine.saving import save
 from redline.engine.settings import Model
 from redline.engine.sharding import assemble, load_trained, trained_weights
+from redline.engine.trunk import CACHE_BYTES
 from redline.errors import UserError
 from redline.policy.actor import ActorCritic
 from redline.policy.files import PolicyFiles
 from redline.policy.log import RunLog
 from redline.policy.settings import Policy
 from redline.policy.watch import Gold, Watch, Watched
-from redline.reward.train import CACHE_BYTES
 from redline.sampling.open import open_sampler
 
 POINTS = 6  # measurements of the gold score in a training, and checkpoints with them
@@ -126,14 +126,12 @@ def train_direct(
     with quietly():
         trainer = (_dpo if recipe.method == "dpo" else _weighted)(recipe, actor, rows, tokenizer, settings)
     if gold is not None:
-        cuts = {actor.split.cut} if actor.split.cut else set()
         watched = Watched(
             actor,
             actor,
             trainer.accelerator,
             tokenizer,
             policy,
-            cuts,
             score=None,
             sampler=open_sampler(policy.sampler),
             updates=0,

@@ -14,12 +14,13 @@ import torch
 from redline.engine.adapt import train_layers
 from redline.engine.models import dtype_of, load_config
 from redline.engine.settings import Adapt, Model
+from redline.engine.trunk import CACHE_BYTES, Trunk
 from redline.engine.views import layers_of
 from redline.plan.trace import Batch, Task, build, forward_bytes, logits_bytes, training_bytes
 from redline.recipe import Recipe
 from redline.reward.model import reward_config
 from redline.reward.settings import RewardTerm
-from redline.reward.train import CACHE_BYTES, CPU_MICROBATCH_TOKENS, MICROBATCH_TOKENS
+from redline.reward.train import CPU_MICROBATCH_TOKENS, MICROBATCH_TOKENS
 from redline.sampling.local import AT_ONCE
 
 ROOM = 0.95  # share of a device's memory that a plan may fill: fragments and other processes need some
@@ -281,7 +282,7 @@ def policy_stage(recipe: Recipe, machine: Machine, prompt: int) -> Stage:
     share = max(1, how.batch_size // machine.processes)
     states = sum(
         share * length * config.get_text_config().hidden_size * task.dtype.itemsize
-        for _ in cuts(recipe, task)
+        for _ in trunk_of(recipe, task).layers
     )
     parts["lower states"] = float(states)
     together = min(share, max(1, AT_ONCE // length))  # rows that are sampled at once
@@ -339,10 +340,11 @@ def kv_bytes(config: Any, dtype: torch.dtype, rows: int, length: int) -> float:
     return float(2 * rows * tokens * heads * size * dtype.itemsize)
 
 
-def cuts(recipe: Recipe, task: Task) -> set[int]:
-    """The layers whose incoming states sampling keeps: the policy's cut, and that of a reward model that
-    shares its backbone."""
-    return {task.depth - task.trained, reward_cut(recipe, task)} - {0}
+def trunk_of(recipe: Recipe, task: Task) -> Trunk:
+    """The policy's trunk, which also keeps the states for a reward model that shares its backbone."""
+    trunk = Trunk(task.depth - task.trained)
+    trunk.keep(reward_cut(recipe, task))
+    return trunk
 
 
 def reward_cut(recipe: Recipe, task: Task) -> int:

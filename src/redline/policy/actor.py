@@ -15,6 +15,7 @@ from redline.engine.logprobs import token_logprobs
 from redline.engine.models import for_training, load_causal_lm
 from redline.engine.rollout import Rollout
 from redline.engine.settings import Adapt, Model
+from redline.engine.trunk import Trunk
 from redline.engine.views import Split
 from redline.sampling.protocol import CurrentPolicy
 
@@ -40,6 +41,7 @@ class ActorCritic(nn.Module):
         self.lm: PreTrainedModel = lm
         self.peft: Any = wrapped if how.lora_rank else None
         self.split = Split(lm, cut, how.gradient_checkpointing)
+        self.trunk = Trunk(self.split.cut)
         self.value_head = nn.Linear(lm.config.get_text_config().hidden_size, 1)
         nn.init.zeros_(self.value_head.weight)
         nn.init.zeros_(self.value_head.bias)
@@ -100,15 +102,15 @@ class ActorCritic(nn.Module):
             with self.peft.disable_adapter():
                 yield self.split
 
-    def current(self, keep: set[int]) -> CurrentPolicy:
-        """The policy as it is now, for a sampler that shall keep the states entering the layers ``keep``."""
-        return CurrentPolicy(self.lm, self.peft, frozenset(keep))
+    def current(self) -> CurrentPolicy:
+        """The policy as it is now, for a sampler."""
+        return CurrentPolicy(self.lm, self.peft, self.trunk)
 
     @contextmanager
-    def current_reference(self, keep: set[int]) -> Iterator[CurrentPolicy]:
+    def current_reference(self) -> Iterator[CurrentPolicy]:
         """The same of the reference; the adapter is off inside."""
         with self.reference() as split:
-            yield CurrentPolicy(split.model, None, frozenset(keep))
+            yield CurrentPolicy(split.model, None, self.trunk)
 
 
 def _copy(lm: Any) -> Any:
@@ -118,15 +120,15 @@ def _copy(lm: Any) -> Any:
 
 
 def predicted(
-    rollout: Rollout, members: list[int], cut: int, device: torch.device
+    rollout: Rollout, members: list[int], layer: int, device: torch.device
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The inputs of a pass over some rows of a rollout: states (or ids, at cut 0), rows, columns and targets
-    ``[N]``.
+    """The inputs of a pass from a layer on, over some rows of a rollout: states (ids at layer 0), rows,
+    columns and targets ``[N]``.
 
     A response token is predicted at the position before it. Rows follow each other in the order of
     ``members``, tokens in theirs.
     """
-    stored = rollout.states[cut] if cut else rollout.sequences
+    stored = rollout.inputs(layer)
     states = pad([stored[index] for index in members]).to(device)
     rows = torch.cat([torch.full((rollout.sizes[index],), place) for place, index in enumerate(members)])
     columns = torch.cat(

@@ -146,10 +146,7 @@ class Ppo:
             )
         self.eos = eos_ids(self.actor.lm, self.tokenizer, [prompt.prompt for prompt in self.prompts])
         self.sampler = open_sampler(recipe.sampler)
-        self.reward, cuts = build_reward(
-            recipe.reward, reward, self.tokenizer, self.actor.lm, self.actor.split.cut
-        )
-        self.cuts = cuts | ({self.actor.split.cut} if self.actor.split.cut else set())
+        self.reward = build_reward(recipe.reward, reward, self.tokenizer, self.actor.lm, self.actor.trunk)
         heads = set(self.actor.value_head.parameters())
         trained = [
             parameter
@@ -195,7 +192,6 @@ class Ppo:
                     self.accelerator,
                     self.tokenizer,
                     self.recipe,
-                    self.cuts,
                     self._score,
                     self.sampler,
                     self.recipe.updates,
@@ -309,7 +305,7 @@ class Ppo:
         texts = [self.prompts[row].prompt for row in mine]
         ids, seed = [self.prompt_ids[row] for row in mine], (self.seed * 1_000_003 + step) * 1009
         with self._timed("sample"):
-            policy = self.actor.current(self.cuts)
+            policy = self.actor.current()
             self.sampler.sync(policy)
             request = Request(self.recipe.sampling, self.eos, seed, places)
             rollout = sample_rollout(self.sampler, policy, ids, request, texts=texts)

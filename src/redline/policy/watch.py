@@ -117,7 +117,6 @@ class Watched:
     accelerator: "Accelerator"
     tokenizer: "PreTrainedTokenizerBase"
     policy: Policy
-    cuts: set[int]
     score: Callable[[Rollout], Sequence[Tensor]] | None
     sampler: Sampler
     updates: int
@@ -232,8 +231,7 @@ class Watch:
             ids = prompt_tokens(watched.tokenizer, prompts)
             stop = eos_ids(actor.lm, watched.tokenizer, texts)
             request = Request(how.sampling, stop, watched.seed + 1)
-            cuts = watched.cuts
-            drawn_from = nullcontext(actor.current(cuts)) if update else actor.current_reference(cuts)
+            drawn_from = nullcontext(actor.current()) if update else actor.current_reference()
             with drawn_from as policy:
                 watched.sampler.sync(policy)
                 rollout = sample_rollout(watched.sampler, policy, ids, request, texts=texts)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from redline.console import console
 from redline.data.records import Labels
+from redline.engine.trunk import Row
 from redline.errors import UserError
 from redline.reward.settings import Reward
 
@@ -25,21 +26,6 @@ class Side:
     ids: Tensor
     prompt_size: int
     labels: Tensor
-
-
-@dataclass
-class Row:
-    """What a model reads at once: token ids ``[T]``, of which those from ``second`` on continue the first
-    ``fork`` tokens.
-
-    A row that does not fork has ``fork == second == T``. ``states`` are its lower states, once they are
-    known.
-    """
-
-    ids: Tensor
-    fork: int
-    second: int
-    states: Tensor | None = field(default=None, repr=False)
 
 
 @dataclass

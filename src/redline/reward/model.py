@@ -18,6 +18,7 @@ from redline.engine.batching import pack, pad
 from redline.engine.models import for_training, is_quantised, load_config, load_model
 from redline.engine.saving import ADAPTER, save
 from redline.engine.settings import Model
+from redline.engine.trunk import Trunk
 from redline.engine.views import Split, layers_of
 from redline.errors import UserError
 from redline.reward.heads import model_class
@@ -264,13 +265,14 @@ def save_reward_model(reward: RewardModel, wrapped: Any, folder: Path, base: str
     save(reward.model, wrapped, reward.tokenizer, folder, base)
 
 
-def load_reward_model(name: str, share: "PreTrainedModel | None" = None, share_cut: int = 0) -> RewardModel:
+def load_reward_model(
+    name: str, share: "PreTrainedModel | None" = None, trunk: Trunk | None = None
+) -> RewardModel:
     """A reward model from its folder or Hugging Face name.
 
     With ``share``, a causal model whose backbone is the one that the reward model was trained on with LoRA,
-    the frozen weights are shared with it instead of being loaded again; ``cut`` is then at most
-    ``share_cut``, the layer below which that model is frozen, and ``shares`` is True: the two have the same
-    states at ``cut``.
+    the frozen weights are shared with it instead of being loaded again. The reward model then begins within
+    that model's ``trunk``, which keeps the states for it, and ``shares`` is True.
     """
     tokenizer, config = load_tokenizer(name), load_config(Model(name=name))
     kind = "token" if "TokenClassification" in (config.architectures or [""])[0] else "sequence"
@@ -292,8 +294,10 @@ def load_reward_model(name: str, share: "PreTrainedModel | None" = None, share_c
         and ours.get("backbone") == fingerprint_of(share.base_model, config)
     ):
         model = _onto(share, auto, config, Path(name))
-        reward = RewardModel(model, tokenizer, kind, min(ours["cut"], share_cut))
+        trunk = Trunk() if trunk is None else trunk
+        reward = RewardModel(model, tokenizer, kind, min(ours["cut"], trunk.depth))
         reward.shares = True
+        trunk.keep(reward.split.cut)
     else:
         saved = Model(name=name, dtype="float32" if config.dtype == torch.float32 else "auto")
         reward = RewardModel(load_model(auto, saved, config), tokenizer, kind, ours.get("cut", 0))

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from redline.engine.rollout import Rollout
+from redline.engine.trunk import Trunk
 from redline.errors import UserError
 from redline.functions import load_function
 from redline.reward.model import RewardModel, load_reward_model
@@ -45,10 +46,9 @@ def model_reward(model: RewardModel, tokenizer: "PreTrainedTokenizerBase") -> Re
         ]  # without end-of-text
         whole = [ids[:length] for ids, length in zip(batch.sequences, lengths, strict=True)]
         states = None
-        if model.shares and model.split.cut in batch.states:
-            states = [
-                rows[:length] for rows, length in zip(batch.states[model.split.cut], lengths, strict=True)
-            ]
+        if model.shares and model.split.cut in batch.states.layers:
+            kept = batch.states.at(model.split.cut)
+            states = [rows[:length] for rows, length in zip(kept, lengths, strict=True)]
         scored = model.rewards(whole, [len(prompt) for prompt in batch.prompt_ids], states)
         return [
             _put(row, len(ids), last=model.kind == "sequence")
@@ -157,14 +157,14 @@ def build_reward(
     own: Path | None,
     tokenizer: "PreTrainedTokenizerBase",
     share: "PreTrainedModel",
-    share_cut: int,
-) -> tuple[Reward, set[int]]:
-    """The reward of a recipe's terms, and the layers whose states it wants kept while sampling.
+    trunk: Trunk,
+) -> Reward:
+    """The reward of a recipe's terms.
 
     ``own`` is the folder of the run's reward model, for terms that name no other. Models that share the
-    policy's backbone use the weights of ``share``.
+    policy's backbone use the weights of ``share``, and ``trunk`` keeps the states that they begin with.
     """
-    cuts, built = set(), []
+    built = []
     for term in terms:
         if term.function is not None:
             reward = function_reward(load_function(term.function), tokenizer)
@@ -175,8 +175,7 @@ def build_reward(
                     "policy.reward: a term needs `model` (a reward model's folder) or `function`, since the "
                     "run trains no reward model."
                 )
-            model = load_reward_model(name, share, share_cut)
-            cuts |= {model.split.cut} if model.shares and model.split.cut else set()
+            model = load_reward_model(name, share, trunk)
             reward = model_reward(model, tokenizer)
         reward = checked(reward)  # before a form or a sum hides what is wrong
         if term.form == "discrete":
@@ -185,7 +184,7 @@ def build_reward(
             term.spread
         ]
         built.append((term.weight, spread(reward)))
-    return weighted_sum(built), cuts
+    return weighted_sum(built)
 
 
 def _map(reward: Reward, change: Callable[[Tensor], Tensor]) -> Reward:

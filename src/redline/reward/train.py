@@ -4,10 +4,10 @@ computed once."""
 import math
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -29,8 +29,9 @@ from redline.engine.sharding import (
     trained_weights,
     unfinished,
 )
+from redline.engine.trunk import StateCache, forks_of
 from redline.errors import UserError
-from redline.reward.examples import Example, Row, checksum, common_prefix, examples
+from redline.reward.examples import Example, checksum, common_prefix, examples
 from redline.reward.files import RewardFiles
 from redline.reward.losses import classification_loss, pairwise_loss, token_rewards
 from redline.reward.model import RewardModel, new_reward_model, save_reward_model
@@ -45,8 +46,6 @@ CPU_MICROBATCH_TOKENS = (
 SHARED = (
     0.2  # of all tokens: where the sides of edits have less in common, long rows cost more than that saves
 )
-CACHE_BYTES = 4 * 2**30  # lower states are kept in memory up to this size; beyond it they are computed again
-KEPT_AT_ONCE = 64  # edits whose lower states are computed between two signs of progress
 SHOWN = 500  # held-out edits of each set whose rewards are written to scores.jsonl
 
 
@@ -148,9 +147,15 @@ class _Trainer:
         )
         self.reward = reward
         self.model, self.optimizer = prepare(accelerator, reward, optimizer)
-        self.kept, self.all_kept = 0, False
         self._padding = 0 if reward.split.cut else reward.padding
         self.budget = CPU_MICROBATCH_TOKENS if accelerator.device.type == "cpu" else MICROBATCH_TOKENS
+        self.states = StateCache(reward.split, accelerator.device, self.budget, self._whole)
+
+    @contextmanager
+    def _whole(self) -> Iterator[None]:
+        """Inside, every process has the whole weights, and computes in the precision that it trains in."""
+        with gathered(self.model), self.accelerator.autocast():
+            yield
 
     def lay_out(self, edits: list[Example], apart: bool = False) -> None:
         """Decide how the model reads edits: both sides in one row, what they begin with computed once, unless
@@ -194,7 +199,9 @@ class _Trainer:
         start, state = checkpoints.load()
         state = state or {"best": -1.0, "best_step": 0, "seconds": 0.0, "history": []}
         clock = time.monotonic() - state["seconds"]
-        self._keep_states([*train, *validation])
+        read = [example.rows for example in (*train, *validation)]
+        with progress_bar("frozen layers", len(read), show=accelerator.is_main_process) as bar:
+            self.states.fill(read, bar.advance)
         with progress_bar("reward model", steps, start, accelerator.is_main_process) as bar:
             for step in range(start, steps):
                 edits = [train[row] for row in draw_rows(len(train), batch, step, self.seed)]
@@ -305,66 +312,16 @@ class _Trainer:
                 columns.append(kept)
                 sizes.append(len(kept))
             start += len(example.rows)
-        states = pad(self._states(rows), self._padding).to(device)
+        states = pad(self.states.inputs(rows), self._padding).to(device)
         lengths = torch.tensor([len(row.ids) for row in rows], device=device)
         logits = model(
-            states, lengths, torch.cat(index).to(device), torch.cat(columns).to(device), self._forks(rows)
+            states,
+            lengths,
+            torch.cat(index).to(device),
+            torch.cat(columns).to(device),
+            forks_of(rows, device),
         )
         return logits, torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes)).to(device)
-
-    def _forks(self, rows: list[Row]) -> Tensor | None:
-        """(fork, second) ``[B, 2]`` of some rows, which stands for a mask; None where none of them forks."""
-        forks = any(row.second < len(row.ids) for row in rows)
-        return (
-            torch.tensor([[row.fork, row.second] for row in rows], device=self.accelerator.device)
-            if forks
-            else None
-        )
-
-    def _keep_states(self, edits: list[Example]) -> None:
-        """Compute the frozen layers' states of as many edits as memory takes, once.
-
-        Rows that are computed together differ from rows computed alone in their rounding, so it is done in an
-        order that a resumed training repeats, whatever steps it has left.
-        """
-        if not self.reward.split.cut:
-            return
-        with (
-            gathered(self.model),
-            self.accelerator.autocast(),
-            progress_bar("frozen layers", len(edits), show=self.accelerator.is_main_process) as bar,
-        ):
-            for start in range(0, len(edits), KEPT_AT_ONCE):
-                part = edits[start : start + KEPT_AT_ONCE]
-                for row, states in self._lower([row for example in part for row in example.rows]):
-                    if self.kept + states.nbytes > CACHE_BYTES:
-                        return
-                    row.states, self.kept = states, self.kept + states.nbytes
-                bar.advance(len(part))
-        self.all_kept = True
-
-    def _states(self, rows: list[Row]) -> list[Tensor]:
-        """The lower states of some rows: those kept, or computed now."""
-        if not self.reward.split.cut:
-            return [row.ids for row in rows]
-        missing = [row for row in rows if row.states is None]
-        if self.all_kept and not missing:
-            return [cast(Tensor, row.states) for row in rows]
-        with (
-            gathered(self.model),
-            self.accelerator.autocast(),
-        ):  # by all processes: what is not kept, none of them has
-            computed = {id(row): states for row, states in self._lower(missing)}
-        return [computed[id(row)] if row.states is None else row.states for row in rows]
-
-    def _lower(self, rows: list[Row]) -> Iterator[tuple[Row, Tensor]]:
-        """Rows, in an order of their own, with their lower states."""
-        for group in pack([len(row.ids) for row in rows], self.budget):
-            members = [rows[index] for index in group]
-            ids = pad([row.ids for row in members]).to(self.accelerator.device)
-            states = self.reward.lower(ids, self._forks(members)).cpu()
-            for row, found in zip(members, states, strict=True):
-                yield row, found[: len(row.ids)].clone()
 
     @torch.no_grad()
     def rewards(self, edits: list[Example]) -> list[Sides]:

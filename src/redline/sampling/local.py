@@ -10,7 +10,8 @@ from torch import Tensor
 from redline.engine.batching import pack
 from redline.engine.logits import logits_of
 from redline.engine.packed import packed
-from redline.engine.views import Tap, cache_argument
+from redline.engine.trunk import LowerStates
+from redline.engine.views import cache_argument
 from redline.sampling.drawing import Drawing
 from redline.sampling.protocol import CurrentPolicy, Drawn, Request
 
@@ -43,7 +44,7 @@ class InProcess:
         places = request.places_of(len(repeated))
         ids: list[list[int]] = [[] for _ in repeated]
         logprobs: list[list[float]] = [[] for _ in repeated]
-        states = {layer: [torch.empty(0)] * len(repeated) for layer in self.policy.keep}
+        states = LowerStates(self.policy.trunk.layers, len(repeated))
         lengths = [len(prompt) + request.sampling.max_new_tokens for prompt in repeated]
         for group in pack(lengths, self.at_once):
             rows = sorted(group)
@@ -57,7 +58,7 @@ class InProcess:
                 logprobs[row] = batch.logprobs[index, :size].tolist()
             for layer, kept in batch.states().items():
                 for row, value in zip(rows, kept, strict=True):
-                    states[layer][row] = value
+                    states.put(layer, row, value)
             if request.done is not None:
                 request.done(len(rows))
         return Drawn(ids, logprobs, states)
@@ -75,7 +76,7 @@ class _Batch:
         self.ids, self.mask = ids.to(device), mask.to(device)
         self.prompt_sizes = [len(prompt) for prompt in prompts]
         self.drawing = Drawing(request, places, device)
-        self.tap = Tap(self.lm, set(policy.keep))
+        self.tap = policy.trunk.tap(self.lm)
         self.kept: list[
             tuple[Tensor, dict[int, Tensor]]
         ] = []  # (rows, their new states by layer), a step each

@@ -1,15 +1,15 @@
 """The seam between what needs responses and what draws them."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from redline.engine.trunk import LowerStates, Trunk
 from redline.sampling.settings import Sampling
 
 if TYPE_CHECKING:
     from peft import PeftModel
-    from torch import Tensor
     from transformers import PreTrainedModel
 
 
@@ -20,13 +20,13 @@ class CurrentPolicy:
     ``lm`` is the Transformers model; it computes with these weights. ``adapter`` is the LoRA adapter in it
     that is at work: PEFT's model, whose ``save_pretrained(folder)`` writes the adapter, or the folder of an
     adapter that is merged into ``lm``. Without an adapter it is None: then ``lm`` is the base model itself,
-    or has weights of its own (full fine-tuning). ``keep`` names the layers whose incoming states are wanted;
+    or has weights of its own (full fine-tuning). ``trunk`` names the layers whose incoming states are wanted;
     the sampler in this process keeps them, others need not look at it.
     """
 
     lm: "PreTrainedModel"
     adapter: "PeftModel | Path | None" = None
-    keep: frozenset[int] = frozenset()
+    trunk: Trunk = field(default_factory=Trunk)
 
 
 @dataclass(frozen=True)
@@ -59,13 +59,13 @@ class Drawn:
     ``ids``: the token ids of each response, ``n`` responses to the first prompt, then to the second, and so
     on. ``logprobs``: of each response one log-probability a token, under the temperature and over the whole
     vocabulary (before top-p, top-k and the shortest length take their part); None from a sampler that does
-    not know them. ``states`` are the in-process sampler's: of each layer in ``CurrentPolicy.keep`` what
-    entered it, ``[P + R, H]`` a response.
+    not know them. ``states`` are the in-process sampler's: what entered the layers of
+    ``CurrentPolicy.trunk``.
     """
 
     ids: Sequence[Sequence[int]]
     logprobs: Sequence[Sequence[float]] | None = None
-    states: "dict[int, list[Tensor]] | None" = None
+    states: LowerStates | None = None
 
 
 class Sampler(Protocol):

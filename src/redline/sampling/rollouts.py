@@ -5,16 +5,13 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
 
 from redline.console import progress_bar
 from redline.data.records import Prompt, Response, Text
 from redline.data.tokenization import decode_response, load_tokenizer
-from redline.engine.batching import pack, pad
 from redline.engine.models import eos_ids, load_causal_lm
 from redline.engine.rollout import Rollout
 from redline.engine.settings import Model
-from redline.engine.views import Tap
 from redline.errors import UserError
 from redline.sampling.check import check_sampling
 from redline.sampling.local import InProcess
@@ -23,8 +20,6 @@ from redline.sampling.settings import Sampling
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-STATES_AT_ONCE = 4096  # tokens whose kept states are computed together, for a sampler that does not keep them
 
 
 def prompt_tokens(tokenizer: "PreTrainedTokenizerBase", prompts: Sequence[Prompt]) -> list[list[int]]:
@@ -53,8 +48,8 @@ def sample_rollout(
     """``n`` responses to each prompt (token ids; ``texts`` are the prompts as given, for rewards that read
     them), ``n`` rows for the first prompt, then for the second.
 
-    ``sampler.sync(policy)`` came before. The states in ``policy.keep`` that the sampler did not keep are
-    computed here. Raises UserError for what cannot be responses to these prompts.
+    ``sampler.sync(policy)`` came before. The states that ``policy.trunk`` wants and the sampler did not keep
+    are computed here. Raises UserError for what cannot be responses to these prompts.
     """
     returned = sampler.sample([list(prompt) for prompt in prompt_ids], n, request)
     drawn = returned if isinstance(returned, Drawn) else Drawn(*returned)
@@ -73,7 +68,10 @@ def sample_rollout(
         logprobs=[torch.tensor(row, dtype=torch.float32) for row in logprobs],
         ended=[bool(response) and response[-1] in stop for response in ids],
     )
-    rollout.states = _states(policy, rollout.sequences) if drawn.states is None else drawn.states
+    if drawn.states is None:
+        rollout.states = policy.trunk.states(policy.lm, rollout.sequences)
+    else:
+        rollout.states = drawn.states
     return rollout
 
 
@@ -111,22 +109,6 @@ def _check_logprobs(logprobs: list[list[float]], ids: list[list[int]]) -> None:
             "policy.sampler returned a log-probability that is not finite. Return None for all where they "
             "are not known."
         )
-
-
-def _states(policy: CurrentPolicy, sequences: list[Tensor]) -> dict[int, list[Tensor]]:
-    """What enters the layers in ``policy.keep``, ``[P + R, H]`` a sequence."""
-    states = {layer: [torch.empty(0)] * len(sequences) for layer in policy.keep}
-    if not states:
-        return states
-    tap = Tap(policy.lm, set(policy.keep))
-    with torch.no_grad():
-        for members in pack([len(ids) for ids in sequences], STATES_AT_ONCE):
-            batch = pad([sequences[row] for row in members]).to(policy.lm.device)
-            tap.run(input_ids=batch, use_cache=False)
-            for layer, entered in tap.states.items():
-                for place, row in enumerate(members):
-                    states[layer][row] = entered[place, : len(sequences[row])].clone()
-    return states
 
 
 def respond(
