@@ -40,7 +40,8 @@ SUBJECTS = {
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> Path:
     """A folder with a model, edits and their labels."""
-    from redline.label.stage import label_command
+    from redline.data.settings import Source
+    from redline.label.stage import label_file
 
     folder = tmp_path_factory.mktemp("data")
     model_folder(folder / "model")
@@ -55,16 +56,7 @@ def data(tmp_path_factory) -> Path:
         for subject, tail in SUBJECTS.items()
     ]
     (folder / "edits.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    label_command(
-        str(folder / "edits.jsonl"),
-        folder / "labels.jsonl",
-        str(folder / "model"),
-        None,
-        "train",
-        "token",
-        None,
-        False,
-    )
+    label_file(Source(path=str(folder / "edits.jsonl")), folder / "labels.jsonl", str(folder / "model"))
     return folder
 
 

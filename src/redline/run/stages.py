@@ -111,12 +111,12 @@ def label(job: Job) -> None:
             labels = label_edits(
                 _usable(edits, rejects, name),
                 tokenizer,
-                job.recipe.label.unit,
-                data.max_response_tokens,
-                data.over_long,
-                data.max_prompt_tokens,
-                rejects,
-                name,
+                job.recipe.label,
+                max_response_tokens=data.max_response_tokens,
+                over_long=data.over_long,
+                max_prompt_tokens=data.max_prompt_tokens,
+                rejects=rejects,
+                file=name,
             )
             counts[name] = rejects.kept = write_jsonl(job.files.labels(name), labels)
             rejects.report(f"labels/{name}")
