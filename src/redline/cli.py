@@ -7,7 +7,7 @@ import sys
 import traceback
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -385,6 +385,14 @@ def annotate(
         tuple[str, str] | None,
         typer.Option(help="Instead: compare two files of responses blindly", metavar="A B"),
     ] = None,
+    thumbs: Annotated[
+        str | None,
+        typer.Option(help="Instead: give each response of a file a thumb up or down", metavar="RESPONSES"),
+    ] = None,
+    practice: Annotated[
+        Path | None,
+        typer.Option(help="Items with a known answer, which everybody does first (JSON Lines)"),
+    ] = None,
     guideline: Annotated[
         Path | None, typer.Option(help='What "better" means for this data, as Markdown')
     ] = None,
@@ -392,8 +400,16 @@ def annotate(
     agreement: Annotated[
         float | None,
         typer.Option(
-            help="Share of items that two people do, from 0 to 1 [default: 0.1]", show_default=False
+            help="Share of items that several people do, from 0 to 1 [default: 0.1]", show_default=False
         ),
+    ] = None,
+    raters: Annotated[
+        int | None,
+        typer.Option(help="How many people these are, from 2 to 5 [default: 2]", show_default=False),
+    ] = None,
+    reasons: Annotated[
+        str | None,
+        typer.Option(help='Reasons that people may give for a change, with commas: "wrong fact,unsafe"'),
     ] = None,
     max_ratio: Annotated[
         float | None,
@@ -416,26 +432,38 @@ def annotate(
     url: Annotated[
         str | None, typer.Option(help="The address people use, where a proxy stands before this server")
     ] = None,
+    status: Annotated[
+        bool, typer.Option("--status", help="Only say how far the work in --db is, and end")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="With --status: as JSON")] = False,
 ) -> None:
-    """People edit, or compare blindly, in a browser."""
+    """People edit, compare blindly or give thumbs, in a browser."""
+    from redline.annotate import serve
     from redline.annotate.serve import Options, annotate
     from redline.data.read import source_of
 
+    if status:
+        serve.status(db, as_json)
+        return
     source = source_of(pairs, columns, split, format) if pairs else None
     annotate(
         Options(
-            db,
-            source,
-            drafts,
-            blind,
-            guideline,
-            annotators.split(","),
-            agreement,
-            max_ratio,
-            lease,
-            host,
-            port,
-            url,
+            db=db,
+            pairs=source,
+            drafts=drafts,
+            blind=blind,
+            thumbs=thumbs,
+            practice=practice,
+            guideline=guideline,
+            annotators=annotators.split(","),
+            agreement=agreement,
+            raters=raters,
+            reasons=None if reasons is None else serve.list_of(reasons),
+            max_ratio=max_ratio,
+            lease_minutes=lease,
+            host=host,
+            port=port,
+            url=url,
         )
     )
 
@@ -451,12 +479,29 @@ def export(
             help="Only edits that are not refused: none that were already fine or cannot be fixed",
         ),
     ] = False,
+    feedback: Annotated[
+        bool,
+        typer.Option(
+            "--feedback",
+            help="Thumbs: of edits, those already fine as ups and those that cannot be fixed as downs",
+        ),
+    ] = False,
     person: Annotated[str | None, typer.Option(help="Only what this person did")] = None,
+    history: Annotated[
+        bool, typer.Option("--history", help="With everything that was ever done with each item")
+    ] = False,
 ) -> None:
-    """What people have made of the pairs: edits, or verdicts of a blind comparison."""
+    """What people have made of the pairs: edits, verdicts of a blind comparison, or thumbs."""
     from redline.annotate.serve import export
 
-    export(db, out, accepted, person)
+    if accepted and feedback:
+        raise UserError("--accepted and --feedback: choose one of the two.")
+    which: Literal["all", "accepted", "feedback"] = "all"
+    if accepted:
+        which = "accepted"
+    if feedback:
+        which = "feedback"
+    export(db, out, which, person, history)
 
 
 @app.command(epilog="Example: `redline label edits.jsonl --out labels.jsonl --tokenizer smollm2-135m`")
@@ -471,23 +516,13 @@ def label(
     unit: Annotated[
         str, typer.Option(help="Align `token`s, or `word`s whose labels are carried to tokens")
     ] = "token",
-    whole: Annotated[
-        str, typer.Option(help="A label covers whole `character`s and numbers, or whole `word`s")
-    ] = "character",
-    fill: Annotated[int, typer.Option(help="Between two changes, so many kept words count as changed")] = 0,
-    invisible: Annotated[
-        str, typer.Option(help="Differences that nobody sees: `keep`, or `normalise` both sides first")
-    ] = "keep",
     max_response_tokens: Annotated[int | None, typer.Option(help="Crop longer responses", min=1)] = None,
     keep_unchanged: Annotated[bool, typer.Option(help="Also label edits that change nothing")] = False,
 ) -> None:
     """Edits to token labels: -1 on what an edit removed, +1 on what it put in."""
-    from redline.data.read import source_of
     from redline.label.stage import label_command
 
-    settings = {"unit": unit, "whole": whole, "fill": fill, "invisible": invisible}
-    source = source_of(edits, columns, split)
-    label_command(source, out, tokenizer, settings, max_response_tokens, keep_unchanged)
+    label_command(edits, out, tokenizer, columns, split, unit, max_response_tokens, keep_unchanged)
 
 
 @app.command(epilog="Example: `redline show edits.jsonl --limit 3`")

@@ -1,6 +1,7 @@
 """A person at a real browser. Screenshots go to $REDLINE_SCREENSHOTS (docs/images renews the
 documentation's), else aside."""
 
+import json
 import os
 import random
 import re
@@ -11,7 +12,8 @@ from typing import Any
 import pytest
 
 from conftest import Server, export, wait_until, write_records
-from redline.data.alignment import align, edit_ratio, word_spans, words
+from redline.data.alignment import align, edit_ratio
+from redline.data.units import units
 
 pytest.importorskip("playwright")
 SYDNEY = (
@@ -96,11 +98,13 @@ class Tab:
         width: int = 1280,
         height: int = 800,
         scheme: str = "light",
+        field: str = "plain",
         **more: Any,
     ):
         self.context = browser.new_context(
             viewport={"width": width, "height": height}, color_scheme=scheme, **more
         )
+        self.context.add_init_script(f"localStorage.setItem('redline view', '{field}')")
         self.page = self.context.new_page()
         self.problems: list[str] = []
         self.page.on("console", self._console)
@@ -115,12 +119,34 @@ class Tab:
 
     def open(self, link: str) -> Any:
         self.page.goto(link)
+        self.page.wait_for_selector(
+            "body.working, main.wide-page, main:has(h1:has-text('That is all')), #stay a"
+        )
+        if self.page.locator("#stay").is_visible():  # this browser was somebody else's
+            self.page.click("#enter button")
         self.page.wait_for_url(re.compile(r"/(admin)?$"))
+        self.settle()
+        if self.page.locator("#guidelines[open]").count():  # they open by themselves the first time
+            self.page.keyboard.press("Escape")
+            self.page.wait_for_selector("#guidelines", state="hidden")
         return self.page
+
+    def settle(self) -> None:
+        """Wait until the page takes input."""
+        if self.page.locator("body.working").count():
+            self.page.wait_for_selector("body.settled")
 
     def close(self) -> None:
         assert self.problems == []
         self.context.close()
+
+
+SETTLED = "(!document.querySelector('body.working') || document.querySelector('body.settled'))"
+
+
+def _reload(page: Any) -> None:
+    page.reload()
+    _until(page, "true")
 
 
 def _until(page: Any, condition: str) -> None:
@@ -130,7 +156,8 @@ def _until(page: Any, condition: str) -> None:
 
     def holds() -> bool:
         try:
-            return bool(page.evaluate(f"document.readyState === 'complete' && ({condition})"))
+            ready = f"document.readyState === 'complete' && {SETTLED}"
+            return bool(page.evaluate(f"{ready} && ({condition})"))
         except Error as error:
             if "navigation" in str(error):  # the next page is loading
                 return False
@@ -147,7 +174,8 @@ def _marked(page: Any) -> list[tuple[str, str]]:
     return [
         tuple(pair)
         for pair in page.eval_on_selector_all(
-            "#redline > del, #redline > ins", "found => found.map(one => [one.localName, one.textContent])"
+            "#redline div > del, #redline div > ins",
+            "found => found.map(one => [one.localName, one.textContent])",
         )
     ]
 
@@ -174,7 +202,7 @@ def test_from_the_link_to_the_last_item(chromium: Any, server: Server) -> None:
     wait_until(
         lambda: _marked(page) == [("del", "Sydney"), ("ins", "Canberra")]
     )  # drawn a moment after the last letter
-    assert "1 of 43 words changed · 2% (limit 30%)" in _meter(page)
+    assert "1 of 48 words changed · 2% (limit 30%)" in _meter(page)
 
     # undo and redo, word by word
     page.keyboard.type(" So ends")
@@ -198,7 +226,7 @@ def test_from_the_link_to_the_last_item(chromium: Any, server: Server) -> None:
     assert "at most 30%" in page.inner_text("#banner")
     assert export(server) == []
     page.click("[data-act=reset]")
-    _until(page, "document.querySelectorAll('#redline > *').length === 0")
+    _until(page, "!document.querySelector('#redline del, #redline ins')")
     page.click("[data-act=undo]")
     assert "9 10 11 12" in page.input_value("#editor"), "a reset can be undone"
     page.keyboard.press("Alt+r")
@@ -209,7 +237,7 @@ def test_from_the_link_to_the_last_item(chromium: Any, server: Server) -> None:
     # a note, then a reload in the middle: the draft is there
     page.keyboard.press("Alt+n")
     page.keyboard.type("checked in an atlas")
-    page.reload()
+    _reload(page)
     assert page.input_value("#editor") == SYDNEY.replace("Sydney.", "Canberra.")
     assert page.input_value("#note") == "checked in an atlas"
     assert _marked(page) == [("del", "Sydney"), ("ins", "Canberra")]
@@ -225,26 +253,33 @@ def test_from_the_link_to_the_last_item(chromium: Any, server: Server) -> None:
     assert record["note"] == "checked in an atlas"
     assert record["seconds"] >= 0
 
-    # the rest by keyboard alone, letters outside of the text field
+    # outside of the text field no letter is a command
     page.keyboard.press("Escape")
-    page.keyboard.press("c")
+    page.keyboard.type("fix the sentence, c g p x s n ? 1 2 3")
+    page.wait_for_timeout(300)
+    assert page.input_value("#editor") == CODE
+    assert "1 by you" in page.inner_text(".progress")
+    assert len(export(server)) == 1
+
+    # the rest by keyboard alone
+    page.keyboard.press("Alt+c")
     assert page.is_visible("#chosen")
-    page.keyboard.press("g")
+    page.keyboard.press("Alt+g")
     assert "Leave style alone" in page.inner_text("#guidelines")
     page.keyboard.press("Escape")
-    page.keyboard.press("?")
+    page.keyboard.press("Alt+h")
     assert page.is_visible("#keys")
     page.keyboard.press("Escape")
-    page.keyboard.press("p")
+    page.keyboard.press("Alt+p")
     assert page.inner_text(".message:nth-of-type(2) .source").startswith(
         "Write a function that returns the **median**"
     )
-    for key, done in [("x", 2), ("f", 3), ("s", 3)]:
+    for key, done in [("Alt+x", 2), ("Alt+f", 3), ("Alt+s", 3)]:
+        before = page.input_value("#editor")
         page.keyboard.press(key)
-        page.wait_for_load_state()
-        wait_until(lambda: f"{done} by you" in page.inner_text(".progress"))  # noqa: B023
-        _until(page, "document.getElementById('editor')?.value")
-        page.keyboard.press("Escape")
+        changed = f"document.getElementById('editor')?.value !== {json.dumps(before)}"
+        _until(page, f"document.getElementById('editor')?.value && {changed}")
+        assert f"{done} by you" in page.inner_text(".progress")
     _until(page, "document.getElementById('editor')?.value.endsWith('2')")
     for last in (2, 3):
         page.keyboard.press("Alt+e")
@@ -254,7 +289,7 @@ def test_from_the_link_to_the_last_item(chromium: Any, server: Server) -> None:
         _until(page, f"!document.getElementById('editor')?.value.includes('five {last}')")
     assert "You skipped 1" in page.inner_text("main")
     page.click("text=Look at it again")
-    page.wait_for_selector("#editor")
+    _until(page, "document.getElementById('editor')")
     page.keyboard.press("Alt+f")
     page.wait_for_selector("text=That is all for you")
     verdicts = {record["id"]: record["verdict"] for record in export(server)}
@@ -279,7 +314,7 @@ def test_a_lost_connection_loses_nothing(chromium: Any, server: Server) -> None:
     page.wait_for_selector("text=No connection")
     page.keyboard.press("Control+Enter")
     page.wait_for_selector("#banner.warn")
-    assert "kept on this device" in page.inner_text("#banner")
+    assert "kept in this browser" in page.inner_text("#banner")
     server.start(port)
     wait_until(lambda: "1 by you" in page.inner_text("body"), 20)
     assert [record["edited"] for record in export(server)] == [SYDNEY.replace("Sydney.", "Canberra.")]
@@ -326,11 +361,11 @@ def test_two_devices_of_one_person(chromium: Any, server: Server) -> None:
     on_phone.wait_for_timeout(1500)
     assert "on another device" in on_phone.inner_text("#banner"), "it stays while one types on"
     assert "Not saved" in on_phone.inner_text("#saved")
-    at_laptop.reload()
+    _reload(at_laptop)
     assert at_laptop.input_value("#editor") == CANBERRA
 
     # the phone goes on with the laptop's text, and does not lose its own
-    on_phone.reload()
+    _reload(on_phone)
     assert on_phone.input_value("#editor") == CANBERRA
     assert "Undo" in on_phone.inner_text("#banner")
     on_phone.click("[data-act=undo]")
@@ -342,13 +377,13 @@ def test_two_devices_of_one_person(chromium: Any, server: Server) -> None:
     on_phone.wait_for_selector("#saved:text-is('Saved')")
 
     # the laptop, a day behind, takes that over; its own newer draft then counts
-    at_laptop.reload()
+    _reload(at_laptop)
     assert at_laptop.input_value("#editor") == f"{CANBERRA} Yes."
     assert at_laptop.locator("#banner").is_hidden()
     at_laptop.keyboard.press("Control+End")
     at_laptop.keyboard.type(" No.")
     at_laptop.wait_for_selector("#saved:text-is('Saved')")
-    on_phone.reload()
+    _reload(on_phone)
     assert on_phone.input_value("#editor") == f"{CANBERRA} Yes. No."
     assert on_phone.locator("#banner").is_hidden()
     laptop.close()
@@ -369,7 +404,7 @@ def test_a_draft_whose_answer_is_lost(chromium: Any, server: Server) -> None:
     page.keyboard.type("Canberra.")
     page.wait_for_selector("#saved:has-text('No connection')")
     page.keyboard.type(" Yes.")
-    page.reload()
+    _reload(page)
     page.wait_for_selector("#saved:has-text('No connection')")
     page.unroute("**/api/draft")
     page.keyboard.type("So: ")
@@ -532,21 +567,21 @@ def test_redline_is_what_the_labels_see(chromium: Any, server: Server) -> None:
         """async cases => {
         const diff = await import('/static/diff.mjs');
         return cases.map(([before, after]) => {
-            const a = diff.units(before).map(unit => unit.text), b = diff.units(after).map(unit => unit.text);
-            return {a, b, cuts: diff.align(a, b), ...diff.change(before, after)};
+            const {a, b, cuts, ratio} = diff.compare(before, after);
+            const texts = list => list.map(unit => unit.text);
+            return {a: texts(a), b: texts(b), cuts, ratio};
         });
     }""",
         cases,
     )
     for (before, after), one in zip(cases, found, strict=True):
-        a = [before[start:end] for start, end in word_spans(before)]
-        b = [after[start:end] for start, end in word_spans(after)]
+        a, b = units(before), units(after)
         assert (one["a"], one["b"]) == (a, b)
         cuts = [
             [op.start, op.end, op.edited_start, op.edited_end] for op in align(a, b).ops if op.kind != "equal"
         ]
         assert one["cuts"] == cuts, (before, after)
-        assert one["ratio"] == pytest.approx(edit_ratio(words(before), words(after))), (before, after)
+        assert one["ratio"] == pytest.approx(edit_ratio(a, b)), (before, after)
     took = page.evaluate(
         """async text => {
         const diff = await import('/static/diff.mjs');
@@ -583,11 +618,14 @@ def test_blind_comparison(chromium: Any, tmp_path: Path, pictures: Path) -> None
         page = tab.open(server.links["ada"])
         assert "a.jsonl" not in page.content()
         preferred = []
-        for key, side in [("ArrowLeft", 0), ("3", 1), ("ArrowDown", None)]:
+        for key, side in [("Alt+j", 0), ("Alt+l", 1), ("Alt+k", None)]:
             page.wait_for_selector(".sides .panel")
+            tab.settle()
             texts = page.locator(".sides .panel").all_inner_texts()
             preferred.append(0.5 if side is None else float("Loire" in texts[side]))
             number = page.inner_text(".prompt .message")
+            for bare in ("ArrowLeft", "ArrowDown", "3", "2", "1", "s", "?"):  # none is a command
+                page.keyboard.press(bare)
             page.screenshot(path=pictures / "annotate-compare.png")
             page.keyboard.press(key)
             wait_until(lambda: page.inner_text(".prompt .message") != number)  # noqa: B023
@@ -598,6 +636,7 @@ def test_blind_comparison(chromium: Any, tmp_path: Path, pictures: Path) -> None
             "for (const each of document.querySelectorAll('button')) each.style.letterSpacing = '.1em'"
         )
         _fits(page)  # with a font as wide as another system's may be
+        tab.settle()
         page.click("[data-act=tie]")
         page.wait_for_selector("text=That is all")
         preferred.append(0.5)

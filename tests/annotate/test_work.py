@@ -10,15 +10,18 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sqlalchemy import Engine, create_engine, inspect, text, update
+from sqlalchemy import Engine, create_engine, func, inspect, select, text, update
 
 from conftest import Server
 from conftest import export as exported
-from redline.annotate import agreement, people, progress, work
+from redline.annotate import agreement, lead, people, progress, work
 from redline.annotate.export import export
+from redline.annotate.handout import next_work, take_up_skipped
 from redline.annotate.intake import add_comparison, add_drafts, add_pairs, set_up
-from redline.annotate.schema import MIGRATIONS, connect, migrate, tables, writing
+from redline.annotate.migrations import MIGRATIONS
+from redline.annotate.schema import connect, migrate, slot, tables, writing
 from redline.annotate.serve import Options, annotate, connect_existing
+from redline.annotate.submissions import Refused, Submission, save_draft, skip, submit
 from redline.annotate.texts import browser_text, objection, restore_line_ends
 from redline.data.check import Rejects
 from redline.data.files import read_jsonl
@@ -56,13 +59,26 @@ def _fill(engine: Engine, count: int, share: float = 0.0, **more: Any) -> list[i
     return [people.ensure(engine, name) for name in ("ada", "ben", "eve")]
 
 
+def _submit(
+    engine: Engine, work_id: int, person: int, verdict: str, text: str | None, note: str, seconds: float
+) -> int:
+    """Submit from a page that is up to date."""
+    current = work.own_work(engine, work_id, person)
+    revision = current.revision if current else 0
+    return submit(engine, work_id, person, Submission(verdict, text, note, seconds, revision))
+
+
 def _do(engine: Engine, person: int, edited: str | None = None, verdict: str = "edited") -> int:
-    found = work.next_work(engine, person, 60)
+    found = next_work(engine, person, 60)
     assert found
-    work.submit(
-        engine, found.id, person, verdict, edited or found.original.replace("Sydney", "Canberra"), "", 2
-    )
+    _submit(engine, found.id, person, verdict, edited or found.original.replace("Sydney", "Canberra"), "", 2)
     return found.id
+
+
+def _several(engine: Engine) -> int:
+    """How many items are meant for a second person."""
+    with engine.connect() as db:
+        return db.execute(select(func.count()).where(slot.c.place == 2)).scalar_one()
 
 
 def _exported(engine: Engine, tmp_path: Path, *arguments: Any) -> list[dict[str, Any]]:
@@ -73,81 +89,81 @@ def _exported(engine: Engine, tmp_path: Path, *arguments: Any) -> list[dict[str,
 
 def test_nobody_gets_what_another_has(engine: Engine) -> None:
     ada, ben, eve = _fill(engine, 3)
-    held = [work.next_work(engine, person, 60) for person in (ada, ben, eve)]
+    held = [next_work(engine, person, 60) for person in (ada, ben, eve)]
     assert len({item.body["extra"]["n"] for item in held if item}) == 3
-    again = work.next_work(engine, ada, 60)
+    again = next_work(engine, ada, 60)
     assert again == held[0], "the same item until it is done"
     assert work.counts(engine, ada) == {"mine": 0, "skipped": 0, "done": 0, "total": 3}
 
 
 def test_a_lapsed_lease_returns_the_item(engine: Engine) -> None:
     ada, ben, _ = _fill(engine, 1)
-    first = work.next_work(engine, ada, -1)
+    first = next_work(engine, ada, -1)
     assert first
-    assert work.save_draft(engine, first.id, ada, "half an edit", "a note", 5, [0], -1) == "kept"
-    second = work.next_work(engine, ben, 60)
+    assert save_draft(engine, first.id, ada, "half an edit", "a note", 5, [0], -1) == "kept"
+    second = next_work(engine, ben, 60)
     assert second
     assert second.body == first.body
     assert second.draft is None, "another's draft is not shown"
-    assert work.save_draft(engine, first.id, ada, "more", "", 6, [5], 60) == "lost"
-    with pytest.raises(work.Refused, match="somebody else") as refused:
-        work.submit(engine, first.id, ada, "edited", ORIGINAL.replace("Sydney", "Canberra"), "", 1)
+    assert save_draft(engine, first.id, ada, "more", "", 6, [5], 60) == "lost"
+    with pytest.raises(Refused, match="somebody else") as refused:
+        _submit(engine, first.id, ada, "edited", ORIGINAL.replace("Sydney", "Canberra"), "", 1)
     assert refused.value.taken
-    assert work.next_work(engine, ada, 60) is None
-    work.skip(engine, second.id, ben, "")
-    back = work.next_work(engine, ada, 60)
+    assert next_work(engine, ada, 60) is None
+    skip(engine, second.id, ben, "", second.revision)
+    back = next_work(engine, ada, 60)
     assert back
     assert (back.draft, back.note) == ("half an edit", "a note"), "one's own draft is kept"
 
 
 def test_a_lapsed_lease_that_nobody_took_is_still_good(engine: Engine) -> None:
     ada, *_ = _fill(engine, 1)
-    first = work.next_work(engine, ada, -1)
+    first = next_work(engine, ada, -1)
     assert first
-    work.submit(engine, first.id, ada, "fine", None, "", 1)
+    _submit(engine, first.id, ada, "fine", None, "", 1)
     assert work.counts(engine, ada)["done"] == 1
 
 
 def test_a_draft_does_not_replace_one_of_another_page(engine: Engine) -> None:
     ada, *_ = _fill(engine, 1)
-    first = work.next_work(engine, ada, 60)
+    first = next_work(engine, ada, 60)
     assert first
-    assert work.save_draft(engine, first.id, ada, "on the laptop", "", 900, [0], 60) == "kept"
+    assert save_draft(engine, first.id, ada, "on the laptop", "", 900, [0], 60) == "kept"
     for late in ("on the phone", None):
-        assert work.save_draft(engine, first.id, ada, late, "", 1000, [0], 60) == "newer", (
+        assert save_draft(engine, first.id, ada, late, "", 1000, [0], 60) == "newer", (
             "the phone has not seen the laptop's"
         )
-    assert work.save_draft(engine, first.id, ada, "laptop, its clock set back", "", 700, [900], 60) == "kept"
-    assert work.save_draft(engine, first.id, ada, "after a lost answer", "", 800, [900, 700], 60) == "kept"
-    again = work.next_work(engine, ada, 60)
+    assert save_draft(engine, first.id, ada, "laptop, its clock set back", "", 700, [900], 60) == "kept"
+    assert save_draft(engine, first.id, ada, "after a lost answer", "", 800, [900, 700], 60) == "kept"
+    again = next_work(engine, ada, 60)
     assert again
     assert (again.draft, again.draft_at) == ("after a lost answer", 800)
 
 
 def test_skipped_items_go_to_others_and_come_back(engine: Engine) -> None:
     ada, ben, _ = _fill(engine, 1)
-    first = work.next_work(engine, ada, 60)
+    first = next_work(engine, ada, 60)
     assert first
-    work.skip(engine, first.id, ada, "not my field")
-    assert work.next_work(engine, ada, 60) is None
-    assert work.take_up_skipped(engine, ada) == 1
-    again = work.next_work(engine, ada, 60)
+    skip(engine, first.id, ada, "not my field", first.revision)
+    assert next_work(engine, ada, 60) is None
+    assert take_up_skipped(engine, ada) == 1
+    again = next_work(engine, ada, 60)
     assert again
     assert again.note == "not my field"
-    work.skip(engine, again.id, ada, "")
-    assert work.next_work(engine, ben, 60)
+    skip(engine, again.id, ada, "", again.revision)
+    assert next_work(engine, ben, 60)
 
 
 def test_agreement_items_go_to_two_different_people(engine: Engine, tmp_path: Path) -> None:
     ada, ben, eve = _fill(engine, 10, share=0.2)
-    assert progress.totals(engine) == {"total": 12, "done": 0, "held": 0, "items": 10, "doubled": 2}
-    while work.next_work(engine, ada, 60):
+    assert (progress.totals(engine).total, progress.totals(engine).items) == (12, 10)
+    while next_work(engine, ada, 60):
         _do(engine, ada)
     assert work.counts(engine, ada)["mine"] == 10, "never the same item twice"
-    assert work.next_work(engine, ben, 60)
+    assert next_work(engine, ben, 60)
     _do(engine, ben)
     _do(engine, eve)
-    assert work.next_work(engine, ben, 60) is None
+    assert next_work(engine, ben, 60) is None
     twice = [record for record in _exported(engine, tmp_path) if "also" in record]
     assert {frozenset([record["editor"], record["also"][0]["editor"]]) for record in twice} == {
         frozenset(["ada", "ben"]),
@@ -159,7 +175,7 @@ def test_the_share_is_exact_over_several_imports(engine: Engine) -> None:
     set_up(engine, "edit", "", None, 0.1, None)
     for start in range(0, 95, 19):
         add_pairs(engine, _pairs(95)[start : start + 19], Rejects())
-    assert progress.totals(engine)["doubled"] == 9
+    assert _several(engine) == 9
 
 
 def test_importing_again_adds_nothing_and_names_conflicts(engine: Engine) -> None:
@@ -192,15 +208,15 @@ def test_drafts_of_a_model(engine: Engine, tmp_path: Path) -> None:
     count = add_drafts(engine, edits, rejects)
     assert (count.added, count.known, count.refused, count.drafts) == (1, 1, 1, 2)
     assert add_drafts(engine, edits[:1], Rejects()).drafts == 0, "the first draft stays"
-    first = work.next_work(engine, ada, 60)
+    first = next_work(engine, ada, 60)
     assert first
     assert (first.start, first.start_by) == (edits[0].edited, "some-model")
     assert first.original == ORIGINAL
     _do(engine, ada)
-    second = work.next_work(engine, ada, 60)
+    second = next_work(engine, ada, 60)
     assert second
     assert second.start == "Hello, you"
-    work.submit(engine, second.id, ada, "edited", "Hello, you", "kept", 1)
+    _submit(engine, second.id, ada, "edited", "Hello, you", "kept", 1)
     records = _exported(engine, tmp_path, "accepted")
     assert records[0]["edited"] == ORIGINAL.replace("Sydney", "Canberra")
     assert records[1]["edited"] == [{"role": "assistant", "content": "Hello, you"}], (
@@ -213,7 +229,7 @@ def test_drafts_of_a_model(engine: Engine, tmp_path: Path) -> None:
 def test_drafts_come_too_late_for_what_is_begun(engine: Engine, tmp_path: Path) -> None:
     ada, *_ = _fill(engine, 3)
     _do(engine, ada)
-    assert work.next_work(engine, ada, 60), "in hand: the page is open without a draft"
+    assert next_work(engine, ada, 60), "in hand: the page is open without a draft"
     drafts = [
         Edit(
             id=f"p{number}",
@@ -299,7 +315,7 @@ def test_how_agreement_items_are_resolved(
     (record,) = _exported(engine, tmp_path)
     assert record["editor"] == winner
     assert [other["editor"] for other in record["also"]] == [{"ada": "ben", "ben": "ada"}[winner]]
-    progress.refuse(engine, first, True)
+    lead.refuse(engine, first, True, ada)
     assert _exported(engine, tmp_path)[0]["editor"] == "ben", "what is refused comes last"
     accepted = _exported(engine, tmp_path, "accepted")
     assert [record["editor"] for record in accepted] == (["ben"] if ben_does[0] == "edited" else [])
@@ -307,15 +323,29 @@ def test_how_agreement_items_are_resolved(
 
 def test_submitting_again(engine: Engine, tmp_path: Path) -> None:
     ada, *_ = _fill(engine, 2)
-    done = _do(engine, ada)
+    first = next_work(engine, ada, 60)
+    assert first
+    canberra = ORIGINAL.replace("Sydney", "Canberra")
+    sent = Submission("edited", canberra, "", 2, first.revision, "token-1")
+    revision = submit(engine, first.id, ada, sent)
     (before,) = _exported(engine, tmp_path)
-    work.submit(engine, done, ada, "edited", ORIGINAL.replace("Sydney", "Canberra"), "", 9)
+    assert submit(engine, first.id, ada, sent) == revision
     assert _exported(engine, tmp_path) == [before], "an answer that was lost on the way changes nothing"
-    work.submit(engine, done, ada, "unfixable", None, "on second thoughts", 1)
-    (after,) = _exported(engine, tmp_path)
+    with pytest.raises(Refused, match="another window") as stale:
+        submit(engine, first.id, ada, Submission("fine", None, "", 2, first.revision, "token-2"))
+    assert stale.value.current is not None
+    assert (stale.value.current["verdict"], stale.value.current["edited"]) == ("edited", canberra)
+    assert _exported(engine, tmp_path) == [before], "a stale page replaces nothing"
+    submit(engine, first.id, ada, Submission("unfixable", None, "on second thoughts", 1, revision, "token-3"))
+    (after,) = _exported(engine, tmp_path, "all", None, True)
     assert (after["verdict"], after["edited"], after["note"]) == ("unfixable", ORIGINAL, "on second thoughts")
-    with pytest.raises(work.Refused, match="not yours"):
-        work.submit(engine, done, ada + 1, "fine", None, "", 1)
+    assert [(line["who"], line["act"], line["verdict"]) for line in after["history"]] == [
+        ("ada", "submitted", "edited"),
+        ("ada", "submitted", "unfixable"),
+    ]
+    assert after["history"][0]["edited"] == canberra
+    with pytest.raises(Refused, match="not yours"):
+        submit(engine, first.id, ada + 1, Submission("fine"))
 
 
 def test_blind_comparison(engine: Engine, tmp_path: Path) -> None:
@@ -328,10 +358,10 @@ def test_blind_comparison(engine: Engine, tmp_path: Path) -> None:
     ada = people.ensure(engine, "ada")
     swapped = []
     for number in range(38):
-        found = work.next_work(engine, ada, 60)
+        found = next_work(engine, ada, 60)
         assert found
         swapped.append(found.swapped)
-        work.submit(engine, found.id, ada, ("a", "b", "tie")[number % 3], None, "", 1)
+        _submit(engine, found.id, ada, ("a", "b", "tie")[number % 3], None, "", 1)
     assert 4 < sum(swapped) < 34, "sides are drawn at random"
     records = _exported(engine, tmp_path)
     assert [record["preference"] for record in records[:3]] == [1.0, 0.0, 0.5]
@@ -339,8 +369,8 @@ def test_blind_comparison(engine: Engine, tmp_path: Path) -> None:
     assert rejects.counts["only B has a response of this id"] == 1
     judge = load_judge(f"human:{tmp_path / 'out.jsonl'}")
     assert judge.prefer(["Q1", "Q1"], ["from a 1", "from b 1"], ["from b 1", "from a 1"]) == [1.0, 0.0]
-    with pytest.raises(work.Refused):
-        work.submit(engine, 1, ada, "edited", "x", "", 1)
+    with pytest.raises(Refused):
+        _submit(engine, 1, ada, "edited", "x", "", 1)
 
 
 def test_agreement_of_two(engine: Engine) -> None:
@@ -352,7 +382,7 @@ def test_agreement_of_two(engine: Engine) -> None:
     found = agreement.disagreement(engine)
     assert (found.overall.items, found.overall.verdicts, found.overall.overlap) == (2, 1.0, 0.5)
     assert found.pairs[("ada", "ben")] == found.overall
-    assert found.worst == [("p1", 0.0)]
+    assert found.worst == [(2, "p1", 0.0)]
     assert found.overall.alpha == pytest.approx(_alpha_by_hand(both=1, one=2, none=2 * 31 - 3))
 
 
@@ -368,7 +398,7 @@ def test_units_of_an_edit() -> None:
     assert labels.tolist() == [0, 0, 1, 0, 0, 1, 0]
     assert changes == {("+", 1, 0, "x"), ("-", 2, 0, "c"), ("+", 2, 0, "d")}
     assert agreement.overlap(frozenset(), frozenset()) == 1.0
-    assert agreement.alpha([(np.zeros(3, np.int8), np.zeros(3, np.int8))]) is None
+    assert agreement.alpha([[np.zeros(3, np.int8), np.zeros(3, np.int8)]]) is None
 
 
 def test_schema_moves_on(tmp_path: Path) -> None:
@@ -440,7 +470,7 @@ def test_agreement_of_a_filled_database(engine: Engine, capsys: pytest.CaptureFi
     assert capsys.readouterr().err == ""
     set_up(engine, "edit", None, None, 1.0, None)
     assert "items that are added from now on" in capsys.readouterr().err
-    assert progress.totals(engine)["doubled"] == 2
+    assert _several(engine) == 2
 
 
 def test_ids_that_no_index_holds(engine: Engine) -> None:
@@ -492,7 +522,7 @@ def test_export_does_not_replace_the_database(
     (tmp_path / "link").symlink_to("edits.db")
     with pytest.raises(UserError, match="is the database itself"):
         export(engine, tmp_path / name)
-    assert progress.totals(engine)["total"] == 1
+    assert progress.totals(engine).total == 1
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The admin's pages: progress, rates, disagreement, recent edits; links given and taken back."""
+"""The lead's first page: progress, people and their links, agreement, the last submissions."""
 
 import json
 from typing import Any
@@ -7,7 +7,7 @@ from sqlalchemy import select
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
-from redline.annotate import agreement, people, progress, texts
+from redline.annotate import agreement, people, practice, progress, texts
 from redline.annotate.people import Person
 from redline.annotate.schema import person as person_table
 from redline.annotate.security import Forbidden
@@ -15,16 +15,13 @@ from redline.annotate.site import Site
 from redline.errors import UserError
 
 
-def overview(
-    site: Site, request: Request, person: Person, link: str | None = None, link_for: str | None = None
-) -> Response:
-    """The admin page. ``link``: a new link, shown this once."""
+def overview(site: Site, request: Request, person: Person) -> Response:
+    """The lead's first page."""
     recent = []
     for row in progress.newest(site.engine):
-        body = json.loads(row.body)
         entry: dict[str, Any] = {"row": row, "old": None, "new": None}
         if site.project.kind == "edit":
-            entry |= {"old": texts.editable(body["rejected"]), "new": row.edited}
+            entry |= {"old": texts.editable(json.loads(row.body)["rejected"]), "new": row.edited}
         recent.append(entry)
     return site.page(
         request,
@@ -33,9 +30,9 @@ def overview(
         totals=progress.totals(site.engine),
         rates=progress.rates(site.engine),
         disagreement=agreement.disagreement(site.engine),
+        practised=practice.results(site.engine),
         recent=recent,
-        link=link,
-        link_for=link_for,
+        made=site.made_links(person),
     )
 
 
@@ -57,32 +54,38 @@ def new_link(site: Site, request: Request, person: Person, data: dict[str, Any])
     return _link(site, request, person, *_annotator(site, request))
 
 
-def revoke(site: Site, request: Request, person: Person, data: dict[str, Any]) -> Response:
-    """Take an annotator's links back."""
-    people.take_back(site.engine, _annotator(site, request)[0])
+def forget_links(site: Site, request: Request, person: Person, data: dict[str, Any]) -> Response:
+    """Show the new links no longer."""
+    site.forget_links(person)
     return RedirectResponse("/admin", 303)
 
 
-def refuse(site: Site, request: Request, person: Person, data: dict[str, Any]) -> Response:
-    """Refuse an edit, or take that back."""
-    progress.refuse(site.engine, request.path_params["id"], data.get("refused") == "1")
-    return RedirectResponse("/admin#recent", 303)
+def ask_revoke(site: Site, request: Request, person: Person) -> Response:
+    """Ask before a link is taken back."""
+    number, name = _annotator(site, request)
+    return site.page(request, "revoke.html", person=person, number=number, name=name)
+
+
+def revoke(site: Site, request: Request, person: Person, data: dict[str, Any]) -> Response:
+    """Take an annotator's links back."""
+    people.take_back(site.engine, _annotator(site, request)[0])
+    return RedirectResponse("/admin#people", 303)
 
 
 def _link(site: Site, request: Request, person: Person, person_id: int, name: str) -> Response:
     token = people.new_link(site.engine, person_id, restore=True)
-    return overview(
-        site, request, person, f"{site.url or str(request.base_url).rstrip('/')}/open/{token}", name
-    )
+    base = site.url or str(request.base_url).rstrip("/")
+    site.keep_link(person, name, f"{base}/open/{token}")
+    return RedirectResponse("/admin", 303)
 
 
 def _annotator(site: Site, request: Request) -> tuple[int, str]:
     with site.engine.connect() as db:
-        found = db.execute(
+        row = db.execute(
             select(person_table.c.id, person_table.c.name).where(
                 person_table.c.id == request.path_params["id"], person_table.c.admin == 0
             )
         ).first()
-    if found is None:
+    if row is None:
         raise Forbidden("There is no such person.", 404)
-    return found.id, found.name
+    return row.id, row.name

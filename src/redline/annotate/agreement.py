@@ -1,10 +1,11 @@
-"""How far two people agree who edited, or compared, the same items without seeing each other's work.
+"""How far people agree who did the same items without seeing each other's work.
 
 **Alpha** is Krippendorff's, nominal, over token labels. Two edits of one response share the tokens of that
-response (words and punctuation marks, as the redline shows them) and the gaps between them; each is a unit. A
+response (the units of ``data.units``, as the redline shows them) and the gaps between them; each is a unit. A
 token's label is 1 where it was deleted or replaced, a gap's where something was inserted; all others are 0.
-"Already fine" labels all units 0; "cannot be fixed" gives no labels. Of a comparison, a unit is an item and
-its label the verdict. 1 is perfect, 0 what chance would give.
+"Already fine" labels all units 0; "cannot be fixed" gives no labels. Of a comparison or a thumb, a unit is an
+item and its label the verdict. 1 is perfect, 0 what chance would give. Up to five people may have done an
+item; who has no labels for a unit is missing there, as Krippendorff defines it.
 
 **Overlap** is the Jaccard index of the single changes of two edits: tokens deleted, and tokens inserted, at
 the same place.
@@ -20,9 +21,12 @@ import numpy as np
 from sqlalchemy import Engine, func, select
 
 from redline.annotate import texts
-from redline.annotate.schema import item, person, work
-from redline.data.alignment import align, word_spans
+from redline.annotate.schema import item, person, slot, work
+from redline.data import units as text_units
+from redline.data.alignment import align
 
+MOST_RATERS = 5
+CODES = ("a", "b", "tie", "up", "down")
 Change = tuple[str, int, int, str]  # sign, place among the response's tokens, number at this place, token
 
 
@@ -50,18 +54,18 @@ class Agreement:
 
 @dataclass
 class Disagreement:
-    """Agreement overall and by pair of people; ``worst``: the ids of the items with the least overlap."""
+    """Agreement overall and by pair of people; ``worst``: the items with the least overlap, as number, id and
+    mean overlap."""
 
     overall: Agreement
     pairs: dict[tuple[str, str], Agreement] = field(default_factory=dict)
-    worst: list[tuple[str, float]] = field(default_factory=list)
+    worst: list[tuple[int, str, float]] = field(default_factory=list)
 
 
 def units(rejected: str, edited: str) -> tuple[np.ndarray, frozenset[Change]]:
     """Labels of the 2n + 1 units of an edit (gap, token, gap, ..., token, gap; int8) and its single
     changes."""
-    old = [rejected[start:end] for start, end in word_spans(rejected)]
-    new = [edited[start:end] for start, end in word_spans(edited)]
+    old, new = text_units.units(rejected), text_units.units(edited)
     labels = np.zeros(2 * len(old) + 1, np.int8)
     changes: set[Change] = set()
     for op in align(old, new).ops:
@@ -76,18 +80,25 @@ def units(rejected: str, edited: str) -> tuple[np.ndarray, frozenset[Change]]:
     return labels, frozenset(changes)
 
 
-def alpha(pairs: Iterable[tuple[np.ndarray, np.ndarray]]) -> float | None:
-    """Krippendorff's nominal alpha of two raters over all units of all items; None where all labels are the
-    same."""
+def alpha(items: Iterable[Sequence[np.ndarray]]) -> float | None:
+    """Krippendorff's nominal alpha over all units of all items; None where all labels are the same.
+
+    ``items`` has the labels of each person who did an item; people may be other ones from item to item.
+    """
     import krippendorff
 
-    firsts, seconds = zip(*pairs, strict=True) if (pairs := list(pairs)) else ((), ())
-    if not firsts:
+    blocks = []
+    for labels in items:
+        block = np.full((MOST_RATERS, len(labels[0])), np.nan)
+        block[: len(labels)] = np.stack(labels)
+        blocks.append(block)
+    if not blocks:
         return None
-    table = np.stack([np.concatenate(firsts), np.concatenate(seconds)])
-    if table.shape[1] == 0 or (table == table.flat[0]).all():
+    table = np.concatenate(blocks, axis=1)
+    values = table[~np.isnan(table)]
+    if len(values) == 0 or (values == values[0]).all():
         return None
-    return float(krippendorff.alpha(reliability_data=table.astype(float), level_of_measurement="nominal"))
+    return float(krippendorff.alpha(reliability_data=table, level_of_measurement="nominal"))
 
 
 def overlap(first: frozenset[Change], second: frozenset[Change]) -> float:
@@ -95,23 +106,30 @@ def overlap(first: frozenset[Change], second: frozenset[Change]) -> float:
     return len(first & second) / len(first | second) if first | second else 1.0
 
 
-def summarise(items: Sequence[tuple[Annotation, Annotation]]) -> Agreement:
-    """Agreement over items that two people did."""
-    labelled = [(x, y) for x, y in items if x.labels is not None and y.labels is not None]
-    overlaps = [overlap(x.changes, y.changes) for x, y in labelled]
+def summarise(items: Sequence[Sequence[Annotation]]) -> Agreement:
+    """Agreement over items that two or more people did: overlap and equal verdicts as the mean over the pairs
+    of people of all items."""
+    labels, overlaps, verdicts = [], [], []
+    for annotations in items:
+        labelled = [one for one in annotations if one.labels is not None]
+        if len(labelled) > 1:
+            labels.append([one.labels for one in labelled if one.labels is not None])
+        overlaps += [overlap(x.changes, y.changes) for x, y in itertools.combinations(labelled, 2)]
+        verdicts += [x.verdict == y.verdict for x, y in itertools.combinations(annotations, 2)]
     return Agreement(
         len(items),
-        alpha((x.labels, y.labels) for x, y in labelled if x.labels is not None and y.labels is not None),
+        alpha(labels),
         sum(overlaps) / len(overlaps) if overlaps else None,
-        sum(x.verdict == y.verdict for x, y in items) / len(items) if items else None,
+        sum(verdicts) / len(verdicts) if verdicts else None,
     )
 
 
 def disagreement(engine: Engine, limit: int = 500) -> Disagreement:
-    """Agreement over the newest ``limit`` items that two people have done."""
+    """Agreement over the newest ``limit`` items that two or more people have done."""
     doubled = (
         select(work.c.item_id)
-        .where(work.c.state == "done")
+        .join(slot, slot.c.id == work.c.slot_id)
+        .where(work.c.state == "done", slot.c.place > 0)
         .group_by(work.c.item_id)
         .having(func.count() > 1)
         .order_by(func.max(work.c.submitted).desc())
@@ -120,7 +138,7 @@ def disagreement(engine: Engine, limit: int = 500) -> Disagreement:
     )
     with engine.connect() as db:
         rows = db.execute(
-            select(item.c.key, item.c.body, person.c.name, work.c.verdict, work.c.edited)
+            select(item.c.id, item.c.key, item.c.body, person.c.name, work.c.verdict, work.c.edited)
             .join(item, item.c.id == work.c.item_id)
             .join(person, person.c.id == work.c.person_id)
             .join(doubled, doubled.c.item_id == work.c.item_id)
@@ -128,24 +146,25 @@ def disagreement(engine: Engine, limit: int = 500) -> Disagreement:
             .order_by(work.c.item_id, person.c.name)
         ).all()
     by_pair: dict[tuple[str, str], list[tuple[Annotation, Annotation]]] = defaultdict(list)
-    overlaps = []
-    for key, group in itertools.groupby(rows, key=lambda row: row.key):
-        first, second = itertools.islice(
-            (_annotation(row.name, row.verdict, row.body, row.edited) for row in group), 2
-        )
-        by_pair[first.name, second.name].append((first, second))
-        if first.labels is not None and second.labels is not None:
-            overlaps.append((key, overlap(first.changes, second.changes)))
-    every = [pair for pairs in by_pair.values() for pair in pairs]
-    worst = sorted((entry for entry in overlaps if entry[1] < 1), key=lambda entry: entry[1])[:5]
-    return Disagreement(
-        summarise(every), {who: summarise(pairs) for who, pairs in sorted(by_pair.items())}, worst
-    )
+    every, overlaps = [], []
+    for (number, key), group in itertools.groupby(rows, key=lambda row: (row.id, row.key)):
+        annotations = [_annotation(row.name, row.verdict, row.body, row.edited) for row in group]
+        every.append(annotations)
+        shares = []
+        for first, second in itertools.combinations(annotations, 2):
+            by_pair[first.name, second.name].append((first, second))
+            if first.labels is not None and second.labels is not None:
+                shares.append(overlap(first.changes, second.changes))
+        if shares and min(shares) < 1:
+            overlaps.append((number, key, sum(shares) / len(shares)))
+    worst = sorted(overlaps, key=lambda entry: entry[2])[:5]
+    pairs = {who: summarise(by_pair[who]) for who in sorted(by_pair)}
+    return Disagreement(summarise(every), pairs, worst)
 
 
 def _annotation(name: str, verdict: str, body: str, edited: str | None) -> Annotation:
-    if verdict in ("a", "b", "tie"):
-        code = ["a", "b", "tie"].index(verdict)
+    if verdict in CODES:
+        code = CODES.index(verdict)
         return Annotation(name, verdict, np.array([code], np.int8), frozenset({("=", 0, 0, verdict)}))
     if edited is None:
         return Annotation(name, verdict, None)

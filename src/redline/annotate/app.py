@@ -1,7 +1,9 @@
 """The routes. Each handler is a plain function run in a thread; ``_page`` and ``_post`` around it decide who
 may come in."""
 
+import json
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
@@ -17,11 +19,11 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.templating import Jinja2Templates
 
-from redline.annotate import admin, people, texts, work
-from redline.annotate.markdown import render
+from redline.annotate import admin, api, items, pages, people, shown, work
 from redline.annotate.people import Person
 from redline.annotate.security import Forbidden, Guard, body_of, check_origin, check_token, json_of
 from redline.annotate.site import Site
+from redline.data import units
 
 HERE = Path(__file__).parent
 
@@ -40,23 +42,40 @@ def build(engine: Engine, url: str | None = None, hosts: frozenset[str] = frozen
     empty: any.
     """
     templates = Jinja2Templates(HERE / "templates")
-    templates.env.filters |= {"markdown": render, "moment": _moment, "share": _share, "duration": _duration}
+    templates.env.filters |= shown.FILTERS
     site = Site(engine, templates, work.project_of(engine), url)
     app = Starlette(
         routes=[
-            Route("/open/{token}", _enter),
-            Route("/", _page(home)),
-            Route("/work/{id:number}", _page(again)),
-            Route("/mine", _page(mine)),
-            Route("/api/draft", _post(draft), methods=["POST"]),
-            Route("/api/submit", _post(submit), methods=["POST"]),
-            Route("/api/skip", _post(skip), methods=["POST"]),
-            Route("/api/skipped", _post(skipped), methods=["POST"]),
+            Route("/open/{token}", _link_page, methods=["GET"]),
+            Route("/open/{token}", _enter, methods=["POST"]),
+            Route("/api/who", _who),
+            Route("/", _page(pages.home)),
+            Route("/work/{id:number}", _page(pages.again)),
+            Route("/mine", _page(pages.mine)),
+            Route("/practice/{id:number}", _page(pages.practised)),
+            Route("/api/draft", _post(api.draft), methods=["POST"]),
+            Route("/api/submit", _post(api.submit), methods=["POST"]),
+            Route("/api/skip", _post(api.skip), methods=["POST"]),
+            Route("/api/undo", _post(api.undo), methods=["POST"]),
+            Route("/api/skipped", _post(api.skipped), methods=["POST"]),
+            Route("/api/guided", _post(api.guided), methods=["POST"]),
+            Route("/api/preview", _post(api.preview), methods=["POST"]),
             Route("/admin", _page(admin.overview, admin=True)),
+            Route("/admin/items", _page(items.listing, admin=True)),
+            Route("/admin/item/{id:number}", _page(items.item, admin=True)),
+            Route("/admin/item/{id:number}/decide", _page(items.editor, admin=True)),
+            Route("/admin/revoke/{id:number}", _page(admin.ask_revoke, admin=True), methods=["GET"]),
             Route("/admin/person", _post(admin.add_person, admin=True), methods=["POST"]),
             Route("/admin/link/{id:number}", _post(admin.new_link, admin=True), methods=["POST"]),
+            Route("/admin/links", _post(admin.forget_links, admin=True), methods=["POST"]),
             Route("/admin/revoke/{id:number}", _post(admin.revoke, admin=True), methods=["POST"]),
-            Route("/admin/refuse/{id:number}", _post(admin.refuse, admin=True), methods=["POST"]),
+            Route("/admin/refuse/{id:number}", _post(items.refuse, admin=True), methods=["POST"]),
+            Route("/admin/return/{id:number}", _post(items.send_back, admin=True), methods=["POST"]),
+            Route("/admin/gold/{id:number}", _post(items.choose, admin=True), methods=["POST"]),
+            Route("/admin/decide/{id:number}", _post(items.decide, admin=True), methods=["POST"]),
+            Route("/admin/undecide/{id:number}", _post(items.undecide, admin=True), methods=["POST"]),
+            Route("/admin/assign", _post(items.assign, admin=True), methods=["POST"]),
+            Route("/unit-rules.mjs", _unit_rules),
             Mount("/static", StaticFiles(directory=HERE / "static")),
         ],
         middleware=[Middleware(Guard, hosts=hosts)],
@@ -100,28 +119,43 @@ def _post(handler: Handler, admin: bool = False) -> Callable[[Request], Any]:
     return endpoint
 
 
-def _visitor(request: Request, admin: bool) -> Person:
+def _known(request: Request) -> Person | None:
     site: Site = request.app.state.site
-    person = people.visitor(site.engine, request.cookies.get(site.cookie))
+    return people.visitor(site.engine, request.cookies.get(site.cookie))
+
+
+def _visitor(request: Request, admin: bool) -> Person:
+    person = _known(request)
     if person is None:
         raise Forbidden(
             "Open the link that you were given. If it does not work, it was taken back: ask for a new one.",
             401,
         )
     if admin and not person.admin:
-        raise Forbidden("This page is the admin's.")
+        raise Forbidden("This page is the lead's.")
     return person
+
+
+DEAD_LINK = "This link does not work, or not any more. Ask for a new one."
+
+
+async def _link_page(request: Request) -> Response:
+    """Says whose link it is. Its script goes on at once, unless this browser is somebody else's so far: the
+    strict cookie does not come along with a click in a mail or a chat, so the page asks for it itself."""
+    site: Site = request.app.state.site
+    holder = await run_in_threadpool(people.holder, site.engine, request.path_params["token"])
+    if holder is None:
+        raise Forbidden(DEAD_LINK, 401)
+    return site.page(request, "enter.html", name=holder.name, holder=holder.id)
 
 
 async def _enter(request: Request) -> Response:
     site: Site = request.app.state.site
+    check_origin(request, site.url)
     cookie = await run_in_threadpool(people.enter, site.engine, request.path_params["token"])
     if cookie is None:
-        raise Forbidden("This link does not work, or not any more. Ask for a new one.", 401)
-    # A page, not a redirect: coming from a mail or a chat, a browser would not send a strict cookie after a
-    # redirect.
-    response = site.page(request, "enter.html")
-    response.headers["Referrer-Policy"] = "no-referrer"
+        raise Forbidden(DEAD_LINK, 401)
+    response = RedirectResponse("/", 303)
     response.set_cookie(
         site.cookie,
         cookie,
@@ -131,6 +165,27 @@ async def _enter(request: Request) -> Response:
         secure=(site.url or str(request.url)).startswith("https:"),
     )
     return response
+
+
+@cache
+def _rules() -> str:
+    """The rule of ``data.units`` as a module of JavaScript."""
+    values = {"PATTERN": units.PATTERN, "EXTEND": units.EXTEND}
+    lines = [f"export const {name} = {json.dumps(value)};" for name, value in values.items()]
+    thai = units.thai_model().read_text(encoding="utf-8")
+    return "\n".join([*lines, f"export const THAI = {thai.strip()};", ""])
+
+
+async def _unit_rules(request: Request) -> Response:
+    return Response(_rules(), media_type="text/javascript", headers={"Cache-Control": "no-cache"})
+
+
+async def _who(request: Request) -> Response:
+    """Whose visit this browser has, for the page of a link."""
+    person = await run_in_threadpool(_known, request)
+    if person is None:
+        return JSONResponse({"who": None})
+    return JSONResponse({"who": person.id, "name": person.name})
 
 
 def _forbidden(request: Request, error: Exception) -> Response:
@@ -144,201 +199,3 @@ def _forbidden(request: Request, error: Exception) -> Response:
 def _missing(request: Request, error: Exception) -> Response:
     site: Site = request.app.state.site
     return site.page(request, "message.html", 404, message="There is no such page.")
-
-
-def home(site: Site, request: Request, person: Person) -> Response:
-    """The item that this person works on now."""
-    if person.admin:
-        return RedirectResponse("/admin", 303)
-    found = work.next_work(site.engine, person.id, site.project.lease)
-    if found is None:
-        return site.page(request, "finished.html", person=person, counts=work.counts(site.engine, person.id))
-    return _work_page(site, request, person, found)
-
-
-def again(site: Site, request: Request, person: Person) -> Response:
-    """A piece of one's own work, to correct it."""
-    found = work.own_work(site.engine, request.path_params["id"], person.id)
-    if found is None:
-        raise Forbidden("This item is not yours.", 404)
-    return _work_page(site, request, person, found)
-
-
-def _work_page(site: Site, request: Request, person: Person, found: work.Work) -> Response:
-    data = {
-        "work": found.id,
-        "uid": site.project.uid,
-        "csrf": person.csrf,
-        "kind": site.project.kind,
-        "state": found.state,
-        "note": found.note,
-        "draftAt": found.draft_at,
-        "verdict": found.verdict,
-        "seconds": 0,
-    }
-    values: dict[str, Any] = {
-        "person": person,
-        "work": found,
-        "counts": work.counts(site.engine, person.id),
-        "verdict": _VERDICT_TEXT.get(found.verdict or ""),
-    }
-    if site.project.kind == "compare":
-        sides = ("b", "a") if found.swapped else ("a", "b")
-        shown = [
-            (
-                side,
-                [
-                    *texts.messages("", found.body[side])[1:],
-                    {"role": "", "text": texts.editable(found.body[side]) or ""},
-                ],
-            )
-            for side in sides
-        ]
-        return site.page(
-            request,
-            "compare.html",
-            data=data,
-            messages=texts.messages(found.body["prompt"]),
-            sides=shown,
-            **values,
-        )
-    data |= {
-        "original": texts.browser_text(found.original),
-        "start": found.start,
-        "draft": found.draft,
-        "edited": None if found.edited is None else texts.browser_text(found.edited),
-        "maxRatio": site.project.max_ratio,
-    }
-    chosen = texts.editable(found.body["chosen"]) if found.body.get("chosen") else None
-    return site.page(
-        request,
-        "edit.html",
-        data=data,
-        chosen=chosen,
-        messages=texts.messages(found.body["prompt"], found.body["rejected"]),
-        **values,
-    )
-
-
-def mine(site: Site, request: Request, person: Person) -> Response:
-    """What this person did last."""
-    return site.page(
-        request,
-        "mine.html",
-        person=person,
-        counts=work.counts(site.engine, person.id),
-        recent=work.recent(site.engine, person.id),
-        verdicts=_VERDICT_TEXT,
-    )
-
-
-def draft(site: Site, request: Request, person: Person, data: dict[str, Any]) -> Response:
-    """Keep a draft, or renew the lease."""
-    text = data.get("text")
-    try:
-        found = work.save_draft(
-            site.engine,
-            _int(data, "work"),
-            person.id,
-            text if isinstance(text, str) else None,
-            _str(data, "note"),
-            _float(data, "at"),
-            _list(data, "since"),
-            site.project.lease,
-        )
-    except work.Refused as refused:
-        return JSONResponse({"error": str(refused)}, 422)
-    return JSONResponse({"held": found != "lost", "newer": found == "newer"})
-
-
-def submit(site: Site, request: Request, person: Person, data: dict[str, Any]) -> Response:
-    """Take a verdict, and the edit that belongs to it. Answered after it is committed."""
-    text = data.get("text")
-    try:
-        work.submit(
-            site.engine,
-            _int(data, "work"),
-            person.id,
-            _str(data, "verdict"),
-            text if isinstance(text, str) else None,
-            _str(data, "note"),
-            _float(data, "seconds"),
-        )
-    except work.Refused as refused:
-        return JSONResponse({"error": str(refused)}, 409 if refused.taken else 422)
-    return JSONResponse({"done": True})
-
-
-def skip(site: Site, request: Request, person: Person, data: dict[str, Any]) -> Response:
-    """Leave the item to somebody else."""
-    try:
-        work.skip(site.engine, _int(data, "work"), person.id, _str(data, "note"))
-    except work.Refused as refused:
-        return JSONResponse({"error": str(refused)}, 422)
-    return JSONResponse({"done": True})
-
-
-def skipped(site: Site, request: Request, person: Person, data: dict[str, Any]) -> Response:
-    """Offer the skipped items again."""
-    work.take_up_skipped(site.engine, person.id)
-    return RedirectResponse("/", 303)
-
-
-def _int(data: dict[str, Any], name: str) -> int:
-    value = data.get(name)
-    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 2**53:
-        raise Forbidden(f"Refused: `{name}` is missing.", 400)
-    return value
-
-
-def _float(data: dict[str, Any], name: str) -> float:
-    value = data.get(name, 0)
-    if not isinstance(value, int | float) or not 0 <= value < 1e15:  # also refuses NaN
-        raise Forbidden(f"Refused: `{name}` is not a number that can be.", 400)
-    return float(value)
-
-
-def _list(data: dict[str, Any], name: str) -> list[Any]:
-    value = data.get(name)
-    if not isinstance(value, list):
-        raise Forbidden(f"Refused: `{name}` is no list.", 400)
-    return value
-
-
-def _str(data: dict[str, Any], name: str) -> str:
-    value = data.get(name) or ""
-    if not isinstance(value, str):
-        raise Forbidden(f"Refused: `{name}` is not text.", 400)
-    return value
-
-
-_VERDICT_TEXT = {
-    "edited": "edited",
-    "fine": "already fine",
-    "unfixable": "cannot be fixed by editing",
-    "a": "one preferred",
-    "b": "one preferred",
-    "tie": "a tie",
-}
-
-
-def _moment(seconds: float) -> str:
-    from datetime import UTC, datetime
-
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M UTC")
-
-
-def _share(value: float | None) -> str:
-    return "–" if value is None else f"{value:.0%}"
-
-
-def _duration(seconds: float | None) -> str:
-    if not seconds:
-        return "–"
-    return (
-        f"{seconds:.0f} s"
-        if seconds < 100
-        else f"{seconds / 60:.0f} min"
-        if seconds < 6000
-        else f"{seconds / 3600:.1f} h"
-    )

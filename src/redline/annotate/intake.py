@@ -10,20 +10,22 @@ import itertools
 import json
 import random
 import secrets
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Connection, Engine, exists, func, select, update
 
 from redline.annotate import texts
-from redline.annotate.schema import OPEN, clock, item, project, slot, work, writing
+from redline.annotate.agreement import MOST_RATERS
+from redline.annotate.schema import OPEN, clock, item, practice, project, slot, work, writing
 from redline.console import console
 from redline.data.check import Rejects
 from redline.data.records import Edit, Record, Response, ToEdit
 from redline.errors import UserError
 
 CHUNK = 1_000
+LONGEST_REASON = 60  # characters
 LONGEST_ID = 500  # characters: what an index of PostgreSQL holds
 
 
@@ -45,55 +47,62 @@ def set_up(
     max_ratio: float | None,
     agreement: float | None,
     lease: float | None,
+    raters: int | None = None,
+    reasons: Sequence[str] | None = None,
 ) -> None:
-    """Make the project, or change what is given of an existing one. Raises UserError for a database of the
-    other kind."""
-    given: dict[str, Any] = {
-        name: value
-        for name, value in {
-            "guideline": guideline,
-            "max_ratio": max_ratio,
-            "agreement": agreement,
-            "lease": lease,
-        }.items()
-        if value is not None
+    """Make the project, or change what is given of an existing one. Raises UserError for a database of
+    another kind."""
+    settings = {
+        "guideline": guideline,
+        "max_ratio": max_ratio,
+        "agreement": agreement,
+        "lease": lease,
+        "raters": raters,
+        "reasons": None if reasons is None else json.dumps(list(reasons), ensure_ascii=False),
     }
+    given: dict[str, Any] = {name: value for name, value in settings.items() if value is not None}
     if not 0 <= given.get("agreement", 0) <= 1:
         raise UserError(f"--agreement {agreement}: a share from 0 to 1 is expected.")
     if not 0 < given.get("max_ratio", 1) <= 1:
         raise UserError(f"--max-ratio {max_ratio}: a share above 0, at most 1, is expected.")
     if given.get("lease", 1) <= 0:
         raise UserError(f"--lease {given['lease'] / 60:g}: minutes above 0 are expected.")
+    if not 2 <= given.get("raters", 2) <= MOST_RATERS:
+        raise UserError(f"--raters {raters}: 2 to {MOST_RATERS} people are expected.")
+    for reason in reasons or ():
+        if len(reason) > LONGEST_REASON or not reason.isprintable():
+            raise UserError(f"--reasons {reason[:80]!r}: at most {LONGEST_REASON} printable characters.")
     with writing(engine).begin() as db:
-        found = db.execute(select(project.c.kind, project.c.agreement)).first()
+        found = db.execute(select(project.c.kind, project.c.agreement, project.c.raters)).first()
         if found is None:
             defaults = {"guideline": "", "max_ratio": 0.5, "agreement": 0.1, "lease": 1800.0}
             made = {"id": 1, "uid": secrets.token_hex(6), "kind": kind, "created": clock()}
             db.execute(project.insert().values(made | defaults | given))
         elif found.kind != kind:
-            what = {"edit": "edits", "compare": "a blind comparison"}
+            what = {"edit": "edits", "compare": "a blind comparison", "feedback": "thumbs"}
             raise UserError(
                 f"--db: this database holds {what[found.kind]}, not {what[kind]}. Use another one."
             )
         elif given:
             db.execute(update(project).values(given))
-            if given.get("agreement", found.agreement) != found.agreement:
-                console.print(
-                    "--agreement: holds for items that are added from now on; those in the database stay "
-                    "as they are.",
-                    highlight=False,
-                    markup=False,
-                    soft_wrap=True,
-                )
+            for name in ("agreement", "raters"):
+                if given.get(name, getattr(found, name)) != getattr(found, name):
+                    console.print(
+                        f"--{name}: holds for items that are added from now on; those in the database stay "
+                        "as they are.",
+                        highlight=False,
+                        markup=False,
+                        soft_wrap=True,
+                    )
 
 
 def add_pairs(engine: Engine, pairs: Iterable[ToEdit], rejects: Rejects) -> Count:
     """Add pairs as items to edit."""
 
     def row(pair: ToEdit) -> dict[str, Any] | str:
-        return _row(pair, ("prompt", "rejected", "chosen"), editable="rejected")
+        return row_of(pair, ("prompt", "rejected", "chosen"), editable="rejected")
 
-    return _add(engine, pairs, row, rejects)
+    return add_records(engine, pairs, row, rejects)
 
 
 def add_drafts(engine: Engine, edits: Iterable[Edit], rejects: Rejects) -> Count:
@@ -108,7 +117,9 @@ def add_drafts(engine: Engine, edits: Iterable[Edit], rejects: Rejects) -> Count
         draft = texts.editable(edit.edited)
         why = "has no text to edit" if draft is None else texts.objection(draft)
         plain = Record.model_validate(edit.model_dump(exclude={"edited", "editor"}, exclude_none=True))
-        return f"edited {why}" if why else _row(plain, ("prompt", "rejected", "chosen"), editable="rejected")
+        return (
+            f"edited {why}" if why else row_of(plain, ("prompt", "rejected", "chosen"), editable="rejected")
+        )
 
     count = Count()
     for chunk in _chunks(edits):
@@ -145,17 +156,26 @@ def add_comparison(engine: Engine, a: Iterable[Response], b: Iterable[Response],
             if other.id not in met:
                 rejects.add("only B has a response of this id", "B", None, other)
 
-    return _add(engine, both(), lambda record: _row(record, ("prompt", "a", "b")), rejects)
+    return add_records(engine, both(), lambda record: row_of(record, ("prompt", "a", "b")), rejects)
 
 
 Row = Callable[[Any], dict[str, Any] | str]
 
 
-def _add(engine: Engine, records: Iterable[Record], row: Row, rejects: Rejects) -> Count:
+def add_responses(engine: Engine, responses: Iterable[Response], rejects: Rejects) -> Count:
+    """Add responses that people give a thumb up or down."""
+    return add_records(engine, responses, lambda record: row_of(record, ("prompt", "response")), rejects)
+
+
+def add_records(
+    engine: Engine, records: Iterable[Record], row: Row, rejects: Rejects, slots: bool = True
+) -> Count:
+    """Add records as items, by chunks. ``row`` makes a row of ``item`` of a record, or says why it cannot be
+    one; ``slots`` False: nobody is given them as ordinary work."""
     count = Count()
     for chunk in _chunks(records):
         with writing(engine).begin() as db:
-            _add_chunk(db, chunk, row, rejects, count)
+            _add_chunk(db, chunk, row, rejects, count, slots=slots)
     return count
 
 
@@ -165,7 +185,7 @@ def _chunks(records: Iterable[Any]) -> Iterator[list[Any]]:
         yield chunk
 
 
-def _row(record: Record, shown: tuple[str, ...], editable: str | None = None) -> dict[str, Any] | str:
+def row_of(record: Record, shown: tuple[str, ...], editable: str | None = None) -> dict[str, Any] | str:
     """The record as a row of ``item``, or why it cannot be one."""
     if len(record.id) > LONGEST_ID:
         return f"id is longer than {LONGEST_ID} characters"
@@ -199,6 +219,7 @@ def _add_chunk(
     rejects: Rejects,
     count: Count,
     same: Callable[[dict[str, Any], Any], bool] = _same_digest,
+    slots: bool = True,
 ) -> list[Any]:
     """Insert what is new; returns the records that are in the database now."""
     keys = [record.id for record in records]
@@ -222,29 +243,30 @@ def _add_chunk(
         else:
             new[record.id] = made
             there.append(record)
-    if new:
+    if new and slots:
         _insert(db, list(new.values()))
+    elif new:
+        db.execute(item.insert(), list(new.values()))
     count.added += len(new)
     return there
 
 
 def _insert(db: Connection, rows: list[dict[str, Any]]) -> None:
-    before = db.execute(select(func.count()).select_from(item)).scalar_one()
-    share = db.execute(select(project.c.agreement)).scalar_one()
-    # Exactly the share of all items so far is done twice, and which ones is drawn anew in each chunk.
-    twice = int((before + len(rows)) * share + 1e-9) - int(before * share + 1e-9)
-    drawn = set(random.Random(f"{before} {rows[0]['key']}").sample(range(len(rows)), min(twice, len(rows))))
+    ordinary = select(func.count()).select_from(item).where(~exists().where(practice.c.item_id == item.c.id))
+    before = db.execute(ordinary).scalar_one()
+    share, raters = db.execute(select(project.c.agreement, project.c.raters)).one()
+    # Exactly the share of all items so far is done by several, and which ones is drawn anew in each chunk.
+    several = int((before + len(rows)) * share + 1e-9) - int(before * share + 1e-9)
+    draw = random.Random(f"{before} {rows[0]['key']}")
+    drawn = set(draw.sample(range(len(rows)), min(several, len(rows))))
     db.execute(item.insert(), rows)
     keys = [row["key"] for row in rows]
     ids = dict(db.execute(select(item.c.key, item.c.id).where(item.c.key.in_(keys))).tuples().all())
-    db.execute(
-        slot.insert(),
-        [
-            {"item_id": ids[key], "state": OPEN}
-            for number, key in enumerate(keys)
-            for _ in range(2 if number in drawn else 1)
-        ],
-    )
+    slots = []
+    for number, key in enumerate(keys):
+        places = raters if number in drawn else 1
+        slots += [{"item_id": ids[key], "state": OPEN, "place": place + 1} for place in range(places)]
+    db.execute(slot.insert(), slots)
 
 
 def _refuse(rejects: Rejects, count: Count, record: Record, why: str) -> None:

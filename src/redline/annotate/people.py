@@ -23,6 +23,7 @@ class Person:
     name: str
     admin: bool
     cookie: str
+    guided: bool  # has closed the guidelines once
 
     @property
     def csrf(self) -> str:
@@ -67,7 +68,8 @@ def new_link(engine: Engine, person_id: int, restore: bool = False) -> str | Non
 
 
 def take_back(engine: Engine, person_id: int) -> None:
-    """End a person's links and visits, and return what the person holds. What was submitted stays."""
+    """End a person's links and visits, and return what the person holds or was to do. What was submitted
+    stays."""
     with writing(engine).begin() as db:
         db.execute(
             update(person).where(person.c.id == person_id, person.c.admin == 0).values(revoked=clock())
@@ -85,6 +87,21 @@ def take_back(engine: Engine, person_id: int) -> None:
             .where(slot.c.person_id == person_id, slot.c.state == HELD)
             .values(state=OPEN, person_id=None, expires=None)
         )
+        db.execute(
+            update(slot)
+            .where(slot.c.assigned == person_id, slot.c.state == OPEN, slot.c.place > 0)
+            .values(assigned=None)
+        )
+
+
+def holder(engine: Engine, token: str) -> Row | None:
+    """Whose link this is (``id``, ``name``), or None when there is no such link. Makes no visit."""
+    with engine.connect() as db:
+        return db.execute(
+            select(person.c.id, person.c.name)
+            .join(link, link.c.person_id == person.c.id)
+            .where(link.c.hash == fingerprint(token))
+        ).first()
 
 
 def enter(engine: Engine, token: str) -> str | None:
@@ -105,11 +122,13 @@ def visitor(engine: Engine, cookie: str | None) -> Person | None:
         return None
     with engine.connect() as db:
         found = db.execute(
-            select(person.c.id, person.c.name, person.c.admin)
+            select(person.c.id, person.c.name, person.c.admin, person.c.guided)
             .join(visit, visit.c.person_id == person.c.id)
             .where(visit.c.hash == fingerprint(cookie), visit.c.expires > clock(), person.c.revoked.is_(None))
         ).first()
-    return Person(found.id, found.name, bool(found.admin), cookie) if found else None
+    if found is None:
+        return None
+    return Person(found.id, found.name, bool(found.admin), cookie, found.guided is not None)
 
 
 def everyone(engine: Engine) -> list[Row]:

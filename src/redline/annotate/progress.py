@@ -1,17 +1,21 @@
-"""What the admin page shows: how far the work is, how fast each person is, what came in last."""
+"""How far the work is, how fast each person is, what came in last: for the lead's page and for scripts."""
 
-from dataclasses import dataclass
+from collections import defaultdict
+from dataclasses import asdict, dataclass
+from typing import Any
 
-from sqlalchemy import Engine, Row, func, select, update
+from sqlalchemy import Engine, Row, func, select
 
 from redline.annotate.people import everyone
-from redline.annotate.schema import DONE, HELD, clock, item, person, slot, work, writing
+from redline.annotate.schema import DONE, HELD, OPEN, clock, gold, item, person, practice, slot, work
+from redline.annotate.work import possible
 
 
 @dataclass
 class Rate:
     """One annotator's figures. ``seconds``: mean time at work on an item; ``ratio``: mean share of words
-    changed by an edit."""
+    changed by an edit; ``assigned``: items that wait for this person alone; ``practised``: practice items
+    done."""
 
     id: int
     name: str
@@ -19,6 +23,9 @@ class Rate:
     verdicts: dict[str, int]
     skipped: int
     refused: int
+    returned: int
+    assigned: int
+    practised: int
     seconds: float
     ratio: float | None
     last: float | None
@@ -31,6 +38,25 @@ class Rate:
     def hourly(self) -> float | None:
         """Items an hour at work."""
         return 3600 / self.seconds if self.seconds and self.done else None
+
+
+@dataclass
+class Totals:
+    """What has happened, in pieces of work and in items. Practice does not count.
+
+    ``done`` of ``total``: pieces of work, ``total`` being what the present people can do. ``items``, and of
+    these ``items_done`` (somebody submitted one) and ``items_several`` (two or more people did).
+    """
+
+    total: int
+    done: int
+    held: int
+    items: int
+    items_done: int
+    items_several: int
+    returned: int
+    gold: int
+    practice: int
 
 
 def rates(engine: Engine) -> list[Rate]:
@@ -46,56 +72,102 @@ def rates(engine: Engine) -> list[Rate]:
                 func.avg(work.c.ratio).label("ratio"),
                 func.max(work.c.submitted).label("last"),
                 func.count(work.c.refused).label("refused"),
-            ).group_by(work.c.person_id, work.c.state, work.c.verdict)
-        ).all()
-    people = []
-    for who in everyone(engine):
-        done = [row for row in rows if row.person_id == who.id and row.state == "done"]
-        count = sum(row.n for row in done)
-        people.append(
-            Rate(
-                who.id,
-                who.name,
-                who.revoked is not None,
-                {row.verdict: row.n for row in done},
-                sum(row.n for row in rows if row.person_id == who.id and row.state == "skipped"),
-                sum(row.refused for row in done),
-                sum(row.seconds for row in done) / count if count else 0.0,
-                next((row.ratio for row in done if row.verdict == "edited"), None),
-                max((row.last for row in done), default=None),
+                func.count(work.c.returned).label("returned"),
             )
+            .join(slot, slot.c.id == work.c.slot_id)
+            .where(slot.c.place > 0)
+            .group_by(work.c.person_id, work.c.state, work.c.verdict)
+        ).all()
+        assigned = _count_by(
+            db, select(slot.c.assigned, func.count()).where(slot.c.state == OPEN, slot.c.place > 0)
         )
-    return people
+        practised = _count_by(
+            db,
+            select(slot.c.person_id, func.count()).where(slot.c.state == DONE, slot.c.place == 0),
+        )
+    by_person: dict[int, list[Row]] = defaultdict(list)
+    for row in rows:
+        by_person[row.person_id].append(row)
+    return [
+        _rate(who, by_person[who.id], assigned.get(who.id, 0), practised.get(who.id, 0))
+        for who in everyone(engine)
+    ]
 
 
-def totals(engine: Engine) -> dict[str, int]:
-    """Pieces of work: ``total``, ``done``, ``held`` by somebody now; ``items``, and ``doubled``: those that
-    two people do."""
+def _count_by(db: Any, query: Any) -> dict[int, int]:
+    """Counts by the query's first column."""
+    first = query.selected_columns[0]
+    return dict(db.execute(query.where(first.is_not(None)).group_by(first)).tuples().all())
+
+
+def _rate(who: Row, rows: list[Row], assigned: int, practised: int) -> Rate:
+    done = [row for row in rows if row.state == "done"]
+    count = sum(row.n for row in done)
+    ratios = [row.ratio for row in done if row.verdict == "edited"]
+    return Rate(
+        id=who.id,
+        name=who.name,
+        revoked=who.revoked is not None,
+        verdicts={row.verdict: row.n for row in done},
+        skipped=sum(row.n for row in rows if row.state == "skipped"),
+        refused=sum(row.refused - row.returned for row in done),
+        returned=sum(row.returned for row in done),
+        assigned=assigned,
+        practised=practised,
+        seconds=sum(row.seconds for row in done) / count if count else 0.0,
+        ratio=ratios[0] if ratios else None,
+        last=max((row.last for row in done), default=None),
+    )
+
+
+def totals(engine: Engine) -> Totals:
+    """What has happened so far."""
+    ordinary = slot.c.place > 0
+    done_by = (
+        select(func.count().label("n"))
+        .select_from(work)
+        .join(slot, slot.c.id == work.c.slot_id)
+        .where(work.c.state == "done", ordinary)
+        .group_by(work.c.item_id)
+        .subquery()
+    )
     with engine.connect() as db:
-        states: dict[int, int] = dict(
-            db.execute(select(slot.c.state, func.count()).group_by(slot.c.state)).tuples().all()
+
+        def count(query: Any) -> int:
+            return int(db.execute(query).scalar_one())
+
+        practices = count(select(func.count()).select_from(practice))
+        return Totals(
+            total=possible(db),
+            done=count(select(func.count()).where(slot.c.state == DONE, ordinary)),
+            held=count(select(func.count()).where(slot.c.state == HELD, slot.c.expires > clock(), ordinary)),
+            items=count(select(func.count()).select_from(item)) - practices,
+            items_done=count(select(func.count()).select_from(done_by)),
+            items_several=count(select(func.count()).select_from(done_by).where(done_by.c.n > 1)),
+            returned=count(select(func.count()).where(work.c.returned.is_not(None))),
+            gold=count(select(func.count()).select_from(gold)),
+            practice=practices,
         )
-        held = db.execute(
-            select(func.count()).where(slot.c.state == HELD, slot.c.expires > clock())
-        ).scalar_one()
-        items = db.execute(select(func.count()).select_from(item)).scalar_one()
-    total = sum(states.values())
-    return {
-        "total": total,
-        "done": states.get(DONE, 0),
-        "held": held,
-        "items": items,
-        "doubled": total - items,
-    }
 
 
-def newest(engine: Engine, limit: int = 30) -> list[Row]:
+def status(engine: Engine) -> dict[str, Any]:
+    """The figures of ``redline annotate --status --json``."""
+    people = []
+    for rate in rates(engine):
+        figures = asdict(rate)
+        del figures["id"]
+        people.append(figures | {"done": rate.done, "items_an_hour": rate.hourly})
+    return asdict(totals(engine)) | {"people": people}
+
+
+def newest(engine: Engine, limit: int = 20) -> list[Row]:
     """The newest submissions of all, with item and person."""
     with engine.connect() as db:
         return list(
             db.execute(
                 select(
                     work.c.id,
+                    work.c.item_id,
                     item.c.key,
                     item.c.body,
                     person.c.name,
@@ -105,19 +177,14 @@ def newest(engine: Engine, limit: int = 30) -> list[Row]:
                     work.c.note,
                     work.c.submitted,
                     work.c.refused,
+                    work.c.returned,
                     work.c.edited,
                 )
                 .join(item, item.c.id == work.c.item_id)
                 .join(person, person.c.id == work.c.person_id)
-                .where(work.c.submitted.is_not(None))
+                .join(slot, slot.c.id == work.c.slot_id)
+                .where(work.c.submitted.is_not(None), slot.c.place > 0)
                 .order_by(work.c.submitted.desc())
                 .limit(limit)
             )
         )
-
-
-def refuse(engine: Engine, work_id: int, refused: bool) -> None:
-    """Mark an edit as refused (it is not `accepted` in the export), or take that back."""
-    mark = clock() if refused else None
-    with writing(engine).begin() as db:
-        db.execute(update(work).where(work.c.id == work_id, work.c.state == "done").values(refused=mark))

@@ -1,8 +1,10 @@
-"""The database: tables, migrations, and the engine for SQLite or PostgreSQL.
+"""The database: its tables, and the engine for SQLite or PostgreSQL.
 
-A *project* edits or compares. An *item* is one pair; it has one *slot*, or two where agreement is measured; a
-slot is given to one *person* at a time, and *work* is what that person has made of the item. People come in
-by *links* and stay by *visits*. Times are seconds since 1970 (UTC).
+A *project* edits, compares or collects thumbs. An *item* is one record; it has one *slot*, or two to five
+where agreement is measured. A slot is given to one *person* at a time, and *work* is what that person has
+made of the item. *History* keeps every submission and every decision about it. *Gold* is the lead's decision
+on an item. *Practice* items have a known answer; each person does them first. People come in by *links* and
+stay by *visits*. Times are seconds since 1970 (UTC).
 """
 
 import re
@@ -31,6 +33,7 @@ from sqlalchemy import (
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 
+from redline.annotate.migrations import MIGRATIONS
 from redline.errors import UserError
 
 Id = BigInteger().with_variant(Integer, "sqlite")
@@ -43,12 +46,14 @@ project = Table(
     tables,
     Column("id", Integer, primary_key=True),  # always 1
     Column("uid", Text, nullable=False),  # random; tells two projects' cookies and local drafts apart
-    Column("kind", Text, nullable=False),  # edit or compare
+    Column("kind", Text, nullable=False),  # edit, compare or feedback
     Column("guideline", Text, nullable=False),
     Column("max_ratio", Double, nullable=False),  # of words an edit may change
-    Column("agreement", Double, nullable=False),  # share of items that two people do
+    Column("agreement", Double, nullable=False),  # share of items that several people do
     Column("lease", Double, nullable=False),  # seconds an item is held for a person who is away
     Column("created", Double, nullable=False),
+    Column("reasons", Text, nullable=False, server_default="[]"),  # of changes: a JSON list of strings
+    Column("raters", Integer, nullable=False, server_default="2"),  # people who do an agreement item
 )
 item = Table(
     "item",
@@ -68,6 +73,7 @@ person = Table(
     Column("admin", SmallInteger, nullable=False),
     Column("revoked", Double),  # when the link was taken back
     Column("created", Double, nullable=False),
+    Column("guided", Double),  # when this person first closed the guidelines
 )
 link = Table(
     "link",
@@ -92,7 +98,10 @@ slot = Table(
     Column("state", SmallInteger, nullable=False),
     Column("person_id", ForeignKey("person.id")),
     Column("expires", Double),  # of the lease
-    Index("slot_state", "state", "id"),
+    Column("place", Integer, nullable=False, server_default="1"),  # 1 to 5 within the item; 0: practice
+    Column("assigned", ForeignKey("person.id")),  # whom the lead gave it to; nobody else gets it
+    Column("why", Text),  # what the lead told this person when giving it
+    Index("slot_free", "state", "assigned", "id"),
 )
 work = Table(
     "work",
@@ -113,46 +122,56 @@ work = Table(
     Column("ratio", Double),
     Column("seconds", Double),  # at work, as the page counted them
     Column("submitted", Double),
-    Column("refused", Double),  # when the admin refused it
+    Column("refused", Double),  # when the lead refused it
+    Column("revision", Integer, nullable=False, server_default="0"),  # grows with each change of state
+    Column("reasons", Text),  # of the single changes; see texts.Reason
+    Column("returned", Double),  # when the lead sent it back to its author, until it is submitted again
+    Column("returned_why", Text),
     UniqueConstraint("item_id", "person_id"),
     Index("work_person", "person_id", "state", "submitted"),
     Index("work_submitted", "submitted"),
+    Index("work_returned", "returned"),
 )
-
-# Each migration is a list of plain SQL statements, run in one transaction. Never change one that was
-# released: add another. {id} stands for a numbered primary key, {real} for a 64-bit float.
-MIGRATIONS: list[list[str]] = [
-    [  # 1: the tables
-        """CREATE TABLE project (id INTEGER PRIMARY KEY, uid TEXT NOT NULL, kind TEXT NOT NULL,
-           guideline TEXT NOT NULL, max_ratio {real} NOT NULL, agreement {real} NOT NULL,
-           lease {real} NOT NULL, created {real} NOT NULL)""",
-        """CREATE TABLE item (id {id}, key TEXT NOT NULL UNIQUE, digest TEXT NOT NULL,
-           body TEXT NOT NULL, draft TEXT,
-           draft_editor TEXT)""",
-        """CREATE TABLE person (id {id}, name TEXT NOT NULL UNIQUE, admin SMALLINT NOT NULL, revoked {real},
-           created {real} NOT NULL)""",
-        """CREATE TABLE link (hash TEXT PRIMARY KEY,
-           person_id {ref} NOT NULL REFERENCES person (id), created {real} NOT NULL)""",
-        """CREATE TABLE visit (hash TEXT PRIMARY KEY,
-           person_id {ref} NOT NULL REFERENCES person (id), expires {real} NOT NULL)""",
-        """CREATE TABLE slot (id {id}, item_id {ref} NOT NULL REFERENCES item (id), state SMALLINT NOT NULL,
-           person_id {ref} REFERENCES person (id), expires {real})""",
-        "CREATE INDEX slot_state ON slot (state, id)",
-        "CREATE INDEX ix_slot_item_id ON slot (item_id)",
-        """CREATE TABLE work (id {id}, item_id {ref} NOT NULL REFERENCES item (id),
-           person_id {ref} NOT NULL REFERENCES person (id),
-           slot_id {ref} NOT NULL REFERENCES slot (id), state TEXT NOT NULL, swapped SMALLINT NOT NULL,
-           started {real} NOT NULL, draft TEXT, draft_note TEXT, draft_at {real}, verdict TEXT,
-           edited TEXT, note TEXT, ratio {real}, seconds {real},
-           submitted {real}, UNIQUE (item_id, person_id))""",
-        "CREATE INDEX ix_work_slot_id ON work (slot_id)",
-        "CREATE INDEX work_person ON work (person_id, state, submitted)",
-    ],
-    [  # 2: the admin can refuse an edit, and the newest edits are found without reading all
-        "ALTER TABLE work ADD COLUMN refused {real}",
-        "CREATE INDEX work_submitted ON work (submitted)",
-    ],
-]
+history = Table(
+    "history",
+    tables,
+    Column("id", Id, primary_key=True, autoincrement=True),
+    Column("item_id", ForeignKey("item.id"), nullable=False),
+    Column("work_id", ForeignKey("work.id")),
+    Column("person_id", ForeignKey("person.id")),  # who did it; unknown for what an older Redline noted
+    Column("at", Double, nullable=False),
+    Column("act", Text, nullable=False),  # see submissions.Act; also gold, gold undone
+    Column("revision", Integer, nullable=False),  # of the work, afterwards
+    Column("token", Text),  # the page's own name of a submission: the same one is never taken twice
+    Column("verdict", Text),
+    Column("edited", Text),
+    Column("note", Text),  # the person's note, or the lead's reason
+    Column("ratio", Double),
+    Column("seconds", Double),
+    Column("reasons", Text),
+    Index("history_item", "item_id", "id"),
+    Index("history_work", "work_id", "id"),
+)
+gold = Table(
+    "gold",
+    tables,
+    Column("item_id", ForeignKey("item.id"), primary_key=True, autoincrement=False),
+    Column("person_id", ForeignKey("person.id"), nullable=False),  # the lead who decided
+    Column("work_id", ForeignKey("work.id")),  # the submission that was chosen; None: the lead's own
+    Column("verdict", Text, nullable=False),
+    Column("edited", Text),
+    Column("ratio", Double),
+    Column("note", Text),
+    Column("at", Double, nullable=False),
+)
+practice = Table(
+    "practice",
+    tables,
+    Column("item_id", ForeignKey("item.id"), primary_key=True, autoincrement=False),
+    Column("verdict", Text, nullable=False),  # the known answer
+    Column("edited", Text),
+    Column("explanation", Text),
+)
 
 
 def shown(url: str) -> str:

@@ -1,7 +1,8 @@
-"""The two commands: start the app over a database, filled first with what is given; write out what people
-have made."""
+"""The commands: start the app over a database, filled first with what is given; say how far the work is;
+write out what people have made."""
 
 import getpass
+import json
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,17 +10,25 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text as Line
 from sqlalchemy import Engine, select
 
 from redline.annotate import export as exporting
-from redline.annotate import people
-from redline.annotate.intake import Count, add_comparison, add_drafts, add_pairs, set_up
+from redline.annotate import people, progress
+from redline.annotate.export import Which
+from redline.annotate.intake import Count, add_comparison, add_drafts, add_pairs, add_responses, set_up
+from redline.annotate.practice import KNOWN, add_practice
 from redline.annotate.schema import connect, item, project, shown
+from redline.annotate.shown import duration, moment
 from redline.console import console, track
 from redline.data.check import Rejects
+from redline.data.files import read_jsonl
 from redline.data.read import read
 from redline.data.records import Edit, Response, ToEdit
 from redline.data.settings import Source
+from redline.data.show import visible
 from redline.errors import UserError
 
 
@@ -31,9 +40,13 @@ class Options:
     pairs: Source | None = None
     drafts: str | None = None
     blind: tuple[str, str] | None = None
+    thumbs: str | None = None
+    practice: Path | None = None
     guideline: Path | None = None
     annotators: list[str] = field(default_factory=list)
     agreement: float | None = None
+    raters: int | None = None
+    reasons: list[str] | None = None
     max_ratio: float | None = None
     lease_minutes: float | None = None
     host: str = "127.0.0.1"
@@ -50,23 +63,30 @@ def annotate(options: Options) -> None:
 
     from redline.annotate.app import build
 
-    if options.blind and (options.pairs or options.drafts):
-        raise UserError("--blind compares two files of responses; leave PAIRS and --import away.")
+    sources = [bool(options.pairs or options.drafts), bool(options.blind), bool(options.thumbs)]
+    if sum(sources) > 1:
+        raise UserError("Give only one of these: PAIRS (or --import) to edit, --blind to compare, --thumbs.")
     names = _names(options)
     url = None if options.url is None else _url(options.url)
     engine = connect(options.db)
     guideline = _guideline(options.guideline)
     lease = None if options.lease_minutes is None else options.lease_minutes * 60
-    kind = (
-        "compare" if options.blind else "edit" if options.pairs or options.drafts else _kind(engine) or "edit"
+    set_up(
+        engine,
+        _kind_of(options, engine),
+        guideline,
+        options.max_ratio,
+        options.agreement,
+        lease,
+        options.raters,
+        options.reasons,
     )
-    set_up(engine, kind, guideline, options.max_ratio, options.agreement, lease)
     _fill(engine, options)
     with engine.connect() as db:
         if db.execute(select(item.c.id).limit(1)).first() is None:
             raise UserError(
-                f"--db {shown(options.db)}: there is nothing in it to work on. Give PAIRS, --import or "
-                "--blind."
+                f"--db {shown(options.db)}: there is nothing in it to work on. Give PAIRS, --import, "
+                "--blind or --thumbs."
             )
     listening = _listen(options.host, options.port)
     port = listening.getsockname()[1]
@@ -78,10 +98,47 @@ def annotate(options: Options) -> None:
     uvicorn.Server(config).run(sockets=[listening])
 
 
-def export(db: str, out: Path, accepted: bool, who: str | None) -> None:
-    """Write out edits, or comparisons."""
-    count = exporting.export(connect_existing(db), out, "accepted" if accepted else "all", who)
-    console.print(f"{out}: {count:,} records", highlight=False, markup=False, soft_wrap=True)
+def _kind_of(options: Options, engine: Engine) -> str:
+    """The kind of project that is asked for, or that the database has."""
+    if options.blind:
+        return "compare"
+    if options.thumbs:
+        return "feedback"
+    if options.pairs or options.drafts:
+        return "edit"
+    return _kind(engine) or "edit"
+
+
+def export(db: str, out: Path, which: Which, who: str | None, with_history: bool) -> None:
+    """Write out edits, comparisons or thumbs."""
+    done = exporting.export(connect_existing(db), out, which, who, with_history)
+    text = f"{out}: {done.records:,} records"
+    if done.left_out:
+        parts = ", ".join(f"{number:,} {reason}" for reason, number in done.left_out.most_common())
+        text += f"; left out: {parts}"
+    console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+def status(db: str, as_json: bool) -> None:
+    """Print how far the work of a project is, as a table or as JSON."""
+    engine = connect_existing(db)
+    figures = progress.status(engine)
+    if as_json:
+        print(json.dumps(figures, ensure_ascii=False, indent=2))
+        return
+    out = Console(soft_wrap=True, highlight=False, markup=False)
+    out.print(
+        f"{figures['done']:,} of {figures['total']:,} done, {figures['held']:,} in somebody's hands; "
+        f"{figures['items_done']:,} of {figures['items']:,} items done, {figures['items_several']:,} by two "
+        f"or more people; {figures['returned']:,} sent back, {figures['gold']:,} decided"
+    )
+    names = ("name", "done", "skipped", "refused", "sent back", "assigned", "practice", "each", "last")
+    table = Table(*names, box=None, pad_edge=False)
+    for rate in progress.rates(engine):
+        cells = (rate.done, rate.skipped, rate.refused, rate.returned, rate.assigned, rate.practised)
+        last = moment(rate.last) if rate.last else "–"
+        table.add_row(Line(visible(rate.name)), *map(str, cells), duration(rate.seconds), last)
+    out.print(table)
 
 
 def connect_existing(db: str) -> Engine:
@@ -100,6 +157,12 @@ def connect_existing(db: str) -> Engine:
 def _kind(engine: Engine) -> str | None:
     with engine.connect() as db:
         return db.execute(select(project.c.kind)).scalar()
+
+
+def list_of(text: str) -> list[str]:
+    """The parts of a text with commas, without empty ones and repetitions."""
+    parts = [part.strip() for part in text.split(",")]
+    return list(dict.fromkeys(part for part in parts if part))
 
 
 def _names(options: Options) -> list[str]:
@@ -165,6 +228,15 @@ def _fill(engine: Engine, options: Options) -> None:
                 rejects,
             )
             _say(f"{a} and {b}", count, rejects)
+    if options.thumbs:
+        with _rejects(engine, "thumbs") as rejects:
+            responses = read(Source(path=options.thumbs), Response, rejects)
+            _say(options.thumbs, add_responses(engine, track(responses, "responses"), rejects), rejects)
+    if options.practice:
+        kind = _kind(engine) or "edit"
+        with _rejects(engine, "practice") as rejects:
+            known = read_jsonl(options.practice, KNOWN[kind])
+            _say(f"practice: {options.practice}", add_practice(engine, kind, known, rejects), rejects)
 
 
 @contextmanager

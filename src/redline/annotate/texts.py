@@ -1,13 +1,16 @@
 """Texts on their way in and out: what can be stored, which part is edited, and line ends that browsers
 lose."""
 
+import json
 import re
+from collections.abc import Sequence
 from typing import Any
 
 from rapidfuzz.distance import Levenshtein
 
-from redline.data.alignment import edit_ratio, words
+from redline.data.alignment import align, edit_ratio
 from redline.data.records import Text
+from redline.data.units import unit_spans, units
 
 LONGEST = 100_000  # characters of one prompt, response or edit
 
@@ -103,5 +106,79 @@ def browser_text(text: str) -> str:
 
 
 def ratio(rejected: str, edited: str) -> float:
-    """Share of words changed, as the edit gates count it."""
-    return edit_ratio(words(rejected), words(edited))
+    """Share of units changed, as the edit gates count it."""
+    return edit_ratio(units(rejected), units(edited))
+
+
+def changes(original: str, edited: str) -> list[dict[str, Any]]:
+    """The changed runs of an edit, in order, as the redline shows them.
+
+    Each has ``start`` and ``end`` (characters of ``original``), ``edited_start`` and ``edited_end``
+    (characters of ``edited``), ``deleted`` and ``inserted``.
+    """
+    old, new = unit_spans(original), unit_spans(edited)
+    before = [original[start:end] for start, end in old]
+    after = [edited[start:end] for start, end in new]
+    runs = []
+    for op in align(before, after).ops:
+        if op.kind == "equal":
+            continue
+        start, end = _characters(old, op.start, op.end, len(original))
+        edited_start, edited_end = _characters(new, op.edited_start, op.edited_end, len(edited))
+        runs.append(
+            {
+                "start": start,
+                "end": end,
+                "edited_start": edited_start,
+                "edited_end": edited_end,
+                "deleted": original[start:end],
+                "inserted": edited[edited_start:edited_end],
+            }
+        )
+    return runs
+
+
+def _characters(spans: list[tuple[int, int]], start: int, end: int, length: int) -> tuple[int, int]:
+    """The characters of units ``[start, end)``; where there are none, the empty place before ``start``."""
+    if start < end:
+        return spans[start][0], spans[end - 1][1]
+    place = spans[start][0] if start < len(spans) else length
+    return place, place
+
+
+def reasons_of(
+    original: str, edited: str, given: Sequence[Any], allowed: Sequence[str]
+) -> list[dict[str, Any]]:
+    """The changes that have a reason, as ``changes`` describes them, with ``reason``.
+
+    ``given``: what the page sent; see ``submissions.Submission``. Raises ValueError where it is malformed or
+    a reason is not in ``allowed``. A reason whose change is not there any more is left out.
+    """
+    runs = changes(original, edited)
+    kept: dict[int, dict[str, Any]] = {}
+    for entry in given:
+        if not isinstance(entry, dict) or entry.get("reason") not in allowed:
+            raise ValueError("The reason of a change is not in the project's list. Reload the page.")
+        number = entry.get("number")
+        texts_of_change = (browser_text(str(entry.get("deleted"))), browser_text(str(entry.get("inserted"))))
+        if not isinstance(number, int) or not 0 <= number < len(runs):
+            continue
+        run = runs[number]
+        if (browser_text(run["deleted"]), browser_text(run["inserted"])) == texts_of_change:
+            kept[number] = run | {"reason": entry["reason"]}
+    return [kept[number] for number in sorted(kept)]
+
+
+def stored_reasons(stored: str | None) -> list[dict[str, Any]]:
+    """The reasons that the database holds for a work, as ``reasons_of`` made them."""
+    return json.loads(stored) if stored else []
+
+
+def for_page(reason: dict[str, Any]) -> dict[str, Any]:
+    """A kept reason as the page asks for it: by the texts of its change, which may be in another place by
+    then."""
+    return {
+        "deleted": browser_text(reason["deleted"]),
+        "inserted": browser_text(reason["inserted"]),
+        "reason": reason["reason"],
+    }

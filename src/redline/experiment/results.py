@@ -32,7 +32,6 @@ class Line(Record):
     preference: float | None = None
     update: int = 0
     n: int | None = None
-    samples: int | None = None
     seconds: float = 0.0
     seconds_watch: float = 0.0
     peak_gb: float | None = None
@@ -46,9 +45,9 @@ class Line(Record):
 class Point:
     """A measurement on the way: nats a response from the reference, win rate over it, and the price so far.
 
-    ``samples`` are the responses that were sampled (by a method that samples none: the pairs or responses
-    learned from), ``seconds`` those of learning, without the measuring itself. Both are None for best of n,
-    which learns nothing."""
+    ``samples`` are the responses (without RL: the edits) learned from, ``seconds`` those of learning, without
+    the measuring itself. Both are None for best of n, which learns nothing.
+    """
 
     kl: float
     gold: float
@@ -159,7 +158,7 @@ def _curve(cell: Cell) -> list[Point]:
             )
             for line in _lines(files.curve)
         ]
-    size, seconds, points = cell.recipe.policy.batch_size, 0.0, list[Point]()
+    size, seconds, points = direct.batch_size if direct else cell.recipe.policy.batch_size, 0.0, []
     for line in _lines(files.policy.log):
         seconds += line.seconds
         if line.gold is not None and line.gold_kl is not None:
@@ -167,7 +166,7 @@ def _curve(cell: Cell) -> list[Point]:
                 Point(
                     line.gold_kl,
                     line.gold,
-                    line.update * size if line.samples is None else line.samples,
+                    line.update * size,
                     round(seconds, 2),
                     line.gold_error,
                     line.gold_proxy,

@@ -1,29 +1,32 @@
-// The blind comparison: one verdict, by mouse or key.
-import { $, button, clock, data, dialog, finish, plain, toggleNote, wire } from "./page.mjs";
+// The blind comparison, and thumbs: one verdict, by mouse or key.
+import { undo, undoLast } from "./outbox.mjs";
+import { $, clock, data, dialog, guideFirst, lastTurn, plain, toggleNote, waitForRest, wire } from "./page.mjs";
+import { finish } from "./verdict.mjs";
 
+waitForRest();
+guideFirst();
+lastTurn();
 const note = $("note");
 note.value = data.note;
 if (note.value) toggleNote();
 
-const judge = (element) => finish("/api/submit", { work: data.work, verdict: element.dataset.verdict, note: note.value, seconds: clock.seconds }, () => {});
-const acts = {
+const judge = (element) => {
+  if (!element) return;
+  const { verdict } = element.dataset;
+  finish("/api/submit", { verdict, note: note.value, seconds: clock.seconds }, verdict);
+};
+wire({
   left: judge,
   tie: judge,
   right: judge,
   skip() {
     if (data.state === "done") location.assign("/");
-    else finish("/api/skip", { work: data.work, note: note.value }, () => {});
+    else finish("/api/skip", { note: note.value }, "skipped");
   },
+  takeback: () => undo(data.work, data.revision),
+  undolast: undoLast,
   note: toggleNote,
   plain,
   guidelines: () => dialog("guidelines"),
   keys: () => dialog("keys"),
-};
-const arrows = { ArrowLeft: "left", ArrowDown: "tie", ArrowRight: "right", 1: "left", 2: "tie", 3: "right" };
-
-wire(acts, { s: "skip", n: "note", g: "guidelines", p: "plain", h: "keys" }, (event, typing) => {
-  const act = arrows[event.key];
-  if (!act || typing || event.altKey || event.ctrlKey || event.metaKey || event.shiftKey || event.repeat) return false;
-  judge(button(act));
-  return true;
-});
+}, { j: "left", k: "tie", l: "right", s: "skip", n: "note", g: "guidelines", p: "plain", h: "keys", u: "undolast" });

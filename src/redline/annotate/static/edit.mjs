@@ -1,281 +1,273 @@
-// The edit page. What is typed is kept at once on this device and soon after on the server.
-import { change } from "./diff.mjs";
-import { draw } from "./redline.mjs";
-import { $, Answer, banner, button, clock, data, dialog, finish, plain, post, sending, toggleNote, wire } from "./page.mjs";
+// The edit page: a field (the redline itself, or plain text), what is beside it, the meter, the verdicts.
+import { Changes } from "./changes.mjs";
+import { compare, spaces } from "./diff.mjs";
+import { Draft } from "./draft.mjs";
+import { PlainField } from "./field.mjs";
+import { undo as undoSubmission, undoLast } from "./outbox.mjs";
+import { $, Answer, banner, button, clock, data, dialog, guideFirst, lastTurn, plain, post, toggleNote, waitForRest, wire } from "./page.mjs";
+import { draw, paragraphs } from "./redline.mjs";
+import { RedlineField } from "./redline-field.mjs";
+import { finish, sending } from "./verdict.mjs";
 
-const editor = $("editor"), note = $("note");
-const KEY = `redline ${data.uid} ${data.work}`;
-const OUR_NOTE = data.note;
+const note = $("note"), VIEW = "redline view";
+let field, found, asked = "", drawn = 0, took = 0;
 
-// ---- the draft: this device's where it goes on from the server's, else the server's. Clocks of two devices are never compared:
-// `at` only names a draft, and `since` has the names of those that the server may hold if no other page has sent one.
+waitForRest();
 
-function remembered() {
-  try {
-    return JSON.parse(localStorage.getItem(KEY)) ?? null;
-  } catch {
-    return null; // storage is switched off, or holds something else
-  }
-}
+const changes = new Changes({ reasons: data.reasons, given: data.given, takeBack, jump, changed: () => draft.changed() });
+const draft = new Draft(() => ({ text: field.text, note: note.value, reasons: changes.stored }));
 
-function remember() {
-  draft.at = Math.max(Date.now(), draft.at + 1);
-  keep();
-  draft.dirty = true;
-  later(1000);
-}
-
-function keep() {
-  const { at, since } = draft;
-  try {
-    localStorage.setItem(KEY, JSON.stringify({ text: editor.value, note: note.value, at, since, seconds: clock.seconds }));
-  } catch {
-    draft.local = false; // full or switched off: the server's copy is the only one
-  }
-}
-
-const draft = { at: data.draftAt, since: [data.draftAt], dirty: false, local: true, timer: 0, busy: false, lost: false };
-
-function later(pause) {
-  clearTimeout(draft.timer);
-  draft.timer = setTimeout(save, pause);
-}
-
-async function save() {
-  clearTimeout(draft.timer);
-  if (sending() || draft.busy || data.state === "done" || draft.lost) return;
-  const { at, dirty, since } = draft;
-  draft.busy = true;
-  if (dirty && !since.includes(at)) draft.since = [...since, at]; // it may arrive though no answer does
-  try {
-    const { held, newer } = await post("/api/draft", { work: data.work, text: dirty ? editor.value : null, note: note.value, at, since });
-    if (draft.offline) banner("");
-    draft.offline = false;
-    if (newer) {
-      draft.lost = true;
-      $("saved").textContent = "Not saved: changed in another window";
-      banner("This text was changed in another window or on another device. What you type here is not saved any more: copy what you want to keep, then reload the page to go on with the other text.", "warn");
-    } else if (!held && data.state === "open") {
-      draft.lost = true;
-      banner("You were away for so long that somebody else may have this item now. Try to submit, or copy what you want to keep.", "warn");
-    } else {
-      if (dirty) draft.since = [at];
-      draft.dirty = draft.at !== at;
-      if (draft.dirty) later(1000);
-      else if (dirty) { keep(); $("saved").textContent = "Saved"; }
-    }
-  } catch (error) {
-    if (!(error instanceof Answer)) throw error;
-    if (error.status) { banner(error.message, "error"); return; }
-    draft.offline = true;
-    $("saved").textContent = draft.local ? "No connection; kept on this device" : "No connection; keep this page open";
-    later(5000);
-  } finally {
-    draft.busy = false;
-  }
-}
-
-addEventListener("online", save);
-addEventListener("visibilitychange", () => { if (document.visibilityState === "hidden" && draft.dirty) save(); });
-setInterval(() => { if (Date.now() - clock.last < 300000 && !draft.dirty) save(); }, 60000); // the lease goes on while somebody is here
-
-// ---- undo and redo: our own, because resets and drafts must be undone too
-
-const past = [], future = [];
-let shown = { text: "", from: 0, to: 0 }, kind = "", spaced = false, when = 0;
-
-function snapshot() {
-  return { text: editor.value, from: editor.selectionStart, to: editor.selectionEnd };
-}
-
-function step(from, to) {
-  if (!from.length) return;
-  to.push(snapshot());
-  shown = from.pop();
-  editor.value = shown.text;
-  editor.setSelectionRange(shown.from, shown.to);
-  kind = "";
-  changed();
-}
-
-function replace(text) {
-  if (text === editor.value) return;
-  past.push(snapshot());
-  future.length = 0;
-  editor.value = text;
-  kind = "";
-  changed();
-}
-
-editor.addEventListener("input", (event) => {
-  const typing = /^(insertText|deleteContentBackward|deleteContentForward|insertCompositionText)$/.test(event.inputType);
-  const space = /\s/.test(event.data ?? "");
-  if (!typing || event.inputType !== kind || (space && !spaced) || Date.now() - when > 1500) { // a step is a word and the space before it
-    past.push(shown);
-    if (past.length > 1000) past.shift();
-  }
-  future.length = 0;
-  kind = typing ? event.inputType : "";
-  spaced = space;
-  when = Date.now();
-  changed();
-});
-editor.addEventListener("beforeinput", (event) => {
-  if (event.inputType === "historyUndo" || event.inputType === "historyRedo") {
-    event.preventDefault();
-    if (event.inputType === "historyUndo") step(past, future);
-    else step(future, past);
-  }
-});
-document.addEventListener("selectionchange", () => { if (document.activeElement === editor) shown = snapshot(); });
-
-// ---- the redline and the meter
-
-let amount = { changed: 0, of: 0, ratio: 0 }, drawn = 0, took = 0;
+// ---- what is shown of a change
 
 function changed() {
-  shown = snapshot();
+  if (sending()) return;
   asked = "";
-  if (!draft.lost) banner("");
-  remember();
+  if (!draft.lost && !$("banner").dataset.stale) banner("");
+  draft.changed();
   clearTimeout(drawn);
-  drawn = setTimeout(show, took > 40 ? 250 : 0);
+  if (took > 40) drawn = setTimeout(show, 250); // a very large change: not with each key
+  else show();
 }
 
+/** Compare now, and draw everything. */
 function show() {
-  const start = performance.now();
-  const { spacing, coarse } = draw($("redline"), data.original, editor.value);
-  amount = change(data.original, editor.value);
+  clearTimeout(drawn);
+  const start = performance.now(), text = field.text;
+  found = compare(data.original, text);
+  field.marks(found, data.original);
+  changes.update(found.changes, field.cursor);
+  if (beside === "redline") draw($("redline"), data.original, text, found);
+  meter(text);
   took = performance.now() - start;
-  const limit = data.maxRatio, over = amount.ratio > limit && !amount.atMost, near = !over && amount.ratio > 0.8 * limit;
-  const percent = (share) => `${Math.round(100 * share)}%`;
+  if (beside === "preview") previewLater();
+}
+
+const percent = (share) => `${Math.round(100 * share)}%`;
+
+function meter(text) {
+  const limit = data.maxRatio, over = found.ratio > limit && !found.coarse, near = !over && found.ratio > 0.8 * limit;
   const bar = $("meter");
   bar.className = `meter ${over ? "over" : near ? "near" : ""}`;
-  bar.firstElementChild.style.width = `${Math.min(100, 100 * amount.ratio / limit)}%`;
-  bar.setAttribute("aria-valuenow", String(Math.round(100 * amount.ratio)));
-  bar.setAttribute("aria-valuetext", `${percent(amount.ratio)} of the words changed, ${percent(limit)} allowed`);
-  const parts = [`${amount.atMost ? "at most " : ""}${amount.changed} of ${amount.of} words changed · ${percent(amount.ratio)} (limit ${percent(limit)})`];
+  bar.firstElementChild.style.width = `${Math.min(100, 100 * found.ratio / limit)}%`;
+  bar.setAttribute("aria-valuenow", String(Math.round(100 * found.ratio)));
+  bar.setAttribute("aria-valuetext", `${percent(found.ratio)} of the words changed, ${percent(limit)} allowed`);
+  const parts = [`${found.coarse ? "at most " : ""}${found.changed} of ${found.of} words changed · ${percent(found.ratio)} (limit ${percent(limit)})`];
   if (over) parts.push("Too much: take some of it back.");
   else if (near) parts.push("Close to the limit.");
-  else if (!amount.changed && spacing) parts.push("Only white space, which the labels do not see.");
-  if (coarse) parts.push("Shown coarsely: the change is large.");
+  else if (!found.changed && text !== data.original) {
+    parts.push(spaces(data.original, text, found).length ? "Only white space, which the labels do not see." : "Nothing that the labels see.");
+  }
+  if (found.coarse) parts.push("Shown coarsely: the change is large.");
   $("meter-text").textContent = parts.join(" ");
   $("meter-text").className = over ? "over" : near ? "near" : "";
   button("submit").setAttribute("aria-disabled", String(over));
-  button("undo").setAttribute("aria-disabled", String(!past.length));
-  button("redo").setAttribute("aria-disabled", String(!future.length));
-  button("reset").setAttribute("aria-disabled", String(editor.value === data.original));
-  if (!CSS.supports("field-sizing", "content")) {
-    editor.style.height = "auto";
-    editor.style.height = `${editor.scrollHeight + 2}px`;
+  button("undo").setAttribute("aria-disabled", String(!field.canUndo));
+  button("redo").setAttribute("aria-disabled", String(!field.canRedo));
+  button("reset").setAttribute("aria-disabled", String(text === data.original));
+}
+
+/** The changes of the text as it is now, also where drawing waits. */
+function now() {
+  show();
+  return found.changes;
+}
+
+function takeBack(number) {
+  const change = now()[number];
+  if (change) field.splice(change.from, change.to, change.restore);
+}
+
+function jump(number) {
+  const change = now()[number];
+  if (change) field.select(change.start, change.end);
+}
+
+// ---- beside the editor: the original, the redline, a preview, the chosen response
+
+let beside = "original", previewed = null, previewing = 0;
+const SIDES = { original: "Original", redline: "Redline", preview: "Preview", chosen: "Chosen response" };
+
+function showBeside(side) {
+  beside = side;
+  for (const [name, label] of Object.entries(SIDES)) {
+    if (!button(name)) continue;
+    const on = name === side;
+    $(name).hidden = !on;
+    button(name).setAttribute("aria-pressed", String(on));
+    if (on) $("beside").setAttribute("aria-label", label);
+  }
+  if (side === "redline") draw($("redline"), data.original, field.text);
+  if (side === "preview") preview();
+}
+
+const toggleBeside = (side) => showBeside(beside === side ? "original" : side);
+
+function previewLater() {
+  clearTimeout(previewing);
+  previewing = setTimeout(preview, 400);
+}
+
+// The server renders it, as it renders prompts: no HTML of the text's own, no pictures, no links but http, https and mailto.
+async function preview() {
+  const { text } = field;
+  if (text === previewed) return;
+  try {
+    const { html } = await post("/api/preview", { text });
+    $("preview").innerHTML = html;
+    previewed = text;
+  } catch (error) {
+    if (!(error instanceof Answer)) throw error;
+    $("preview").textContent = error.message;
+  }
+}
+
+let follows = null; // the pane that is scrolled by the other one, not by a person
+
+function scrollTogether(leader, follower) {
+  if (follows === leader) { follows = null; return; }
+  const room = leader.scrollHeight - leader.clientHeight, theirs = follower.scrollHeight - follower.clientHeight;
+  if (room <= 0 || theirs <= 0) return;
+  const top = Math.round(leader.scrollTop / room * theirs);
+  if (Math.abs(top - follower.scrollTop) < 1) return;
+  follows = follower;
+  follower.scrollTop = top;
+}
+
+// ---- the field
+
+function makeField(kind, text) {
+  field?.destroy();
+  field = kind === "plain"
+    ? new PlainField($("field"), text, changed)
+    : new RedlineField($("field"), text, changed, () => changes.at(field.cursor), takeBack);
+  button("view").setAttribute("aria-pressed", String(kind === "plain"));
+  document.body.classList.toggle("plain-field", kind === "plain");
+  const { scroller } = field;
+  scroller.addEventListener("scroll", () => scrollTogether(scroller, $("beside")), { passive: true });
+  $("beside").onscroll = () => scrollTogether($("beside"), scroller);
+  field.mono(button("mono").getAttribute("aria-pressed") === "true");
+}
+
+function view() {
+  try {
+    return localStorage.getItem(VIEW) === "plain" ? "plain" : "redline";
+  } catch {
+    return "redline";
+  }
+}
+
+function switchView() {
+  const kind = button("view").getAttribute("aria-pressed") === "true" ? "redline" : "plain";
+  makeField(kind, field.text);
+  showBeside(kind === "plain" ? "redline" : "original");
+  show();
+  field.focus();
+  try {
+    localStorage.setItem(VIEW, kind);
+  } catch {
+    return; // then the choice holds for this page
   }
 }
 
 // ---- verdicts
 
-function forget() {
-  try {
-    localStorage.removeItem(KEY);
-  } catch {
-    draft.local = false;
-  }
-}
-
 function send(verdict) {
-  clearTimeout(draft.timer);
-  finish("/api/submit", { work: data.work, verdict, text: verdict === "edited" ? editor.value : null, note: note.value, seconds: clock.seconds }, forget);
+  draft.stop();
+  const edited = verdict === "edited";
+  const body = { verdict, text: edited ? field.text : null, note: note.value, seconds: clock.seconds, reasons: edited ? changes.submitted : [] };
+  finish(data.decide ?? "/api/submit", body, verdict, () => draft.forget(), () => draft.keep());
 }
-
-let asked = "";
 
 // A verdict that throws typed changes away is asked for twice.
-function sure(act, question, go) {
-  if (editor.value === (data.start ?? data.original) || editor.value === data.original || asked === act) { go(); return; }
+function sure(act, question) {
+  const { text } = field;
+  if (text === (data.start ?? data.original) || text === data.original || asked === act) { send(act); return; }
   asked = act;
   banner(question, "warn");
 }
 
+const composing = () => field.composing;
+
 const acts = {
   submit() {
+    if (composing()) return; // half a letter is no edit
     show();
-    if (amount.ratio > data.maxRatio && !amount.atMost) {
-      banner(`The edit changes ${Math.round(100 * amount.ratio)}% of the words; at most ${Math.round(100 * data.maxRatio)}% may change. Take some of it back.`, "error");
-    } else if (editor.value === data.original) {
+    if (found.ratio > data.maxRatio && !found.coarse) {
+      banner(`The edit changes ${percent(found.ratio)} of the words; at most ${percent(data.maxRatio)} may change. Take some of it back.`, "error");
+    } else if (field.text === data.original) {
       banner("Nothing is changed. If the response needs no change, choose “Already fine”.", "warn");
     } else {
       send("edited");
     }
   },
-  fine: () => sure("fine", "Your changes would be dropped. Press “Already fine” again if that is meant.", () => send("fine")),
-  unfixable: () => sure("unfixable", "Your changes would be dropped. Press “Cannot be fixed” again if that is meant.", () => send("unfixable")),
+  fine() { if (!composing()) sure("fine", "Your changes would be dropped. Press “Already fine” again if that is meant."); },
+  unfixable() { if (!composing()) sure("unfixable", "Your changes would be dropped. Press “Cannot be fixed” again if that is meant."); },
   skip() {
+    if (data.state === "deciding") return;
     if (data.state === "done") { location.assign("/"); return; }
-    clearTimeout(draft.timer);
-    finish("/api/skip", { work: data.work, note: note.value }, forget);
+    draft.stop();
+    finish("/api/skip", { note: note.value }, "skipped", () => draft.forget());
   },
+  takeback: () => undoSubmission(data.work, data.revision),
+  undolast: undoLast,
   note: toggleNote,
-  chosen() {
-    const panel = $("chosen");
-    if (!panel) return;
-    panel.hidden = !panel.hidden;
-    button("chosen").setAttribute("aria-expanded", String(!panel.hidden));
-    if (!panel.hidden) panel.scrollIntoView({ block: "nearest" });
+  original: () => showBeside("original"),
+  redline: () => toggleBeside("redline"),
+  preview: () => toggleBeside("preview"),
+  chosen: () => { if ($("chosen")) toggleBeside("chosen"); },
+  undo: () => field.undo(),
+  redo: () => field.redo(),
+  reset: () => field.replace(data.original),
+  todraft: () => field.replace(data.start),
+  back() {
+    const change = found && changes.under(field.cursor);
+    if (change) takeBack(change.number);
   },
-  undo: () => step(past, future),
-  redo: () => step(future, past),
-  reset: () => replace(data.original),
-  todraft: () => replace(data.start),
+  reason: () => $("at-cursor").querySelector("select")?.focus(),
   mono() {
-    const on = editor.classList.toggle("mono");
-    $("redline").classList.toggle("mono", on);
+    const on = button("mono").getAttribute("aria-pressed") !== "true";
     button("mono").setAttribute("aria-pressed", String(on));
+    field.mono(on);
+    $("beside").classList.toggle("mono", on);
   },
+  view: switchView,
   plain,
-  write: () => editor.focus(),
+  write: () => field.focus(),
   guidelines: () => dialog("guidelines"),
   keys: () => dialog("keys"),
 };
 
 wire(acts, {
   f: "fine", x: "unfixable", s: "skip", n: "note", c: "chosen", g: "guidelines", r: "reset", d: "todraft", p: "plain", m: "mono",
-  e: "write", h: "keys", u: "undo",
-}, (event, typing) => {
+  e: "write", h: "keys", u: "undolast", l: "redline", v: "preview", b: "back", j: "reason", t: "view",
+}, (event) => {
   const command = event.ctrlKey || event.metaKey;
+  const inField = event.target !== note && !event.target.closest("#field .cm-content");
   if (command && event.key === "Enter") acts.submit();
-  else if (command && !event.altKey && event.key.toLowerCase() === "z" && event.target !== note) step(...(event.shiftKey ? [future, past] : [past, future]));
-  else if (command && !event.altKey && event.key.toLowerCase() === "y" && event.target !== note) step(future, past);
+  else if (command && !event.altKey && inField && event.key.toLowerCase() === "z") field[event.shiftKey ? "redo" : "undo"]();
+  else if (command && !event.altKey && inField && event.key.toLowerCase() === "y") field.redo();
   else return false;
   return true;
 });
-note.addEventListener("input", remember);
+note.addEventListener("input", () => draft.changed());
 
 // ---- start
 
-const mine = remembered();
-const server = { text: data.edited ?? data.draft ?? data.start, note: OUR_NOTE, at: data.draftAt };
-const since = mine?.since ?? [];
-const unsaved = mine !== null && mine.at !== server.at && !since.includes(mine.at); // the server was not heard to have it
-const first = unsaved && since.includes(server.at) ? mine : server;
-editor.value = first.text;
-note.value = first.note || (unsaved ? mine.note : "");
-clock.seconds = mine?.seconds ?? 0;
-draft.at = first.at;
-if (first === mine) {
-  draft.since = [...since, mine.at]; // it may be on its way since before a reload
-  draft.dirty = true;
-  $("saved").textContent = "Restored";
-  later(300);
-} else if (unsaved && mine.text !== server.text) {
-  past.push({ text: mine.text, from: 0, to: 0 });
-  banner("This text was changed in another window or on another device, and is shown as it was left there. Undo (Ctrl+Z) brings back what was typed here.", "warn");
-} else if (data.draft !== null && data.draft !== undefined) {
-  $("saved").textContent = "Restored";
-}
+const first = draft.first({ text: data.draft ?? data.edited ?? data.start, note: data.note, at: data.draftAt });
+if (first.reasons) changes.stored = first.reasons;
+note.value = first.note;
 if (note.value) toggleNote();
-if (/^(```|~~~| {4}\S|\t)/m.test(data.original)) acts.mono();
-shown = snapshot();
-show();
-if (matchMedia("(hover: hover)").matches) {
-  editor.focus({ preventScroll: true });
-  editor.setSelectionRange(0, 0);
+const code = /^(```|~~~| {4}\S|\t)/m.test(data.original);
+button("mono").setAttribute("aria-pressed", String(code));
+$("beside").classList.toggle("mono", code);
+paragraphs($("original"), data.original);
+makeField(view(), first.text);
+if (first.older !== null) {
+  field.remember(first.older);
+  banner("This text was changed in another window or on another device, and is shown as it was left there. Undo (Ctrl+Z) brings back what was typed here.", "warn");
 }
+showBeside(view() === "plain" ? "redline" : "original");
+show();
+lastTurn();
+guideFirst();
+if (matchMedia("(hover: hover)").matches && !document.querySelector("dialog[open]")) field.focus();

@@ -1,11 +1,11 @@
-// What the edit page and the comparison share: talking to the server, buttons and keys, dialogs, the count of seconds at work.
+// What the pages share: talking to the server, buttons and keys, dialogs, the count of seconds at work.
 
 export const data = JSON.parse(document.getElementById("data").textContent);
 export const $ = (id) => document.getElementById(id);
 export const button = (act) => document.querySelector(`[data-act="${act}"]`);
 
 export class Answer extends Error {
-  constructor(message, status) { super(message); this.status = status; }
+  constructor(message, status, current) { super(message); this.status = status; this.current = current; }
 }
 
 /** POST JSON. Throws Answer with the server's reason, or with status 0 when there was no (useful) answer. */
@@ -19,51 +19,30 @@ export async function post(path, body) {
   } catch {
     throw new Answer("No connection.", 0);
   }
-  const value = await response.json().catch(() => ({}));
-  if (response.ok) return value;
-  throw new Answer(value.error ?? "The server cannot answer now.", response.status >= 500 ? 0 : response.status);
+  const value = await response.json().catch(() => null);
+  if (response.ok && value) return value;
+  const status = response.status >= 500 || !value ? 0 : response.status;
+  throw new Answer(value?.error ?? "The server cannot answer now.", status, value?.current);
 }
 
-export function banner(text, kind = "") {
+/** A message at the head of the page; `actions`: [[text, function]] become buttons. */
+export function banner(text, kind = "", actions = []) {
   const box = $("banner");
+  if (!text && box.hidden) return;
   box.hidden = !text;
   box.className = `banner ${kind}`;
-  if (box.textContent !== text) box.textContent = text;
+  const words = document.createElement("p");
+  words.textContent = text;
+  box.replaceChildren(words);
+  for (const [name, act] of actions) {
+    const element = document.createElement("button");
+    element.type = "button";
+    element.textContent = name;
+    element.addEventListener("click", act);
+    box.append(element);
+  }
   if (text) box.scrollIntoView({ block: "nearest" });
 }
-
-let waiting = false;
-
-/** Send a verdict until the server has it, through lost connections too; then go to the next item. */
-export async function finish(path, body, forget) {
-  if (waiting) return;
-  waiting = true;
-  document.body.classList.add("sending");
-  for (let pause = 1; ; pause = Math.min(2 * pause, 15)) {
-    try {
-      await post(path, body);
-      forget();
-      location.assign("/");
-      return;
-    } catch (error) {
-      if (!(error instanceof Answer)) throw error;
-      if (error.status === 0) {
-        banner(`${error.message} Your work is kept on this device and is sent as soon as the server answers.`, "warn");
-        await new Promise((resume) => {
-          setTimeout(resume, pause * 1000);
-          addEventListener("online", resume, { once: true });
-        });
-        continue;
-      }
-      banner(error.message, "error");
-      waiting = false;
-      document.body.classList.remove("sending");
-      return;
-    }
-  }
-}
-
-export const sending = () => waiting;
 
 // Seconds at work: the page is seen, and there was a sign of life within the last minute.
 export const clock = { seconds: 0, last: Date.now() };
@@ -74,9 +53,41 @@ setInterval(() => {
   if (document.visibilityState === "visible" && Date.now() - clock.last < 60000) clock.seconds += 1;
 }, 1000);
 
-export function plain(button) {
-  const on = button.getAttribute("aria-pressed") !== "true";
-  button.setAttribute("aria-pressed", String(on));
+// ---- What was meant for the item before must not reach this one: for a moment after the page has come, and until the keys rest, what
+// is typed or pressed is dropped.
+
+const MOMENT = 600, REST = 400, LONGEST = 5000;
+const came = performance.now();
+let lastDropped = -Infinity;
+const early = () => {
+  const now = performance.now();
+  return now - came < LONGEST && (now - came < MOMENT || now - lastDropped < REST);
+};
+
+function drop(event) {
+  if (!early()) return;
+  if (event.type === "keydown") {
+    if (["Tab", "Shift", "Control", "Alt", "Meta"].includes(event.key)) return;
+    lastDropped = performance.now();
+  } else if (event.type === "click" && !event.target.closest?.("[data-act]")) return;
+  event.preventDefault();
+  event.stopImmediatePropagation();
+}
+
+function settle() {
+  if (early()) setTimeout(settle, 50);
+  else document.body.classList.add("settled");
+}
+
+/** Drop input for a moment; once on a page with something to work on. */
+export function waitForRest() {
+  for (const type of ["keydown", "beforeinput", "paste", "drop", "click"]) addEventListener(type, drop, { capture: true });
+  settle();
+}
+
+export function plain(element) {
+  const on = element.getAttribute("aria-pressed") !== "true";
+  element.setAttribute("aria-pressed", String(on));
   for (const article of document.querySelectorAll(".rendered + .source")) {
     article.hidden = !on;
     article.previousElementSibling.hidden = on;
@@ -89,6 +100,20 @@ export function dialog(id) {
   else box.showModal();
 }
 
+/** The guidelines open by themselves until they were closed once. */
+export function guideFirst() {
+  if (data.guided) return;
+  const box = $("guidelines");
+  box.showModal();
+  box.addEventListener("close", () => post("/api/guided", {}).catch(() => {}), { once: true }); // asked again next time
+}
+
+/** A conversation opens at its last turn. */
+export function lastTurn() {
+  const box = $("prompt-text"), last = box?.querySelector(".last-turn");
+  if (last) box.scrollTop = last.offsetTop - box.offsetTop;
+}
+
 export function toggleNote() {
   const box = $("note-box");
   box.hidden = !box.hidden;
@@ -96,25 +121,27 @@ export function toggleNote() {
   if (!box.hidden) $("note").focus();
 }
 
-/** Wire buttons (`data-act`) and keys to `acts`. `letters`: key -> act, with Alt everywhere, alone outside of text fields. */
+/**
+ * Wire buttons (`data-act`) and keys to `acts`. `letters`: key -> act, with Alt. No bare key is a command: whoever types with the focus
+ * elsewhere types for nothing, and does not submit.
+ */
 export function wire(acts, letters, special = () => false) {
   for (const element of document.querySelectorAll("[data-act]")) {
-    if (acts[element.dataset.act]) element.addEventListener("click", () => acts[element.dataset.act](element));
+    const act = acts[element.dataset.act];
+    if (act) element.addEventListener("click", () => act(element));
   }
   addEventListener("keydown", (event) => {
-    if (event.isComposing || event.defaultPrevented) return;
-    const typing = event.target.matches("textarea, input");
-    if (!document.querySelector("dialog[open]") && special(event, typing)) { event.preventDefault(); return; }
-    if (event.key === "Escape" && typing) { event.target.blur(); return; }
-    if (event.ctrlKey || event.metaKey) return;
-    if (event.key === "?" && !typing) { event.preventDefault(); acts.keys(); return; }
-    const latin = /^[a-z]$/i.test(event.key);
-    if (typing && !(event.altKey && latin)) return; // on a Mac, Option and a letter type a character
+    if (event.isComposing || event.keyCode === 229 || event.defaultPrevented || event.repeat && event.altKey) return;
     const open = document.querySelector("dialog[open]");
-    const letter = latin ? event.key.toLowerCase() : event.altKey ? event.code.replace(/^Key/, "").toLowerCase() : event.key;
+    if (!open && special(event)) { event.preventDefault(); return; }
+    const typing = event.target.matches("textarea, input, [contenteditable=true]");
+    if (event.key === "Escape" && typing) { event.target.blur(); return; }
+    if (!event.altKey || event.ctrlKey || event.metaKey) return;
+    const latin = /^[a-z]$/i.test(event.key);
+    if (typing && !latin) return; // on a Mac, Option and a letter type a character
+    const letter = latin ? event.key.toLowerCase() : event.code.replace(/^Key/, "").toLowerCase();
     const act = letters[letter];
     if (!act || (open && open.id !== act)) return;
-    if (event.repeat) return;
     event.preventDefault();
     acts[act](button(act));
   });

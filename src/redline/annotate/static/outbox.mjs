@@ -1,0 +1,149 @@
+// What was submitted and not yet acknowledged. It is kept in this browser, and each page of the same person sends it as soon as the
+// server answers, also after the tab was closed. The server knows a submission by its token and takes it once.
+import { $, Answer, data, post } from "./page.mjs";
+
+const KEY = `redline out ${data.uid} ${data.who}`, DONE = `redline done ${data.uid} ${data.who}`;
+const NAMES = {
+  edited: "an edit", fine: "already fine", unfixable: "cannot be fixed", a: "one preferred", b: "one preferred", tie: "a tie",
+  up: "thumb up", down: "thumb down", skipped: "skipped",
+};
+const SECONDS = 12; // that a verdict can be undone from the next page
+
+function read() {
+  try {
+    return JSON.parse(localStorage.getItem(KEY)) ?? [];
+  } catch {
+    return []; // switched off, or not ours
+  }
+}
+
+function write(entries) {
+  try {
+    if (entries.length) localStorage.setItem(KEY, JSON.stringify(entries));
+    else localStorage.removeItem(KEY);
+    return true;
+  } catch {
+    return false;
+  }
+}
+
+const without = (token) => read().filter((entry) => entry.token !== token);
+
+/** Keep an entry {token, path, body}; false when this browser does not keep it. */
+export const add = (entry) => write([...without(entry.token), entry]);
+export const remove = (token) => write(without(token));
+export const waits = (work) => read().some((entry) => entry.body.work === work && !entry.refused);
+
+/** Tell the next page what was done, so that it offers to undo it. */
+export function announce(work, revision, verdict) {
+  try {
+    sessionStorage.setItem(DONE, JSON.stringify({ work, revision, verdict, at: Date.now() }));
+  } catch {
+    return; // then it can be undone from the page of one's last work
+  }
+}
+
+export function toast(text, actions = [], seconds = SECONDS) {
+  const box = document.createElement("div");
+  box.className = "toast";
+  const words = document.createElement("span");
+  words.textContent = text;
+  box.append(words);
+  for (const [name, act] of actions) {
+    const element = document.createElement("button");
+    element.type = "button";
+    element.textContent = name;
+    element.addEventListener("click", () => { box.remove(); act(); });
+    box.append(element);
+  }
+  $("toasts").append(box);
+  if (seconds) setTimeout(() => box.remove(), seconds * 1000);
+  return box;
+}
+
+let undoable = null;
+
+export async function undo(work, revision) {
+  try {
+    const { next } = await post("/api/undo", { work, revision });
+    location.assign(next);
+  } catch (error) {
+    if (!(error instanceof Answer)) throw error;
+    toast(`Not undone: ${error.message}`);
+  }
+}
+
+/** Undo what the last page did, while that is offered. */
+export function undoLast() {
+  if (undoable) undo(undoable.work, undoable.revision);
+}
+
+function offerUndo() {
+  let done = null;
+  try {
+    done = JSON.parse(sessionStorage.getItem(DONE));
+    sessionStorage.removeItem(DONE);
+  } catch {
+    return;
+  }
+  if (!done || Date.now() - done.at > SECONDS * 1000 || data.work === done.work) return;
+  undoable = done;
+  toast(done.verdict === "skipped" ? "Skipped." : `Submitted as ${NAMES[done.verdict]}.`, [["Undo", undoLast]]);
+  setTimeout(() => { undoable = null; }, SECONDS * 1000);
+}
+
+/** Send all that waits. Resolves to whether all of it was answered. */
+export async function flush() {
+  for (const entry of read()) {
+    if (entry.refused) continue;
+    try {
+      await post(entry.path, entry.body);
+      remove(entry.token);
+      toast("What you submitted without a connection is sent now.");
+    } catch (error) {
+      if (!(error instanceof Answer)) throw error;
+      if (!error.status) return false;
+      write([...without(entry.token), { ...entry, refused: error.message }]);
+      showRefused();
+    }
+  }
+  return true;
+}
+
+function showRefused() {
+  for (const entry of read().filter((each) => each.refused)) {
+    if (document.querySelector(`[data-token="${entry.token}"]`)) continue;
+    const box = toast(`Not taken, and kept here: ${entry.refused}`, [
+      ["Copy the text", () => { navigator.clipboard?.writeText(entry.body.text ?? ""); showRefused(); }],
+      ["Throw away", () => remove(entry.token)],
+    ], 0);
+    box.dataset.token = entry.token;
+    if (entry.body.text) {
+      const text = document.createElement("textarea");
+      text.readOnly = true;
+      text.value = entry.body.text;
+      text.setAttribute("aria-label", "The text that was not taken");
+      text.dir = "auto";
+      box.append(text);
+    }
+  }
+}
+
+async function work() {
+  showRefused();
+  const waiting = waits(data.work);
+  const before = read().length;
+  const all = await flush();
+  if (all && waiting && before) { location.replace("/"); return; } // this very item is done now
+  if (!all) setTimeout(work, 5000);
+}
+
+for (const element of document.querySelectorAll("[data-undo]")) {
+  element.addEventListener("click", () => undo(Number(element.dataset.undo), Number(element.dataset.revision)));
+}
+offerUndo();
+const started = work();
+addEventListener("online", () => { flush(); });
+
+/** When the first try to send what waited is over. */
+export const ready = started;
