@@ -33,6 +33,7 @@ from redline.data.read import read
 from redline.data.records import Edit, as_text
 from redline.data.settings import Source
 from redline.data.tokenization import load_tokenizer
+from redline.label.settings import Label
 from redline.label.stage import BATCH, label_edits
 
 TOKENS, PAIRS, TURN = 512, 20_000, 640
@@ -93,8 +94,8 @@ def main() -> None:
             turn = slice(place, place + TURN)
             size = len(pairs[turn])
             times["bare"] += seconds(bare(pairs[turn], tokenizer), size)
-            times["token"] += seconds(label_edits(edits[turn], tokenizer, "token"), size)
-            times["word"] += seconds(label_edits(edits[turn], tokenizer, "word"), size)
+            times["token"] += seconds(label_edits(edits[turn], tokenizer), size)
+            times["word"] += seconds(label_edits(edits[turn], tokenizer, Label(unit="word")), size)
             print(f"{place + size}: {times}", file=sys.stderr)
     ratios = {unit: [times[unit] / times["bare"] for times in passes] for unit in ("token", "word")}
     grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024

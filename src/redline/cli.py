@@ -516,13 +516,23 @@ def label(
     unit: Annotated[
         str, typer.Option(help="Align `token`s, or `word`s whose labels are carried to tokens")
     ] = "token",
+    whole: Annotated[
+        str, typer.Option(help="A label covers whole `character`s and numbers, or whole `word`s")
+    ] = "character",
+    fill: Annotated[int, typer.Option(help="Between two changes, so many kept words count as changed")] = 0,
+    invisible: Annotated[
+        str, typer.Option(help="Differences that nobody sees: `keep`, or `normalise` both sides first")
+    ] = "keep",
     max_response_tokens: Annotated[int | None, typer.Option(help="Crop longer responses", min=1)] = None,
     keep_unchanged: Annotated[bool, typer.Option(help="Also label edits that change nothing")] = False,
 ) -> None:
     """Edits to token labels: -1 on what an edit removed, +1 on what it put in."""
+    from redline.data.read import source_of
     from redline.label.stage import label_command
 
-    label_command(edits, out, tokenizer, columns, split, unit, max_response_tokens, keep_unchanged)
+    settings = {"unit": unit, "whole": whole, "fill": fill, "invisible": invisible}
+    source = source_of(edits, columns, split)
+    label_command(source, out, tokenizer, settings, max_response_tokens, keep_unchanged)
 
 
 @app.command(epilog="Example: `redline show edits.jsonl --limit 3`")

@@ -6,14 +6,15 @@ Each section lives in the room that it configures. A key that is not listed is r
 import difflib
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from redline.data.settings import Data
-from redline.direct.settings import Direct, Sft
+from redline.direct.settings import Direct, DirectBco, DirectBestOfN, DirectExpo, DirectSelm, Sft
 from redline.edit.settings import EditWith
 from redline.engine.settings import Model
 from redline.errors import UserError
@@ -49,7 +50,7 @@ class Recipe(Section):
     policy: Policy = Field(default_factory=Policy)
     """PPO."""
     direct: Direct | None = None
-    """A policy without RL, in its place."""
+    """Another method in its place; each has its own keys."""
     watch: Watch = Field(default_factory=Watch)
     """Is the policy gaming its reward? A judge looks on."""
     compare: Compare = Field(default_factory=Compare)
@@ -59,16 +60,44 @@ class Recipe(Section):
 
     @property
     def trains_reward(self) -> bool:
-        """Whether a run trains a reward model: for PPO, or to choose the best of n by."""
-        return (self.direct is None or self.direct.method == "best_of_n") and any(
-            term.own for term in self.policy.reward
-        )
+        """Whether a run trains a reward model: for PPO, or for a method that ranks by it."""
+        if self.direct is not None and not self.ranks_by_reward:
+            return False
+        return any(term.own for term in self.policy.reward)
+
+    @property
+    def ranks_by_reward(self) -> bool:
+        """Whether a method without PPO asks the run's reward which response is better."""
+        if isinstance(self.direct, DirectExpo):
+            return len(self.direct.strengths) > 1
+        return isinstance(self.direct, DirectBestOfN | DirectSelm)
+
+    @property
+    def has_edits(self) -> bool:
+        """Whether it learns from edits: given ones, or those that an LLM makes of pairs."""
+        return self.data.edits is not None or self.data.pairs is not None
+
+    @model_validator(mode="after")
+    def _anchors_are_adapters(self) -> "Recipe":
+        moves_its_anchor = self.direct is not None and self.direct.method in ("spin", "sapo", "selm", "spa")
+        if self.direct is not None and moves_its_anchor and not self.policy.adapt.lora_rank:
+            raise ValueError(
+                f"`direct.method: {self.direct.method}` keeps frozen copies of the policy, which are "
+                "adapters: set "
+                "`policy.adapt.lora_rank` above 0"
+            )
+        return self
 
     @model_validator(mode="after")
     def _has_data(self) -> "Recipe":
-        if self.data.edits is None and self.data.pairs is None:
+        learns_from_feedback = isinstance(self.direct, DirectBco)
+        if self.data.feedback is not None and not learns_from_feedback:
+            raise ValueError(
+                "`data.feedback` is what `direct.method: bco` learns from; nothing else reads it"
+            )
+        if not self.has_edits and self.data.feedback is None:
             raise ValueError("data needs `edits`, or `pairs` and an `edit` section")
-        if self.data.edits is None and self.edit is None:
+        if self.has_edits and self.data.edits is None and self.edit is None:
             raise ValueError("`data.pairs` without `data.edits` needs an `edit` section that says who edits")
         return self
 
@@ -123,24 +152,63 @@ def check(plain: dict[str, Any], kind: type[S], where: str) -> S:
         return kind.model_validate(plain)
     except ValidationError as error:
         first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
+        key, section, choices = _located(kind, first["loc"])
         if first["type"] == "extra_forbidden":
-            known = _keys_beside(kind, first["loc"])
-            close = difflib.get_close_matches(str(first["loc"][-1]), known, 1)
-            hint = f"Did you mean `{close[0]}`?" if close else f"Known here: {', '.join(known)}."
-            raise UserError(f"{where}: unknown key `{key}`. {hint}") from error
+            raise UserError(f"{where}: unknown key `{key}`. {_hint(key, section, choices)}") from error
+        if first["type"].startswith("union_tag"):
+            methods = ", ".join(map(_method, choices))
+            raise UserError(f"{where}: `{key}.method` has to be one of {methods}.") from error
         raise UserError(f"{where}: {'`' + key + '`: ' if key else ''}{first['msg']}.") from error
 
 
-def _keys_beside(kind: type[Section], loc: tuple[int | str, ...]) -> list[str]:
-    section: Any = kind
-    for part in loc[:-1]:
-        if isinstance(part, int):
+def _located(
+    kind: type[Section], loc: tuple[int | str, ...]
+) -> tuple[str, type[Section], list[type[Section]]]:
+    """The dotted key of a place in a recipe, the section that it is in, and where the section is one of
+    several, all of them. Among several, pydantic names the one by its `method`, which no key of a recipe
+    does."""
+    keys, section, choices = list[str](), kind, list[type[Section]]()
+    inside: list[type[Section]] = [kind]
+    for part in loc:
+        if len(inside) > 1 and part in [_method(one) for one in inside]:
+            choices, section = inside, next(one for one in inside if _method(one) == part)
+            inside = [section]
             continue
-        annotation = section.model_fields[part].annotation
-        found = [annotation, *getattr(annotation, "__args__", ())]
-        section = next(kind for kind in found if isinstance(kind, type) and issubclass(kind, Section))
-    return list(section.model_fields)
+        if inside and inside[0] is not section:
+            section, choices = inside[0], []
+        keys.append(str(part))
+        if isinstance(part, str):
+            field = section.model_fields.get(part)
+            inside = list(_sections_in(field.annotation)) if field is not None else []
+    return ".".join(keys), section, choices or inside
+
+
+def _method(section: type[Section]) -> str:
+    """The method that a section of `direct` configures; empty for any other section."""
+    field = section.model_fields.get("method")
+    return str(get_args(field.annotation)[0]) if field is not None else ""
+
+
+def _sections_in(annotation: Any) -> Iterator[type[Section]]:
+    """The sections among the types of an annotation such as ``Kl | None`` or ``list[RewardTerm]``."""
+    if isinstance(annotation, type) and issubclass(annotation, Section):
+        yield annotation
+    for inner in get_args(annotation):
+        yield from _sections_in(inner)
+
+
+def _hint(key: str, section: type[Section], choices: list[type[Section]]) -> str:
+    """What could have been meant by an unknown key."""
+    name, known = key.rpartition(".")[2], list(section.model_fields)
+    owners = [_method(other) for other in choices if name in other.model_fields]
+    if owners:
+        return (
+            f"`direct.method: {_method(section)}` has no `{name}` (it belongs to "
+            f"{', '.join(owners)}). It has: "
+            f"{', '.join(known)}."
+        )
+    close = difflib.get_close_matches(name, known, 1)
+    return f"Did you mean `{close[0]}`?" if close else f"Known here: {', '.join(known)}."
 
 
 def parsed(override: str) -> tuple[str, Any]:

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from redline.direct.settings import Direct, Sft
+from redline.direct.settings import DirectBco, DirectDpo, DirectSft, DirectSpin, Sft
 from redline.engine.settings import Adapt, Model, Optimizer
 from redline.policy.settings import Kl, Policy
 from redline.reward.settings import Reward, RewardTerm
@@ -80,10 +80,10 @@ def sft(model: Model, data: Path, out: Path, adapt: dict[str, Any], **settings: 
 
 
 def direct(model: Model, data: Path, out: Path, adapt: dict[str, Any], **settings: Any) -> None:
-    """SFT on labels, watched by a judge of lengths."""
+    """SFT on labels, watched by a judge of lengths; then methods whose steps need all processes' rows."""
     from redline.data.files import read_jsonl
     from redline.data.records import Labels, Prompt
-    from redline.direct.stage import train_direct
+    from redline.direct.stage import Given, train_direct
     from redline.policy.watch import Gold
 
     def longer(ours: list[Any], theirs: list[Any]) -> list[float | None]:
@@ -92,7 +92,17 @@ def direct(model: Model, data: Path, out: Path, adapt: dict[str, Any], **setting
     gold = Gold("length", longer, [Prompt(id=text, prompt=text) for text in PROMPTS])
     policy = Policy(adapt=Adapt(**adapt), sampling=Sampling(max_new_tokens=8))
     labels = list(read_jsonl(data / "labels.jsonl", Labels))[:16]
-    train_direct(Direct(method="sft", batch_size=8, lr=0.003), policy, model, labels, out, gold=gold)
+    given = Given(labels, prompts=gold.prompts)
+    for recipe in (
+        DirectSft(method="sft", batch_size=8, lr=0.003),
+        DirectDpo(method="dpo", batch_size=6, lr=0.003),
+        DirectBco(method="bco", batch_size=6, epochs=2, lr=0.003),
+        DirectSpin(method="spin", batch_size=6, rounds=2, lr=0.003),
+    ):
+        if recipe.method == "spin" and not policy.adapt.lora_rank:
+            continue  # its anchor is an adapter
+        watch = gold if recipe.method == "sft" else None
+        train_direct(recipe, policy, model, given, out / recipe.method, gold=watch)
 
 
 def sharded(model: Model, data: Path, out: Path, adapt: dict[str, Any], **settings: Any) -> None:

@@ -40,7 +40,8 @@ SUBJECTS = {
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> Path:
     """A folder with a model, edits and their labels."""
-    from redline.label.stage import label_command
+    from redline.data.settings import Source
+    from redline.label.stage import label_file
 
     folder = tmp_path_factory.mktemp("data")
     model_folder(folder / "model")
@@ -55,16 +56,7 @@ def data(tmp_path_factory) -> Path:
         for subject, tail in SUBJECTS.items()
     ]
     (folder / "edits.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    label_command(
-        str(folder / "edits.jsonl"),
-        folder / "labels.jsonl",
-        str(folder / "model"),
-        None,
-        "train",
-        "token",
-        None,
-        False,
-    )
+    label_file(Source(path=str(folder / "edits.jsonl")), folder / "labels.jsonl", str(folder / "model"))
     return folder
 
 
@@ -194,14 +186,15 @@ def test_each_layer_is_sharded_by_itself_or_a_policy_without_rl_is_trained(data,
         distributed_driver.run(
             [jobs(data, "single", data)[0] | {"kind": "direct", "out": str(data / "single/direct")}]
         )
-        assert [row["update"] for row in lines(several / "direct/log.jsonl")] == [
-            row["update"] for row in lines(data / "single/direct/log.jsonl")
-        ]
-        one, two = (
-            load_file(data / where / "direct/model.safetensors") for where in ("single", several.name)
-        )
-        for key, tensor in one.items():
-            torch.testing.assert_close(two[key], tensor, rtol=0, atol=1e-5)
+        methods = sorted(path.name for path in (several / "direct").iterdir())
+        assert {"sft", "dpo", "bco"} <= set(methods)
+        for method in methods:
+            folders = [data / where / "direct" / method for where in ("single", several.name)]
+            updates = [[row["update"] for row in lines(folder / "log.jsonl")] for folder in folders]
+            assert updates[0] == updates[1]
+            one, two = (load_file(folder / "model.safetensors") for folder in folders)
+            for key, tensor in one.items():
+                torch.testing.assert_close(two[key], tensor, rtol=0, atol=1e-5)
     else:
         depth = CONFIGS["llama"].num_hidden_layers  # of the policy, and of the critic
         assert json.loads((several / "sharded/sharded.json").read_text()) == [

@@ -16,7 +16,7 @@ from transformers import (
 )
 
 from redline.data.records import Edit
-from redline.direct.stage import _row
+from redline.direct.rows import edit_rows
 from redline.engine.models import eos_ids
 from redline.engine.settings import Adapt, Model
 from redline.engine.views import Split
@@ -180,7 +180,5 @@ def test_what_closes_a_turn_ends_a_response(tmp_path):
     ):
         edit = Edit(id="1", prompt=prompt, rejected=" bad", edited=" good", editor="test")
         [record] = label_edits([edit], tokenizer)
-        assert [_row(record, tokenizer, 100)[side][-1] for side in ("chosen_ids", "rejected_ids")] == [
-            last,
-            last,
-        ]
+        [rows] = edit_rows([record], tokenizer, 100)
+        assert [rows.edited[-1], rows.rejected[-1]] == [last, last]

@@ -17,7 +17,7 @@ import yaml
 
 from redline.data.files import read_json, write_json
 from redline.errors import UserError
-from redline.experiment.arms import Cell, cells, load_experiment
+from redline.experiment.arms import Cell, Need, cells, load_experiment
 from redline.experiment.results import collect
 from redline.experiment.run import _must_wait, _processes, run_cell, run_cells
 from redline.judge.judges import judge_of
@@ -191,7 +191,7 @@ def test_from_a_recipe_to_a_page(redline, recipe, tmp_path):
         ("arms.both.policy.reward=[{model: '@nobody'}]", "takes the reward model of `nobody`"),
         (
             "arms.token={policy.reward: [{}, {model: '@token'}]}",
-            "waits for a reward model that waits for it (token <- token)",
+            "waits for an arm that waits for it (token <- token)",
         ),
         (
             "arms.both={policy.reward: [{model: '@sft'}], seeds: [1]}",
@@ -234,7 +234,7 @@ def test_runs_that_take_reward_models_come_after_them(recipe, tmp_path):
     )
     asked = cells(experiment, tmp_path)
     assert [cell.name for cell in asked] == ["token, seed 0", "both, seed 0", "token, seed 1", "both, seed 1"]
-    assert asked[1].needs == (asked[0],)
+    assert asked[1].needs == (Need(asked[0], "reward"),)
     assert all(cell.recipe.policy.updates == 7 and cell.recipe.compare.judge == "length" for cell in asked)
     chain = (
         "arms={last: {policy.reward: [{}, {model: '@both'}]}, both: {policy.reward: [{}, {model: "
@@ -344,7 +344,7 @@ def test_what_takes_a_reward_model_is_done_with_that_model_alone(recipe, tmp_pat
     ):  # the folders called otherwise
         assert Run(cell.recipe, cell.folder).is_done("compare")
     changed = cells(load_experiment(recipe, [arms, seeds, "base.reward.epochs=2"]), tmp_path)
-    assert [cell.arm for cell in changed[1].lacks] == ["token"]
+    assert [need.cell.arm for need in changed[1].lacks] == ["token"]
     assert "of another recipe" in run_cell(changed[1], [])
     assert _must_wait(changed[1], [], [changed[0]], [])
     assert collect(load_experiment(recipe, [arms, seeds, "judges=[]"]), changed, tmp_path / "out") == []

@@ -15,7 +15,9 @@ from redline.data.records import Edit, Labels
 from redline.data.settings import Source
 from redline.data.tokenization import fingerprint, token_ids
 from redline.errors import UserError
-from redline.label.stage import carry, label_edits, label_file
+from redline.label.settings import Label
+from redline.label.stage import label_edits, label_file
+from redline.label.tokens import carried
 from tiny_tokenizers import byte_bpe
 
 
@@ -85,13 +87,13 @@ def test_kept_tokens_are_the_same_on_both_sides_and_as_many_as_can_be(tokenizer,
 
 
 def test_words_are_carried_to_tokens(tokenizer):
-    record = one(" replaying unfair", " replaying fair", tokenizer, unit="word")
+    record = one(" replaying unfair", " replaying fair", tokenizer, how=Label(unit="word"))
     changed = [t for t, label in zip(record.rejected_tokens, record.rejected_labels, strict=True) if label]
     assert (
         tokenizer.convert_tokens_to_string(changed) == " unfair"
     )  # the whole word, however many tokens it has
-    assert carry([(0, 3), (4, 7)], [0, -1], [(0, 2), (2, 3), (3, 5), (5, 7), (7, 7)]) == [0, 0, -1, -1, 0]
-    emoji = one("한 👍 a", "한 👎 a", tokenizer, unit="word")
+    assert carried([(4, 7)], [(0, 2), (2, 3), (3, 5), (5, 7), (7, 7)]) == [(2, 3), (3, 4)]
+    emoji = one("한 👍 a", "한 👎 a", tokenizer, how=Label(unit="word"))
     assert emoji.rejected_labels[-1] == 0
     assert emoji.rejected_labels.count(-1) >= 3  # each of the sign's bytes
 
@@ -225,7 +227,8 @@ def test_the_command(tmp_path):
     assert json.loads(out.read_text())["edited_labels"] == [0, 0, 1]
     for options, message in (
         (["--columns", "bad"], "write it as key=value"),
-        (["--unit", "line"], "neither token nor word"),
+        (["--unit", "line"], "--unit: Input should be 'token' or 'word'"),
+        (["--fill", "-1"], "--fill: Input should be greater than or equal to 0"),
         (["--tokenizer", str(tmp_path)], "not a model folder"),
     ):
         run = CliRunner().invoke(

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from redline.cli import app
 from redline.data.records import Prompt
-from redline.direct.settings import Direct
+from redline.direct.settings import DirectDpo
 from redline.engine.adapt import adapt
 from redline.engine.attention import use_short_attention
 from redline.engine.logprobs import token_logprobs
@@ -438,7 +438,7 @@ def test_mistakes_are_named(tiny_model, tmp_path):
     with pytest.raises(UserError, match="multiple of the 3 GPUs"):
         plan_recipe(recipe, replace(CPU, gpus=3))
     with pytest.raises(UserError, match="nothing to plan"):
-        plan_recipe(recipe.model_copy(update={"direct": Direct(method="dpo")}), CPU)
+        plan_recipe(recipe.model_copy(update={"direct": DirectDpo(method="dpo")}), CPU)
     with pytest.raises(UserError, match="no such model folder"):
         plan_recipe(recipe_of("./nowhere"), CPU)
     with pytest.raises(UserError, match="train_layers is 9"):

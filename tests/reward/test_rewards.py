@@ -1,11 +1,13 @@
 """Forms, spreads and sums of rewards; what a reward may not be."""
 
+import numpy as np
 import pytest
 import torch
 
 from redline.engine.rollout import Rollout
 from redline.errors import UserError
-from redline.reward.rewards import checked, discrete, function_reward, last, shuffled, uniform, weighted_sum
+from redline.reward.functions import function_reward
+from redline.reward.rewards import checked, discrete, last, shuffled, uniform, weighted_sum
 from tiny_tokenizers import byte_bpe
 
 TOKENIZER = byte_bpe()
@@ -58,13 +60,37 @@ def test_a_functions_number_lies_on_the_last_token_and_spans_on_theirs():
     assert spans[1].abs().sum() == 0
 
 
+@pytest.mark.parametrize("as_given", [list, tuple, np.array, torch.tensor])
+def test_a_function_may_give_one_float_for_each_token(as_given):
+    """It sees the tokens by a parameter of that name; end-of-text is the last one, without text."""
+    seen: list[list[str]] = []
+
+    def longest(prompts, responses, tokens):
+        seen.extend(tokens)
+        return [as_given([float(len(token)) for token in row]) for row in tokens]
+
+    batch = rollout("the film was bad", "good")
+    rewards = function_reward(longest, TOKENIZER)(batch)
+    assert ["".join(row) for row in seen] == ["the film was bad", "good"]
+    assert [row.tolist() for row in rewards] == [[float(len(token)) for token in row] for row in seen]
+    assert [len(row) for row in rewards] == batch.sizes
+    assert rewards[1][-1] == 0
+
+
+def test_a_functions_single_figure_may_be_a_tensors_entry():
+    rewards = function_reward(lambda prompts, responses: torch.tensor([1.5, -2.0]), TOKENIZER)
+    assert [row[-1].item() for row in rewards(rollout("the film", "good"))] == [1.5, -2.0]
+
+
 @pytest.mark.parametrize(
     ("returned", "message"),
     [
         (None, "returned None"),
         ([1.0], "1 rewards for 2"),
-        (["good", "bad"], "must be a number"),
-        ([(1, 2), 3.0], "must be a number"),
+        (["good", "bad"], "must be one float"),
+        ([[(1, 2)], 3.0], "must be one float"),
+        ([[0.5], 3.0], "1 floats for response 0, which has 2 tokens"),
+        ([torch.zeros(3), 3.0], "3 floats for response 0, which has 2 tokens"),
     ],
 )
 def test_what_a_function_may_not_return(returned, message):

@@ -130,6 +130,11 @@ def changed_runs(
     return _solve(rejected, edited, rejected_start or _always, edited_start or _always, 0, 0)
 
 
+def runs(script: Script) -> list[Cut]:
+    """The changed runs of a script, in order."""
+    return [Cut(*op[1:]) for op in script.ops if op.kind != "equal"]
+
+
 def _always(_: int) -> bool:
     return True
 

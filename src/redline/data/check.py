@@ -29,6 +29,7 @@ class Rejects:
     def __init__(self, path: Path | str | None = None):
         self.path = None if path is None else Path(path)
         self.counts: Counter[str] = Counter()
+        self.warnings: Counter[str] = Counter()
         self.kept = 0
         self._out: IO[str] | None = None
         if self.path is not None and not self._is_of_this_kind(self.path):
@@ -60,6 +61,10 @@ class Rejects:
             self._out.write(text.encode("utf-8", "replace").decode() + "\n")
         except OSError as error:
             raise self._unwritable(error) from error
+
+    def warn(self, what: str) -> None:
+        """Count a record that is kept although something about it should be said."""
+        self.warnings[what] += 1
 
     def _is_of_this_kind(self, path: Path) -> bool:
         """Whether nothing is lost with the file: it is not there, is empty, or was written here."""
@@ -94,8 +99,10 @@ class Rejects:
         return f"{self.kept:,} records, {self.total:,} left out ({reasons}){where}"
 
     def report(self, what: str) -> None:
-        """Print the summary on stderr."""
-        console.print(f"{what}: {self.summary()}", highlight=False, markup=False, soft_wrap=True)
+        """Print the summary and the warnings on stderr."""
+        lines = [self.summary(), *(f"warning: {count:,} {text}" for text, count in self.warnings.items())]
+        for line in lines:
+            console.print(f"{what}: {line}", highlight=False, markup=False, soft_wrap=True)
 
     def close(self) -> None:
         if self._out is not None:

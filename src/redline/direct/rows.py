@@ -16,7 +16,7 @@ from redline.reward.offsets import token_offsets
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-SAVED = ("id", "prompt", "ids", "before", "side", "pair", "weight", "tag", "token_weights", "given")
+SAVED = ("id", "prompt", "ids", "before", "side", "pair", "weight", "tag", "token_weights", "given", "marks")
 
 
 @dataclass(eq=False)
@@ -27,7 +27,7 @@ class Row:
     response, -1 for a disliked one, 0 for neither. The rows of a pair share the number ``pair``; -1 stands
     alone. ``weight`` is a method's own weight of the row, ``tag`` a class or a flag. ``token_weights`` holds
     one number for each response token, for losses of tokens. ``given`` holds summed log-probabilities that
-    the method has fixed itself, by name.
+    the method has fixed itself, by name. ``marks`` are places in the response that a method has noted.
 
     ``states`` ``[T, H]`` enter the cut, and ``known`` are summed log-probabilities by frozen models with the
     version of the model. Both are computed again where they are missing."""
@@ -42,6 +42,7 @@ class Row:
     prompt: Text = ""
     token_weights: list[float] | None = None
     given: dict[str, float] = field(default_factory=dict)
+    marks: list[int] = field(default_factory=list)
     states: Tensor | None = field(default=None, repr=False)
     known: dict[str, tuple[int, float]] = field(default_factory=dict, repr=False)
 
@@ -81,6 +82,14 @@ class EditRows:
     @property
     def changed(self) -> bool:
         return self.edited != self.rejected
+
+
+def in_units(rows: Sequence[Row]) -> list[list[Row]]:
+    """Rows in units that stay together: those of a pair, and each of the others alone."""
+    units: dict[Any, list[Row]] = {}
+    for place, row in enumerate(rows):
+        units.setdefault(row.pair if row.pair >= 0 else ("alone", place), []).append(row)
+    return list(units.values())
 
 
 def end_token(tokenizer: "PreTrainedTokenizerBase", prompt: Text) -> int | None:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 MANIFEST = "manifest.json"
+TENSORS = "tensors.safetensors"
 
 
 class Checkpoints:
@@ -56,9 +57,13 @@ class Checkpoints:
             keep,
         )
         self.model, self.optimizer, self.schedule = accelerator.unwrap_model(model), optimizer, schedule
+        self.tensors: dict[str, torch.Tensor] = {}
 
-    def save(self, step: int, extra: dict[str, Any]) -> None:
-        """Write the state after ``step`` steps; ``extra`` is plain data that comes back from ``load``."""
+    def save(
+        self, step: int, extra: dict[str, Any], tensors: "dict[str, torch.Tensor] | None" = None
+    ) -> None:
+        """Write the state after ``step`` steps. ``extra`` is plain data that comes back from ``load``,
+        ``tensors`` are further ones that are in ``self.tensors`` then."""
         aside, final = self.folder / f".{step:06d}.part", self.folder / f"{step:06d}"
         main = self.accelerator.is_main_process
         try:
@@ -67,7 +72,7 @@ class Checkpoints:
                     shutil.rmtree(aside, ignore_errors=True)
                     aside.mkdir(parents=True)
                 wait_for_everyone()
-                self._write(aside)
+                self._write(aside, tensors or {})
                 wait_for_everyone()
                 if main:
                     seal(aside, {"step": step, "settings": self.settings, "extra": extra})
@@ -95,9 +100,19 @@ class Checkpoints:
         """The newest intact checkpoint of at most ``step`` steps, if there is one."""
         return next((folder for folder in self._folders(step) if intact(folder)), None)
 
-    def _write(self, folder: Path) -> None:
+    def noted(self) -> dict[str, Any]:
+        """The extra data of the newest intact checkpoint, of which nothing else is restored; empty without
+        one."""
+        for folder in self._folders():
+            if (manifest := intact(folder)) is not None:
+                same_settings(folder, manifest["settings"], self.settings)
+                return dict(manifest["extra"])
+        return {}
+
+    def _write(self, folder: Path, tensors: "dict[str, torch.Tensor]") -> None:
         import torch
         from accelerate.checkpointing import save_accelerator_state
+        from safetensors.torch import save_file
 
         weights, state = trained_weights(self.model), optimizer_state(self.optimizer)
         save_accelerator_state(
@@ -112,6 +127,8 @@ class Checkpoints:
         )
         if self.accelerator.is_main_process:
             torch.save(state, folder / "optimizer.bin")
+            if tensors:
+                save_file(tensors, folder / TENSORS)
 
     def _read(self, folder: Path) -> None:
         import torch
@@ -119,6 +136,7 @@ class Checkpoints:
         from safetensors.torch import load_file
 
         load_trained(self.model, load_file(folder / "model.safetensors"))
+        self.tensors = load_file(folder / TENSORS) if (folder / TENSORS).exists() else {}
         load_optimizer(self.optimizer, torch.load(folder / "optimizer.bin", weights_only=True))
         load_accelerator_state(
             str(folder), [], [], [self.schedule], [], self.accelerator.process_index, self.accelerator.scaler

@@ -3,7 +3,7 @@ ordinary folder."""
 
 import copy
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,26 +14,38 @@ from redline.recipe import Recipe, check, check_recipe, expanded, parsed, read_p
 from redline.run.files import RunFiles
 from redline.run.run import Run
 
+WHAT = {"reward": "reward model", "policy": "policy"}  # what a stage makes
+
+
+@dataclass(frozen=True)
+class Need:
+    """What a run takes from another: the reward model or the policy, by the stage that makes it."""
+
+    cell: "Cell"
+    stage: str
+
 
 @dataclass(frozen=True)
 class Cell:
-    """One run of an experiment: an arm with a seed. ``needs`` are the runs whose reward models it takes."""
+    """One run of an experiment: an arm with a seed. ``needs`` is what it takes from other runs."""
 
     arm: str
     seed: int
     recipe: Recipe
     folder: Path
-    needs: tuple["Cell", ...] = ()
+    needs: tuple[Need, ...] = ()
 
     @property
     def name(self) -> str:
         return f"{self.arm}, seed {self.seed}"
 
     @property
-    def lacks(self) -> list["Cell"]:
-        """Those of ``needs`` whose reward models are not done, with the settings that their recipes have
+    def lacks(self) -> list[Need]:
+        """Those of ``needs`` in which what is taken is not done, with the settings that their recipes have
         now."""
-        return [need for need in self.needs if not Run(need.recipe, need.folder).is_done("reward")]
+        return [
+            need for need in self.needs if not Run(need.cell.recipe, need.cell.folder).is_done(need.stage)
+        ]
 
 
 def load_experiment(path: Path, overrides: Sequence[str] = ()) -> Experiment:
@@ -58,11 +70,11 @@ def load_experiment(path: Path, overrides: Sequence[str] = ()) -> Experiment:
 
 def cells(experiment: Experiment, out: Path, only: Sequence[str] = ()) -> list[Cell]:
     """The runs of an experiment (of the arms ``only``, if any are named) in the order in which to do them: a
-    seed after the other, and arms that take another arm's reward model after it.
+    seed after the other, and arms that take another arm's reward model or policy after it.
 
     An arm is run with those of its seeds that the experiment has. Raises UserError for an arm that is not
     there or has none of the seeds, for arms whose judges differ, and naming the arm, for a recipe that is not
-    valid, or takes a reward model that its arm does not train, or that waits for the run itself.
+    valid, or takes what its arm does not make, or what waits for the run itself.
     """
     unknown = [name for name in only if name not in experiment.arms]
     if unknown:
@@ -76,20 +88,21 @@ def cells(experiment: Experiment, out: Path, only: Sequence[str] = ()) -> list[C
     made: dict[Path, Cell] = {}
 
     def cell(arm: str, seed: int, after: tuple[str, ...] = ()) -> Cell:
-        """A run, made after those whose reward models it takes."""
+        """A run, made after those that it takes something from."""
         if arm in after:
             raise UserError(
-                f"{experiment.name}, arm {arm}: waits for a reward model that waits for it "
+                f"{experiment.name}, arm {arm}: waits for an arm that waits for it "
                 f"({' <- '.join((*after, arm))}). Take it from an arm that needs no other's."
             )
         folder = folder_of(out, arm, seed)
         if folder not in made:
             recipe, takes = _recipe(experiment, arm, seed, out)
-            needs = tuple(cell(other, seed, (*after, arm)) for other in takes)
-            for other in needs:
-                if "reward" not in Run(other.recipe, other.folder).stages:
+            needs = tuple(Need(cell(other, seed, (*after, arm)), stage) for other, stage in takes)
+            for need in needs:
+                if need.stage not in Run(need.cell.recipe, need.cell.folder).stages:
                     raise UserError(
-                        f"{experiment.name}, arm {arm}: takes the reward model of `{other.arm}`, which "
+                        f"{experiment.name}, arm {arm}: takes the {WHAT[need.stage]} of "
+                        f"`{need.cell.arm}`, which "
                         "trains none. Name an arm that does."
                     )
             made[folder] = Cell(arm, seed, recipe, folder, needs)
@@ -109,7 +122,7 @@ def cells(experiment: Experiment, out: Path, only: Sequence[str] = ()) -> list[C
 
 def _place(cell: Cell) -> int:
     """How many runs it waits for, one behind the other."""
-    return 1 + max(map(_place, cell.needs), default=-1)
+    return 1 + max((_place(need.cell) for need in cell.needs), default=-1)
 
 
 def _seeds(experiment: Experiment, arm: str) -> list[int]:
@@ -123,8 +136,8 @@ def _seeds(experiment: Experiment, arm: str) -> list[int]:
     return [seed for seed in experiment.seeds if seed in own]
 
 
-def _recipe(experiment: Experiment, arm: str, seed: int, out: Path) -> tuple[Recipe, list[str]]:
-    """The recipe of a run, and the arms whose reward models it takes."""
+def _recipe(experiment: Experiment, arm: str, seed: int, out: Path) -> tuple[Recipe, list[tuple[str, str]]]:
+    """The recipe of a run, and the arms that it takes something from, each with the stage that makes it."""
     where = f"{experiment.name}, arm {arm}"
     if not re.fullmatch(r"\w[\w.+-]*", arm):
         raise UserError(
@@ -141,10 +154,9 @@ def _recipe(experiment: Experiment, arm: str, seed: int, out: Path) -> tuple[Rec
         first = experiment.judges[0]
         plain["compare"] = {**plain.get("compare", {}), **first.model_dump()}
         plain["watch"] = {**plain.get("watch", {}), "judge": first.judge, "base_url": first.base_url}
-    terms = [
-        term for term in plain.get("policy", {}).get("reward", []) if str(term.get("model")).startswith("@")
+    takes = [
+        _resolve(section, key, stage, where, experiment, seed, out) for section, key, stage in _taken(plain)
     ]
-    takes = [_resolve(term, where, experiment, seed, out) for term in terms]
     return check_recipe(plain, where), takes
 
 
@@ -153,13 +165,31 @@ def folder_of(out: Path, arm: str, seed: int) -> Path:
     return out / arm / f"seed-{seed}"
 
 
-def _resolve(term: dict[str, Any], where: str, experiment: Experiment, seed: int, out: Path) -> str:
-    """`@ARM` becomes the folder of that arm's reward model; returns the arm."""
-    arm = str(term["model"])[1:]
+def _taken(plain: dict[str, Any]) -> Iterator[tuple[dict[str, Any], str, str]]:
+    """Where a recipe names an arm, `@ARM`: the section, its key, and the stage of the arm that makes what is
+    taken."""
+    policy, direct = plain.get("policy") or {}, plain.get("direct") or {}
+    places = [(policy, "start", "policy")]
+    places += [(direct, key, "policy") for key in ("policy", "extra", "seed")]
+    for term in policy.get("reward") or []:
+        places.append((term, "model", "reward"))
+        ratio = term.get("log_ratio") or {}
+        places += [(ratio, key, "policy") for key in ("model", "over")]
+    for section, key, stage in places:
+        if str(section.get(key)).startswith("@"):
+            yield section, key, stage
+
+
+def _resolve(
+    section: dict[str, Any], key: str, stage: str, where: str, experiment: Experiment, seed: int, out: Path
+) -> tuple[str, str]:
+    """`@ARM` becomes the folder of that arm's reward model or policy; returns the arm and the stage."""
+    arm = str(section[key])[1:]
     if arm not in experiment.arms or seed not in _seeds(experiment, arm):
         raise UserError(
-            f"{where}: takes the reward model of `{arm}`, seed {seed}, which this experiment does not run. "
+            f"{where}: takes the {WHAT[stage]} of `{arm}`, seed {seed}, which this experiment does not run. "
             f"Name one of its arms: {', '.join(experiment.arms)}."
         )
-    term["model"] = str(RunFiles(folder_of(out, arm, seed)).reward.folder)
-    return arm
+    files = RunFiles(folder_of(out, arm, seed))
+    section[key] = str(files.reward.folder if stage == "reward" else files.policy.folder)
+    return arm, stage

@@ -18,7 +18,8 @@ class Experiment(Section):
     arms: dict[str, dict[str, Any]] = Field(min_length=1)
     """Name -> the keys that the arm changes, as in `redline run RECIPE key=value`: `{reward.kind: sequence,
     reward.pairs: chosen}`. `seeds: [0, 1]` runs an arm with only these of the seeds; `model: "@ARM"` in a
-    reward term is the reward model that another arm trained with the same seed."""
+    reward term is the reward model that another arm trained with the same seed; `@ARM` in `policy.start`,
+    `direct.policy`, `direct.extra`, `direct.seed` and in a `log_ratio` is its policy."""
     seeds: list[int] = Field(default_factory=lambda: [0, 1, 2], min_length=1)
     """Each arm is run with each."""
     judges: list[JudgedBy] = Field(default_factory=list)

@@ -32,6 +32,7 @@ class Line(Record):
     preference: float | None = None
     update: int = 0
     n: int | None = None
+    samples: int | None = None
     seconds: float = 0.0
     seconds_watch: float = 0.0
     peak_gb: float | None = None
@@ -45,9 +46,9 @@ class Line(Record):
 class Point:
     """A measurement on the way: nats a response from the reference, win rate over it, and the price so far.
 
-    ``samples`` are the responses (without RL: the edits) learned from, ``seconds`` those of learning, without
-    the measuring itself. Both are None for best of n, which learns nothing.
-    """
+    ``samples`` are the responses that were sampled (by a method that samples none: the pairs or responses
+    learned from), ``seconds`` those of learning, without the measuring itself. Both are None for best of n,
+    which learns nothing."""
 
     kl: float
     gold: float
@@ -158,7 +159,7 @@ def _curve(cell: Cell) -> list[Point]:
             )
             for line in _lines(files.curve)
         ]
-    size, seconds, points = direct.batch_size if direct else cell.recipe.policy.batch_size, 0.0, []
+    size, seconds, points = cell.recipe.policy.batch_size, 0.0, list[Point]()
     for line in _lines(files.policy.log):
         seconds += line.seconds
         if line.gold is not None and line.gold_kl is not None:
@@ -166,7 +167,7 @@ def _curve(cell: Cell) -> list[Point]:
                 Point(
                     line.gold_kl,
                     line.gold,
-                    line.update * size,
+                    line.update * size if line.samples is None else line.samples,
                     round(seconds, 2),
                     line.gold_error,
                     line.gold_proxy,

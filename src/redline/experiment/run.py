@@ -16,7 +16,6 @@ from pathlib import Path
 from redline.console import console, say, speak
 from redline.errors import UserError
 from redline.experiment.arms import Cell
-from redline.run.files import RunFiles
 from redline.run.run import Run
 
 LOOK_AGAIN = 5.0  # seconds after which runs that wait for another's reward model look for it
@@ -39,7 +38,7 @@ def run_cells(cells: Sequence[Cell], others: Sequence[Path] = (), parallel: int 
     """
     known = [
         *(cell.folder for cell in cells),
-        *(need.folder for cell in cells for need in cell.needs),
+        *(need.cell.folder for cell in cells for need in cell.needs),
         *others,
     ]
     if parallel > 1:
@@ -62,9 +61,10 @@ def run_cell(cell: Cell, known: Iterable[Path]) -> str | None:
         error_file.unlink(missing_ok=True)
         run = Run(cell.recipe, cell.folder)
         if lacks := cell.lacks:
+            need = lacks[0]
             raise UserError(
-                f"{RunFiles(lacks[0].folder).reward.folder}: is not there, or of another recipe. Run the arm "
-                f"`{lacks[0].arm}` first."
+                f"{need.cell.folder / need.stage}: is not there, or of another recipe. Run the arm "
+                f"`{need.cell.arm}` first."
             )
         run.go(others=[other for other in known if other != cell.folder])
     except UserError as error:
@@ -117,7 +117,7 @@ def _must_wait(cell: Cell, running: Sequence[Cell], waiting: Sequence[Cell], kno
     """Whether a run under way is doing what this one can take over, or will make the reward model that it
     takes."""
     coming = {other.folder for other in [*running, *waiting]}
-    if any(need.folder in coming for need in cell.lacks):
+    if any(need.cell.folder in coming for need in cell.lacks):
         return True
     under_way = set().union(*(Run(other.recipe, other.folder).missing() for other in running))
     return bool(Run(cell.recipe, cell.folder).missing(known) & under_way)

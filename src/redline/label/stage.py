@@ -5,39 +5,36 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from pydantic import ValidationError
+
 from redline.console import track
-from redline.data.alignment import align, labels, word_spans
-from redline.data.chat_template import CannotRender, Turn
+from redline.data.chat_template import CannotRender
 from redline.data.check import Rejects
-from redline.data.files import check_apart, write_jsonl
+from redline.data.files import check_apart, explain, write_jsonl
 from redline.data.read import read
-from redline.data.records import Edit, Labels, as_text
-from redline.data.settings import Source, assignments
-from redline.data.tokenization import (
-    WHITESPACE,
-    encode_prompt,
-    fingerprint,
-    load_tokenizer,
-    response_turn,
-    token_names,
-)
+from redline.data.records import Edit, Labels, Text, as_text
+from redline.data.settings import Source
+from redline.data.tokenization import WHITESPACE, encode_prompt, fingerprint, load_tokenizer, response_turn
 from redline.errors import UserError
+from redline.label.invisible import kinds, normalised
+from redline.label.settings import Label
+from redline.label.tokens import Sides, labelled_tokens, labelled_words
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 BATCH = 64  # edits tokenized at once
-Unit = Literal["token", "word"]
+SAME_TOKENS = "no changed token: both sides are the same to this tokenizer"
+INVISIBLE = "differ in what nobody sees: {kind} (`label.invisible: normalise` takes it out)"
 OverLong = Literal["crop", "reject"]
-Side = tuple[list[str], list[int]]  # tokens and their labels
 
 
 def label_file(
     source: Source,
     out: Path | str,
     tokenizer: "str | PreTrainedTokenizerBase",
+    how: Label | None = None,
     *,
-    unit: Unit = "token",
     max_response_tokens: int | None = None,
     max_prompt_tokens: int | None = None,
     over_long: OverLong = "crop",
@@ -54,9 +51,15 @@ def label_file(
     if isinstance(tokenizer, str) and tokenizer != WHITESPACE:
         tokenizer = load_tokenizer(tokenizer, trust_remote_code)
     with Rejects.beside(out) as rejects:
-        edits = read(source, Edit, rejects, keep_unchanged=keep_unchanged)
         made = label_edits(
-            edits, tokenizer, unit, max_response_tokens, over_long, max_prompt_tokens, rejects, source.path
+            read(source, Edit, rejects, keep_unchanged=keep_unchanged),
+            tokenizer,
+            how,
+            max_response_tokens=max_response_tokens,
+            over_long=over_long,
+            max_prompt_tokens=max_prompt_tokens,
+            rejects=rejects,
+            file=source.path,
         )
         count = write_jsonl(out, track(made, "label"))
         rejects.kept = count
@@ -67,24 +70,24 @@ def label_file(
 
 
 def label_command(
-    edits: str,
+    source: Source,
     out: Path,
     tokenizer: str,
-    columns: list[str] | None,
-    split: str,
-    unit: str,
+    settings: dict[str, Any],
     max_response_tokens: int | None,
     keep_unchanged: bool,
 ) -> None:
-    """``redline label``: options as the command line gives them."""
-    source = Source(path=edits, split=split, columns=assignments(columns, "--columns"))
-    if unit not in ("token", "word"):
-        raise UserError(f"--unit {unit}: is neither token nor word.")
+    """``redline label``: ``settings`` are the keys of the recipe's section, from the command line."""
+    try:
+        how = Label.model_validate(settings)
+    except ValidationError as error:
+        option, _, what = explain(error).partition(": ")
+        raise UserError(f"--{option}: {what}.") from error
     label_file(
         source,
         out,
         tokenizer,
-        unit="word" if unit == "word" else "token",
+        how,
         max_response_tokens=max_response_tokens,
         keep_unchanged=keep_unchanged,
     )
@@ -93,7 +96,8 @@ def label_command(
 def label_edits(
     edits: Iterable[Edit],
     tokenizer: "PreTrainedTokenizerBase | str",
-    unit: Unit = "token",
+    how: Label | None = None,
+    *,
     max_response_tokens: int | None = None,
     over_long: OverLong = "crop",
     max_prompt_tokens: int | None = None,
@@ -105,138 +109,123 @@ def label_edits(
 
     ``tokenizer`` is one, or a model's name or folder, or "whitespace", which takes the words themselves. Of a
     response longer than ``max_response_tokens`` the first so many labels are kept (``crop``), or the edit is
-    left out (``reject``), as is one with a longer prompt than ``max_prompt_tokens``.
+    left out (``reject``), as is one with a longer prompt than ``max_prompt_tokens``, and one that changes no
+    token that is kept. Edits whose two sides are the same text are labelled, all 0.
     """
-    rejects = Rejects() if rejects is None else rejects
-    edits = iter(edits)
-    batches = iter(lambda: list(islice(edits, BATCH)), [])
-    sides: Iterator[tuple[Edit, Side, Side]]
     if isinstance(tokenizer, str) and tokenizer != WHITESPACE:
         tokenizer = load_tokenizer(tokenizer)
-    if isinstance(tokenizer, str):
-        sides = ((edit, *_label_words(edit)) for batch in batches for edit in batch)
-        name = WHITESPACE
-    else:
-        sides = _label_batches(batches, tokenizer, unit, max_prompt_tokens, rejects, file)
-        name = fingerprint(tokenizer)
-    for edit, rejected, edited in sides:
-        longest = max(len(rejected[0]), len(edited[0]))
-        if max_response_tokens is not None and longest > max_response_tokens and over_long == "reject":
-            rejects.add(f"response longer than {max_response_tokens} tokens", file, None, edit)
-            continue
-        yield _record(edit, rejected, edited, name, max_response_tokens)
+    rejects = Rejects() if rejects is None else rejects
+    labeller = _Labeller(
+        tokenizer, how or Label(), max_response_tokens, over_long, max_prompt_tokens, rejects, file
+    )
+    edits = iter(edits)
+    while batch := list(islice(edits, BATCH)):
+        yield from labeller.label(batch)
 
 
-def _record(edit: Edit, rejected: Side, edited: Side, tokenizer: str, size: int | None) -> Labels:
-    kept: dict[str, Any] = dict(edit.model_extra or {})
-    kept |= {
-        name: getattr(edit, name) for name in ("prompt", "editor", "chosen") if name in edit.model_fields_set
-    }
-    kept |= {
-        "id": edit.id,
-        "rejected_tokens": rejected[0][:size],
-        "rejected_labels": rejected[1][:size],
-        "edited_tokens": edited[0][:size],
-        "edited_labels": edited[1][:size],
-        "tokenizer": tokenizer,
-    }
-    return Labels.model_construct(
-        **kept
-    )  # made here from checked parts: validating each label again would double the time
+class _Labeller:
+    """Labels batches of edits; what it leaves out goes to ``rejects``."""
 
+    def __init__(
+        self,
+        tokenizer: "PreTrainedTokenizerBase | str",
+        how: Label,
+        max_response: int | None,
+        over_long: OverLong,
+        max_prompt: int | None,
+        rejects: Rejects,
+        file: str,
+    ):
+        self._tokenizer, self._how, self._rejects, self._file = tokenizer, how, rejects, file
+        self._max_response, self._over_long, self._max_prompt = max_response, over_long, max_prompt
+        self._name = WHITESPACE if isinstance(tokenizer, str) else fingerprint(tokenizer)
 
-def _label_words(edit: Edit) -> tuple[Side, Side]:
-    rejected, edited = as_text(edit.rejected).split(), as_text(edit.edited).split()
-    rejected_labels, edited_labels = labels(align(rejected, edited))
-    return (rejected, rejected_labels), (edited, edited_labels)
+    def label(self, batch: list[Edit]) -> Iterator[Labels]:
+        for edit, sides in self._sides(list(self._seen(batch))):
+            if reason := self._reason_to_leave_out(edit, sides):
+                self._rejects.add(reason, self._file, None, edit)
+            else:
+                yield self._record(edit, sides)
 
-
-def _label_batches(
-    batches: Iterable[list[Edit]],
-    tokenizer: "PreTrainedTokenizerBase",
-    unit: Unit,
-    max_prompt_tokens: int | None,
-    rejects: Rejects,
-    file: str,
-) -> Iterator[tuple[Edit, Side, Side]]:
-    names = token_names(tokenizer)
-    for batch in batches:
-        usable: list[Edit] = []
-        turns: list[Turn] = []
+    def _seen(self, batch: list[Edit]) -> Iterator[Edit]:
+        """The edits as their readers see them, where that is asked for; else the edits, with a warning."""
         for edit in batch:
+            if self._how.invisible == "keep":
+                for kind in kinds(as_text(edit.rejected), as_text(edit.edited)):
+                    self._rejects.warn(INVISIBLE.format(kind=kind))
+                yield edit
+                continue
+            sides = {"rejected": _normalised(edit.rejected), "edited": _normalised(edit.edited)}
+            visible = edit.model_copy(update=sides)
+            if _same(visible) and not _same(edit):
+                self._rejects.add("nothing changed that anybody sees", self._file, None, edit)
+            else:
+                yield visible
+
+    def _sides(self, edits: list[Edit]) -> Iterator[tuple[Edit, Sides]]:
+        tokenizer = self._tokenizer
+        if isinstance(tokenizer, str):
+            for edit in edits:
+                yield edit, labelled_words(as_text(edit.rejected), as_text(edit.edited), self._how)
+            return
+        usable, turns = [], []
+        for edit in edits:
             try:
                 both = [response_turn(tokenizer, edit.prompt, side) for side in (edit.rejected, edit.edited)]
-                if (
-                    max_prompt_tokens is not None
-                    and len(encode_prompt(tokenizer, edit.prompt)) > max_prompt_tokens
-                ):
-                    raise CannotRender(f"prompt longer than {max_prompt_tokens} tokens")
+                if self._max_prompt is not None:
+                    self._check_prompt(len(encode_prompt(tokenizer, edit.prompt)), self._max_prompt)
             except CannotRender as error:
-                rejects.add(str(error), file, None, edit)
+                self._rejects.add(str(error), self._file, None, edit)
                 continue
             usable.append(edit)
             turns += both
-        if not usable:
-            continue
-        texts = [turn.text[: turn.end] for turn in turns]
-        encoded: Any = tokenizer(texts, add_special_tokens=False, return_attention_mask=False)
-        for place, edit in enumerate(usable):
-            one, other = (
-                _Side(texts[k], turns[k].start, encoded["input_ids"][k], encoded.encodings[k])
-                for k in (2 * place, 2 * place + 1)
-            )
-            if unit == "token":
-                one_labels, other_labels = labels(
-                    align(one.ids, other.ids, one.starts_word, other.starts_word)
-                )
-            else:
-                one_labels, other_labels = _carried(one, other)
-            yield (
-                edit,
-                ([names[token] for token in one.ids], one.own(one_labels)),
-                ([names[token] for token in other.ids], other.own(other_labels)),
-            )
+        if usable:
+            yield from zip(usable, labelled_tokens(turns, tokenizer, self._how), strict=True)
+
+    @staticmethod
+    def _check_prompt(size: int, most: int) -> None:
+        if size > most:
+            raise CannotRender(f"prompt longer than {most} tokens")
+
+    def _reason_to_leave_out(self, edit: Edit, sides: Sides) -> str | None:
+        most = self._max_response
+        is_long = most is not None and max(len(sides.rejected), len(sides.edited)) > most
+        if is_long and self._over_long == "reject":
+            return f"response longer than {most} tokens"
+        if any(sides.rejected_labels[:most]) or any(sides.edited_labels[:most]):
+            return None
+        if is_long and (any(sides.rejected_labels) or any(sides.edited_labels)):
+            return f"no changed token among the first {most}"
+        return None if _same(edit) else SAME_TOKENS
+
+    def _record(self, edit: Edit, sides: Sides) -> Labels:
+        size = self._max_response
+        carried: dict[str, Any] = dict(edit.model_extra or {})
+        for name in ("prompt", "editor", "chosen"):
+            if name in edit.model_fields_set:
+                carried[name] = getattr(edit, name)
+        carried |= {
+            "id": edit.id,
+            "rejected_tokens": sides.rejected[:size],
+            "rejected_labels": sides.rejected_labels[:size],
+            "edited_tokens": sides.edited[:size],
+            "edited_labels": sides.edited_labels[:size],
+            "tokenizer": self._name,
+        }
+        # Made here from checked parts: validating each label again would double the time.
+        return Labels.model_construct(**carried)
 
 
-class _Side:
-    """One tokenized response of a batch; offsets are looked up where they are needed, which is seldom."""
-
-    def __init__(self, text: str, start: int, ids: list[int], encoding: Any):
-        self.text, self._start, self.ids, self._encoding = text, start, ids, encoding
-
-    def own(self, labels: list[int]) -> list[int]:
-        """The labels, 0 for tokens before the assistant's own text: marks of the chat template."""
-        marks = sum(end <= self._start for _, end in self.offsets) if self._start else 0
-        return [0] * marks + labels[marks:]
-
-    def starts_word(self, place: int) -> bool:
-        start: int = self._encoding.token_to_chars(place)[0]
-        return start == 0 or self.text[start - 1 : start].isspace() or self.text[start : start + 1].isspace()
-
-    @property
-    def offsets(self) -> list[tuple[int, int]]:
-        return list(self._encoding.offsets[: len(self.ids)])
+def _same(edit: Edit) -> bool:
+    return as_text(edit.rejected).strip() == as_text(edit.edited).strip()
 
 
-def _carried(one: _Side, other: _Side) -> tuple[list[int], list[int]]:
-    """Labels of words and punctuation marks, carried to the tokens that share a character with a changed
-    one."""
-    spans, other_spans = word_spans(one.text), word_spans(other.text)
-    script = align(
-        [one.text[start:end] for start, end in spans], [other.text[start:end] for start, end in other_spans]
-    )
-    word_labels, other_labels = labels(script)
-    return carry(spans, word_labels, one.offsets), carry(other_spans, other_labels, other.offsets)
-
-
-def carry(spans: list[tuple[int, int]], span_labels: list[int], offsets: list[tuple[int, int]]) -> list[int]:
-    """A label for each token: that of the first labelled span it shares a character with, else 0. All sorted
-    by start."""
-    changed = [(start, end, label) for (start, end), label in zip(spans, span_labels, strict=True) if label]
-    out = []
-    first = 0
-    for start, end in offsets:
-        while first < len(changed) and changed[first][1] <= start:
-            first += 1
-        out.append(changed[first][2] if first < len(changed) and changed[first][0] < end else 0)
-    return out
+def _normalised(text: Text) -> Text:
+    if isinstance(text, str):
+        return normalised(text)
+    return [
+        message | {"content": normalised(message["content"])}
+        if isinstance(message.get("content"), str)
+        else message
+        for message in text
+    ]

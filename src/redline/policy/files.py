@@ -46,6 +46,10 @@ class PolicyFiles:
         """What the watching judge saw."""
         return WatchFiles(self.folder / "watch")
 
+    def round(self, number: int) -> Path:
+        """The folder of what a method without PPO trained on in a round."""
+        return self.folder / "rounds" / str(number)
+
     @property
     def config(self) -> Path:
         """Transformers' configuration: there once the policy is saved."""

@@ -40,6 +40,7 @@ from redline.policy.log import RunLog, sample_records
 from redline.policy.loss import LossParts, ppo_loss
 from redline.policy.monitors import advantage_monitors, peak_gb, phase_gb, reward_monitors, start_phase
 from redline.policy.settings import Policy
+from redline.policy.start import load_policy
 from redline.policy.watch import Gold, Watch, Watched
 from redline.reward.rewards import build_reward
 from redline.sampling.check import check_sampling
@@ -135,6 +136,8 @@ class Ppo:
         self.prompts = list(prompts)
         self.prompt_ids = prompt_tokens(self.tokenizer, self.prompts)
         self.actor = ActorCritic(model, recipe.adapt, recipe.critic == "own").to(accelerator.device)
+        if recipe.start is not None:
+            load_policy(self.actor, recipe.start)
         check_sampling(self.actor.lm, list(map(len, self.prompt_ids)), recipe.sampling.max_new_tokens)
         positions = getattr(self.actor.lm.config, "max_position_embeddings", None)
         longest = max(map(len, self.prompt_ids)) + recipe.sampling.max_new_tokens

@@ -53,6 +53,9 @@ class Policy(Section):
     """How; `head_lr` is the critic's."""
     kl: Kl = Field(default_factory=Kl)
     """The KL penalty."""
+    start: str | None = None
+    """Folder of a policy (in an experiment `@ARM`) whose weights training begins from. KL is measured from
+    the recipe's model all the same. None: from the model itself."""
     sampling: Sampling = Field(default_factory=Sampling)
     """The rollout."""
     sampler: str | None = None

@@ -244,12 +244,12 @@ def _method(recipe: Recipe) -> dict[str, Any]:
     """The settings of what trained the policy: PPO's, or those of a method without RL."""
     ppo, direct = recipe.policy, recipe.direct
     if direct is not None:
+        plain = direct.model_dump(exclude={"method", "sampling"})
+        names = {"batch_size": "edits a step", "lr": "learning rate", "penalty": "penalty of removed tokens"}
         return {
-            "epochs": direct.epochs,
-            "edits a step": direct.batch_size,
-            "learning rate": direct.lr,
-            **({"beta": direct.beta} if direct.method == "dpo" else {}),
-            **({"penalty of removed tokens": direct.penalty} if direct.method == "figa" else {}),
+            names.get(key, key.replace("_", " ")): value
+            for key, value in plain.items()
+            if value is not None and value is not False
         }
     return {
         "responses an update": ppo.batch_size,

@@ -11,6 +11,7 @@ from redline.data.files import read_jsonl
 from redline.data.records import Edit, as_text
 from redline.data.settings import Source
 from redline.data.show import DELETED, INSERTED, diff, visible
+from redline.direct.settings import DirectBestOfN, DirectExpo
 from redline.edit.gates import MEANING
 from redline.edit.stats import BIN, KINDS, statistics
 from redline.recipe import Recipe
@@ -26,10 +27,18 @@ MOST = 20_000  # edits and labels that statistics are taken of
 SETS = ("pairs", "edits", "validation", "test", "prompts", "eval_prompts")
 AROUND = 24  # tokens shown on each side of a hit or miss
 SHOWN = 4  # hits, misses, samples
-DIRECT = {  # policies without RL
+DIRECT = {  # methods in PPO's place
     "sft": "imitating the edits (SFT)",
     "dpo": "preferring the edits (DPO)",
     "figa": "imitating what edits put in (FIGA)",
+    "bco": "telling liked from disliked responses (BCO)",
+    "spin": "preferring the edits to its own responses (SPIN)",
+    "sapo": "preferring the edits to rewritten ones (SAPO)",
+    "selm": "preferring what the reward ranks first (SELM)",
+    "spa": "preferring what its own preference ranks first (SPA)",
+    "mrpo": "preferring the edits, with two references (MRPO)",
+    "spo": "preferring the edits, and telling how much is undone (SPO, reconstructed)",
+    "expo": "going further the way that a policy went (ExPO)",
     "best_of_n": "the best of several responses, without training",
 }
 
@@ -108,9 +117,14 @@ def method_of(recipe: Recipe) -> str:
         )  # of functions and other models nobody knows
         what = f"PPO with a reward for every {every}" if every else "PPO"
         return f"{what}, {policy.updates} updates of {policy.batch_size} responses"
-    if direct.method == "best_of_n":
-        return f"{DIRECT[direct.method]}, n = {direct.n}"
-    return f"{DIRECT[direct.method]}, {direct.epochs:g} epochs in steps of {direct.batch_size}"
+    name = DIRECT.get(direct.method, direct.method)
+    if isinstance(direct, DirectBestOfN):
+        return f"{name}, n = {direct.n}"
+    if isinstance(direct, DirectExpo):
+        return f"{name}: {direct.policy}"
+    rounds = getattr(direct, "rounds", None)
+    rounds_text = f", {rounds} rounds" if rounds else ""
+    return f"{name}{rounds_text}, {direct.epochs:g} epochs in steps of {direct.batch_size}"
 
 
 def _adapted(rank: int, layers: int | None) -> str:

@@ -6,9 +6,8 @@ rewards to rewards; the trainer knows none of them by name.
 
 import zlib
 from collections.abc import Callable, Sequence
-from numbers import Real
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -17,8 +16,9 @@ from redline.engine.rollout import Rollout
 from redline.engine.trunk import Trunk
 from redline.errors import UserError
 from redline.functions import load_function
+from redline.reward.functions import function_reward
 from redline.reward.model import RewardModel, load_reward_model
-from redline.reward.offsets import Span, carry, response_offsets
+from redline.reward.offsets import carry, response_offsets
 from redline.reward.settings import RewardTerm
 
 if TYPE_CHECKING:
@@ -41,40 +41,17 @@ def model_reward(model: RewardModel, tokenizer: "PreTrainedTokenizerBase") -> Re
     def reward(batch: Rollout) -> list[Tensor]:
         if not same:
             return _by_text(model, tokenizer, batch)
-        lengths = [
-            len(ids) - ended for ids, ended in zip(batch.sequences, batch.ended, strict=True)
-        ]  # without end-of-text
-        whole = [ids[:length] for ids, length in zip(batch.sequences, lengths, strict=True)]
+        sequences = batch.sequences
+        without_end = [len(ids) - ended for ids, ended in zip(sequences, batch.ended, strict=True)]
         states = None
         if model.shares and model.split.cut in batch.states.layers:
-            kept = batch.states.at(model.split.cut)
-            states = [rows[:length] for rows, length in zip(kept, lengths, strict=True)]
-        scored = model.rewards(whole, [len(prompt) for prompt in batch.prompt_ids], states)
+            states = _first(batch.states.at(model.split.cut), without_end)
+        prompt_sizes = [len(prompt) for prompt in batch.prompt_ids]
+        scored = model.rewards(_first(sequences, without_end), prompt_sizes, states)
+        on_last = model.kind == "sequence"
         return [
-            _put(row, len(ids), last=model.kind == "sequence")
-            for row, ids in zip(scored, batch.response_ids, strict=True)
-        ]
-
-    return reward
-
-
-def function_reward(function: Callable[..., Sequence[Any]], tokenizer: "PreTrainedTokenizerBase") -> Reward:
-    """The reward of a user's function of (prompts, responses): for each response a number, which lies on its
-    last token, or a list of ``(start, end, reward)`` character spans. Raises UserError when it returns
-    something else."""
-
-    def reward(batch: Rollout) -> list[Tensor]:
-        texts = _texts(tokenizer, batch)
-        found = function(list(batch.prompts), [text for text, _ in texts])
-        if not hasattr(found, "__len__") or len(found) != len(texts):
-            what = f"{len(found)} rewards" if hasattr(found, "__len__") else repr(found)
-            raise UserError(
-                f"the reward function returned {what} for {len(texts)} responses; it must return a list "
-                "with one for each, in order."
-            )
-        return [
-            _from_function(value, offsets, index)
-            for index, (value, (_, offsets)) in enumerate(zip(found, texts, strict=True))
+            _on_last(row, size) if on_last else _padded(row, size)
+            for row, size in zip(scored, batch.sizes, strict=True)
         ]
 
     return reward
@@ -88,10 +65,7 @@ def discrete(reward: Reward, threshold: float) -> Reward:
 def last(reward: Reward) -> Reward:
     """A response's total on its last token: a dense reward made into a sequence reward."""
 
-    def moved(row: Tensor) -> Tensor:
-        return torch.cat([torch.zeros(len(row) - 1), row.sum()[None]]) if len(row) else row
-
-    return _map(reward, moved)
+    return _map(reward, lambda row: _on_last(row.sum()[None], len(row)))
 
 
 def uniform(reward: Reward) -> Reward:
@@ -102,17 +76,14 @@ def uniform(reward: Reward) -> Reward:
 def shuffled(reward: Reward) -> Reward:
     """A response's rewards permuted at random; the permutation depends on the response's tokens alone."""
 
-    def permuted(batch: Rollout) -> list[Tensor]:
-        return [
-            row[
-                torch.randperm(
-                    len(row), generator=torch.Generator().manual_seed(zlib.crc32(ids.numpy().tobytes()))
-                )
-            ]
-            for row, ids in zip(reward(batch), batch.response_ids, strict=True)
-        ]
+    def permuted(row: Tensor, ids: Tensor) -> Tensor:
+        generator = torch.Generator().manual_seed(zlib.crc32(ids.numpy().tobytes()))
+        return row[torch.randperm(len(row), generator=generator)]
 
-    return permuted
+    def shuffle(batch: Rollout) -> list[Tensor]:
+        return [permuted(row, ids) for row, ids in zip(reward(batch), batch.response_ids, strict=True)]
+
+    return shuffle
 
 
 def weighted_sum(rewards: Sequence[tuple[float, Reward]]) -> Reward:
@@ -134,13 +105,11 @@ def checked(reward: Reward) -> Reward:
         if len(rows) != len(batch.response_ids):
             raise UserError(f"the reward gave {len(rows)} vectors for {len(batch.response_ids)} responses.")
         for index, (row, ids) in enumerate(zip(rows, batch.response_ids, strict=True)):
-            what = (
-                f"{len(row)} rewards for {len(ids)} tokens"
-                if row.shape != ids.shape
-                else "a reward that is NaN or infinite"
-                if not bool(row.isfinite().all())
-                else ""
-            )
+            what = ""
+            if row.shape != ids.shape:
+                what = f"{len(row)} rewards for {len(ids)} tokens"
+            elif not bool(row.isfinite().all()):
+                what = "a reward that is NaN or infinite"
             if what:
                 prompt = batch.prompts[index]
                 raise UserError(
@@ -164,81 +133,82 @@ def build_reward(
     ``own`` is the folder of the run's reward model, for terms that name no other. Models that share the
     policy's backbone use the weights of ``share``, and ``trunk`` keeps the states that they begin with.
     """
-    built = []
+    weighted = []
     for term in terms:
         if term.function is not None:
             reward = function_reward(load_function(term.function), tokenizer)
         else:
-            name = term.model or (str(own) if own else None)
-            if name is None:
-                raise UserError(
-                    "policy.reward: a term needs `model` (a reward model's folder) or `function`, since the "
-                    "run trains no reward model."
-                )
-            model = load_reward_model(name, share, trunk)
+            model = load_reward_model(_model_of(term, own), share, trunk)
             reward = model_reward(model, tokenizer)
         reward = checked(reward)  # before a form or a sum hides what is wrong
         if term.form == "discrete":
             reward = discrete(reward, term.threshold)
-        spread = {"token": lambda same: same, "last": last, "uniform": uniform, "shuffled": shuffled}[
-            term.spread
-        ]
-        built.append((term.weight, spread(reward)))
-    return weighted_sum(built)
+        weighted.append((term.weight, _spread(reward, term.spread)))
+    return weighted_sum(weighted)
+
+
+def _model_of(term: RewardTerm, own: Path | None) -> str:
+    if term.model is not None:
+        return term.model
+    if own is None:
+        raise UserError(
+            "policy.reward: a term needs `model` (a reward model's folder) or `function`, since the run "
+            "trains no reward model."
+        )
+    return str(own)
+
+
+def _spread(reward: Reward, spread: str) -> Reward:
+    if spread == "last":
+        return last(reward)
+    if spread == "uniform":
+        return uniform(reward)
+    if spread == "shuffled":
+        return shuffled(reward)
+    return reward
 
 
 def _map(reward: Reward, change: Callable[[Tensor], Tensor]) -> Reward:
     return lambda batch: [change(row) for row in reward(batch)]
 
 
-def _put(row: Tensor, size: int, last: bool) -> Tensor:
-    """Rewards of the text's tokens -> of all ``size`` tokens; a sequence score moves to the very last,
-    end-of-text included."""
-    found = torch.zeros(size)
-    if last and size:
-        found[-1] = row[-1]
-    elif not last:
-        found[: len(row)] = row
-    return found
+def _first(rows: Sequence[Tensor], sizes: Sequence[int]) -> list[Tensor]:
+    """The first so many entries of each row."""
+    return [row[:size] for row, size in zip(rows, sizes, strict=True)]
 
 
-def _texts(tokenizer: "PreTrainedTokenizerBase", batch: Rollout) -> list[tuple[str, list[Span]]]:
-    """The text of each response, and its tokens' characters."""
-    return [
-        response_offsets(tokenizer, ids.tolist(), prompt)
-        for ids, prompt in zip(batch.response_ids, batch.prompts, strict=True)
-    ]
+def _padded(row: Tensor, size: int) -> Tensor:
+    """Rewards of a text's tokens -> of all ``size`` tokens: end-of-text has none."""
+    rewards = torch.zeros(size)
+    rewards[: len(row)] = row
+    return rewards
+
+
+def _on_last(row: Tensor, size: int) -> Tensor:
+    """A sequence score moves to the very last of ``size`` tokens, end-of-text included."""
+    rewards = torch.zeros(size)
+    if size:
+        rewards[-1] = row[-1]
+    return rewards
 
 
 def _by_text(model: RewardModel, tokenizer: "PreTrainedTokenizerBase", batch: Rollout) -> list[Tensor]:
-    texts = _texts(tokenizer, batch)
-    filled = [index for index, (text, _) in enumerate(texts) if text or model.kind == "sequence"]
-    scored = model.score([batch.prompts[index] for index in filled], [texts[index][0] for index in filled])
-    found = [torch.zeros(len(ids)) for ids in batch.response_ids]
-    for index, (text, offsets, row) in zip(filled, scored, strict=True):
-        if model.kind == "sequence":
-            found[index] = _put(row, len(found[index]), last=True)
-        else:
-            shift = max(texts[index][0].find(text), 0)  # a chat template may trim white space in front
-            found[index] = carry(
-                row, [(start + shift, end + shift) for start, end in offsets], texts[index][1]
-            )
-    return found
-
-
-def _from_function(value: Any, offsets: list[Span], index: int) -> Tensor:
-    size = len(offsets)
-    try:
-        if isinstance(value, Real):
-            return torch.tensor([0.0] * (size - 1) + [float(value)]) if size else torch.zeros(0)
-        spans = sorted((int(start), int(end), float(reward)) for start, end, reward in value)
-    except (TypeError, ValueError) as error:
-        raise UserError(
-            f"the reward function returned {value!r} for response {index}; it must be a number, or a list of "
-            "(start, end, reward) character spans."
-        ) from error
-    if not size:
-        return torch.zeros(0)
-    return carry(
-        torch.tensor([reward for _, _, reward in spans]), [(start, end) for start, end, _ in spans], offsets
-    )
+    """The rewards of a model with another tokenizer: its own tokens' rewards, carried over by characters."""
+    on_last = model.kind == "sequence"
+    rewards = [torch.zeros(size) for size in batch.sizes]
+    indices, prompts, texts, spans = [], [], [], []
+    for index, (prompt, ids) in enumerate(zip(batch.prompts, batch.response_ids, strict=True)):
+        text, offsets = response_offsets(tokenizer, ids.tolist(), prompt)
+        if text or on_last:
+            indices.append(index)
+            prompts.append(prompt)
+            texts.append(text)
+            spans.append(offsets)
+    scored = model.score(prompts, list(texts))
+    for index, text, offsets, (read, source, row) in zip(indices, texts, spans, scored, strict=True):
+        if on_last:
+            rewards[index] = _on_last(row, len(offsets))
+            continue
+        shift = max(text.find(read), 0)  # a chat template may trim white space in front
+        rewards[index] = carry(row, [(start + shift, end + shift) for start, end in source], offsets)
+    return rewards

@@ -43,8 +43,9 @@ class RewardTerm(Section):
     model: str | None = None
     """Folder of a reward model; without it (and without `function`), the one this run trained."""
     function: str | None = None
-    """`module:function` or `file.py:function`, called with (prompts, responses), returning a float or a list
-    of (start, end, reward) character spans for each response."""
+    """`module:function` or `file.py:function`, called with (prompts, responses). It returns for each response
+    one float a token (a parameter `tokens` is given them), a float for the whole, or a list of (start, end,
+    reward) character spans."""
     form: Literal["continuous", "discrete"] = "continuous"
     """Of a token model: p+ - p-, or +1 / -1 / 0 where one class is surer than `threshold`."""
     threshold: float = Field(0.5, ge=0, lt=1)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from redline.console import say
 from redline.data.files import read_json, read_jsonl, write_json, write_jsonl
 from redline.data.records import Prompt, Response
+from redline.direct.settings import DirectBestOfN
 from redline.engine.processes import this_process
 from redline.errors import UserError
 from redline.judge.settings import JudgedBy
@@ -92,7 +93,7 @@ def _best_of_n(job: Job, judge: "Judge") -> tuple[list[Response], list[Response]
     from redline.sampling.open import open_sampler
 
     recipe, files = job.recipe, job.files
-    assert recipe.direct is not None  # it names the method
+    assert isinstance(recipe.direct, DirectBestOfN)  # asked before
     own = files.reward.folder
     sampling: Sampling = recipe.compare.sampling or recipe.policy.sampling
     best, reference, measured = best_of_n(

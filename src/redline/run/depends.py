@@ -28,6 +28,13 @@ NO_MATTER = {  # keys that change no result, or none that was paid for
     "policy": ("checkpoint_every", "sample_every"),
     "compare": ("concurrency", "api_key_env"),
 }
+SAMPLING = ("spin", "sapo", "selm", "spa", "expo")  # methods without PPO that sample from prompts
+POLICIES = (
+    "policy.start",
+    "direct.policy",
+    "direct.extra",
+    "direct.seed",
+)  # keys that name a finished policy
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "tokenizer.model")
 
 
@@ -55,7 +62,7 @@ class Depends:
 
     def _data(self) -> Settings:
         settings: Settings = {}
-        for name in ("edits", "validation", "test", "prompts", "eval_prompts"):
+        for name in ("edits", "feedback", "validation", "test", "prompts", "eval_prompts"):
             settings |= self._source(name)
         return settings | (self._source("pairs") if self.recipe.data.edits is None else {}) | self._prompts()
 
@@ -118,9 +125,12 @@ class Depends:
         if recipe.trains_reward:
             settings |= self._reward()
         if recipe.direct is not None:
-            settings |= self._label()
-        else:
+            settings |= self._label() | self._source("feedback")
+        if recipe.direct is None or recipe.direct.method in SAMPLING:
             settings |= self._training_prompts()
+        for key in POLICIES:
+            if settings.get(key):
+                settings[key] = self.made_with(settings[key])
         for number, term in enumerate(recipe.policy.reward):
             if term.model:
                 settings[f"policy.reward.{number}.model"] = self.made_with(term.model)

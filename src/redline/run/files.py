@@ -14,7 +14,15 @@ from redline.reward.files import RewardFiles
 
 STAGES = ("data", "edit", "label", "sft", "reward", "policy", "compare", "report")
 SYSTEMS = ("policy", "reference")  # what the comparison compares, by the names of its files
-SOURCES = ("pairs", "edits", "validation", "test", "prompts", "eval_prompts")  # of the recipe's section data
+SOURCES = (
+    "pairs",
+    "edits",
+    "feedback",
+    "validation",
+    "test",
+    "prompts",
+    "eval_prompts",
+)  # of the recipe's section data
 LABELLED = ("train", "validation", "test")  # sets of labelled edits
 
 

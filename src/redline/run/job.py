@@ -6,8 +6,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from redline.console import say
+from redline.data.check import EQUAL, problem
 from redline.data.files import read_jsonl
-from redline.data.records import Edit, Labels, Prompt, as_text
+from redline.data.records import Edit, Feedback, Labels, Prompt, as_text
+from redline.direct.settings import DirectBco
 from redline.engine.settings import Model
 from redline.recipe import Recipe
 from redline.run.files import RunFiles
@@ -53,9 +55,36 @@ class Job:
             return self.edits("validation")
         return (edit for edit in self.edits() if self.is_held_out(edit))
 
+    def thumbs(self) -> list[Feedback]:
+        """The likes and dislikes that BCO learns from beside labelled edits: feedback, and a like for each
+        response that an annotator left as it was."""
+        if not isinstance(self.recipe.direct, DirectBco):
+            return []
+        accepted = [
+            Feedback(id=edit.id, prompt=edit.prompt, response=edit.edited, liked=True)
+            for edit in (self.training_edits() if self.recipe.has_edits else ())
+            if problem(edit) == EQUAL
+        ]
+        return [*accepted, *(one for one in self._feedback() if not self._is_for_comparison(one))]
+
+    def _feedback(self) -> list[Feedback]:
+        path = self.files.data("feedback")
+        return list(read_jsonl(path, Feedback)) if path.exists() else []
+
+    def _is_for_comparison(self, one: Feedback) -> bool:
+        """Whether feedback is held out for its prompt: a share of it, where nothing else gives prompts to
+        compare on."""
+        data = self.recipe.data
+        if self.recipe.has_edits or data.eval_prompts is not None:
+            return False
+        return self._is_in_share(json.dumps(one.prompt))
+
     def is_held_out(self, edit: Edit) -> bool:
         """Whether an edit is for validation, by a hash of its id."""
-        checksum = hashlib.sha256(edit.id.encode("utf-8", "replace")).digest()
+        return self._is_in_share(edit.id)
+
+    def _is_in_share(self, text: str) -> bool:
+        checksum = hashlib.sha256(text.encode("utf-8", "replace")).digest()
         return int.from_bytes(checksum[:8], "big") / 2**64 < self.recipe.data.validation_share
 
     def labels(self, name: str) -> list[Labels]:
@@ -84,6 +113,10 @@ class Job:
         path = self.files.data(source)
         if path.exists():
             prompts = list(read_jsonl(path, Prompt))
+        elif not self.recipe.has_edits:
+            held_out = labels == "validation"
+            given = [one for one in self._feedback() if self._is_for_comparison(one) == held_out]
+            prompts = [Prompt(id=one.id, prompt=one.prompt) for one in given]
         else:
             prompts = [Prompt(id=record.id, prompt=record.prompt) for record in self.labels(labels)]
         once = {json.dumps(prompt.prompt): prompt for prompt in prompts if as_text(prompt.prompt).strip()}

@@ -2,17 +2,20 @@
 
 import gc
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 from redline.console import console
 from redline.data.check import Rejects, problem
-from redline.data.files import read_jsonl, write_jsonl
+from redline.data.files import read_json, read_jsonl, write_jsonl
 from redline.data.read import read
-from redline.data.records import Edit, Pair, Prompt
+from redline.data.records import Edit, Feedback, Pair, Prompt
 from redline.data.settings import Source
+from redline.engine.saving import ADAPTER
 from redline.engine.settings import Model
 from redline.errors import UserError
 from redline.run.comparison import compare, watching_judge
+from redline.run.folder import made_with
 from redline.run.job import Job
 
 Stage = Callable[[Job], None]
@@ -23,9 +26,10 @@ def stages_of(job: Job) -> dict[str, Stage]:
     """The stages that a recipe has, in their order."""
     recipe = job.recipe
     stages: dict[str, Stage] = {"data": read_data}
-    if recipe.data.edits is None:
+    if recipe.data.pairs is not None and recipe.data.edits is None:
         stages["edit"] = edit
-    stages["label"] = label
+    if recipe.has_edits:
+        stages["label"] = label
     if recipe.sft is not None:
         stages["sft"] = sft
     if recipe.trains_reward:
@@ -41,6 +45,7 @@ def read_data(job: Job) -> None:
     sources: list[tuple[str, Source | None, Any]] = [
         ("pairs", data.pairs if data.edits is None else None, Pair),
         ("edits", data.edits, Edit),
+        ("feedback", data.feedback, Feedback),
         ("validation", data.validation, Edit),
         ("test", data.test, Edit),
         ("prompts", data.prompts, Prompt),
@@ -50,7 +55,10 @@ def read_data(job: Job) -> None:
     refuse = _too_long(job) if any(kind is Prompt for _, _, kind in given) else None
     for name, source, kind in given:
         with Rejects(files.data_rejects(name)) as rejects:
-            records = read(source, kind, rejects, refuse=refuse if kind is Prompt else None)
+            # answers that were accepted as they are: no labels come of them, but a like does
+            records = read(
+                source, kind, rejects, keep_unchanged=True, refuse=refuse if kind is Prompt else None
+            )
             rejects.kept = write_jsonl(files.data(name), records)
             rejects.report(name)
         if not rejects.kept:
@@ -103,12 +111,12 @@ def label(job: Job) -> None:
             labels = label_edits(
                 _usable(edits, rejects, name),
                 tokenizer,
-                job.recipe.label.unit,
-                data.max_response_tokens,
-                data.over_long,
-                data.max_prompt_tokens,
-                rejects,
-                name,
+                job.recipe.label,
+                max_response_tokens=data.max_response_tokens,
+                over_long=data.over_long,
+                max_prompt_tokens=data.max_prompt_tokens,
+                rejects=rejects,
+                file=name,
             )
             counts[name] = rejects.kept = write_jsonl(job.files.labels(name), labels)
             rejects.report(f"labels/{name}")
@@ -167,20 +175,9 @@ def reward(job: Job) -> None:
 def policy(job: Job) -> None:
     """Train the policy: by PPO, or by the method that the recipe names in its place."""
     recipe = job.recipe
+    _check_same_original(job, "policy.start", recipe.policy.start)
     if recipe.direct is not None:
-        from redline.direct.stage import train_direct
-
-        train_direct(
-            recipe.direct,
-            recipe.policy,
-            job.model,
-            job.labels("train"),
-            job.files.policy.folder,
-            max_response=recipe.data.max_response_tokens,
-            seed=recipe.seed,
-            trackers=recipe.trackers,
-            gold=watching_judge(job),
-        )
+        without_ppo(job)
         return
     from redline.policy.ppo import train_policy
 
@@ -195,6 +192,45 @@ def policy(job: Job) -> None:
         trackers=recipe.trackers,
         gold=watching_judge(job),
     )
+
+
+def without_ppo(job: Job) -> None:
+    """The policy of a method in PPO's place."""
+    from redline.direct.stage import Given, make_policy
+
+    recipe, own = job.recipe, job.files.reward.folder
+    assert recipe.direct is not None  # asked before
+    for key in ("policy", "seed"):
+        _check_same_original(job, f"direct.{key}", getattr(recipe.direct, key, None))
+    make_policy(
+        recipe.direct,
+        recipe.policy,
+        job.model,
+        Given(job.labels("train"), job.thumbs(), job.training_prompts()),
+        job.files.policy.folder,
+        reward=own if own.exists() else None,
+        max_response=recipe.data.max_response_tokens,
+        seed=recipe.seed,
+        trackers=recipe.trackers,
+        gold=watching_judge(job),
+    )
+
+
+def _check_same_original(job: Job, key: str, policy: str | None) -> None:
+    """Raise UserError where a finished policy was trained from another model than this run's."""
+    if policy is None:
+        return
+    config = Path(policy) / ADAPTER / "adapter_config.json"
+    if not Path(policy).is_dir():
+        raise UserError(f"{key}: {policy} is no folder of a policy.")
+    if not config.exists():
+        return
+    theirs = str(read_json(config)["base_model_name_or_path"])
+    if made_with(theirs) != made_with(job.model.name):
+        raise UserError(
+            f"{key}: {policy} was trained from {theirs}, and this run's model is {job.model.name}. Give both "
+            "the same `model` and `sft`."
+        )
 
 
 def report(job: Job) -> None:

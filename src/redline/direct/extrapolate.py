@@ -1,0 +1,247 @@
+"""ExPO: further along the way that a finished policy went from its original (Zheng et al. 2024, 2404.16792).
+
+The strength is 0 at the original, 1 at the policy, 1.5 half as far again: the authors' alpha plus one. The
+merged change of a LoRA layer is linear in its B, so B alone is scaled; whole weights move along a straight
+line."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from redline.console import console, progress_bar
+from redline.data.files import write_jsonl
+from redline.data.records import Prompt, Record
+from redline.data.tokenization import load_tokenizer
+from redline.direct.settings import DirectExpo
+from redline.engine.models import eos_ids
+from redline.engine.processes import new_accelerator, sharded_launch, wait_for_everyone
+from redline.engine.saving import save
+from redline.engine.settings import Model
+from redline.errors import UserError
+from redline.policy.actor import ActorCritic, rescore
+from redline.policy.log import RunLog
+from redline.policy.settings import Policy
+from redline.policy.start import load_policy
+from redline.policy.watch import Watch, standard_error
+from redline.reward.rewards import Reward, build_reward
+from redline.sampling.open import open_sampler
+from redline.sampling.protocol import Request, Sampler
+from redline.sampling.rollouts import prompt_tokens, sample_rollout
+from redline.sampling.settings import Sampling
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+SHORTEST, LONGEST = 0.8, 1.25  # mean length of an allowed strength, against the policy's
+FEWER_ENDED = 0.1  # share of responses that may end less often
+
+
+class Way:
+    """The way from an original to a policy, on which an actor can be put anywhere."""
+
+    @torch.no_grad()
+    def __init__(self, actor: ActorCritic, policy: Path | str):
+        moved = [
+            (name, parameter)
+            for name, parameter in actor.named_parameters()
+            if parameter.requires_grad and not name.startswith("value_head")
+        ]
+        if actor.peft is not None:
+            moved = [(name, parameter) for name, parameter in moved if ".lora_B." in name]
+        self.parameters = [parameter for _, parameter in moved]
+        self.starts = [parameter.detach().clone() for parameter in self.parameters]
+        if actor.peft is not None:
+            self.starts = [torch.zeros_like(start) for start in self.starts]
+        load_policy(actor, policy)
+        self.changes = [
+            parameter.detach() - start for parameter, start in zip(self.parameters, self.starts, strict=True)
+        ]
+
+    @torch.no_grad()
+    def go_to(self, strength: float) -> None:
+        """Put the actor's weights at a strength."""
+        for parameter, start, change in zip(self.parameters, self.starts, self.changes, strict=True):
+            parameter.copy_(start + strength * change)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a strength does on the prompts of the search. ``rewards`` are by prompt, so that strengths are
+    compared pairwise; ``kl`` is in nats a response, ``original_logprob`` a token's mean under the
+    original."""
+
+    strength: float
+    reward: float
+    kl: float
+    tokens: float
+    ended: float
+    original_logprob: float
+    rewards: list[float] = field(repr=False)
+
+
+class Found(Record):
+    """A line of search.jsonl."""
+
+
+def choose(measured: Sequence[Measured], kl_limit: float) -> Measured | None:
+    """The smallest allowed strength whose mean reward is within a standard error of the best, paired over
+    prompts.
+
+    Allowed are strengths that stay within ``kl_limit``, whose responses have about the policy's length, and
+    end about as often. The reward goes on rising where the judge's verdict falls already, hence the limit and
+    the smallest of equals. The policy itself (strength 1) has to be among them. None where nothing is
+    allowed."""
+    own = next(one for one in measured if one.strength == 1)
+    allowed = [
+        one
+        for one in measured
+        if one.kl <= kl_limit
+        and SHORTEST * own.tokens <= one.tokens <= LONGEST * own.tokens
+        and one.ended >= own.ended - FEWER_ENDED
+    ]
+    if not allowed:
+        return None
+    best = max(allowed, key=lambda one: one.reward)
+    for one in sorted(allowed, key=lambda one: one.strength):
+        lost = [high - low for high, low in zip(best.rewards, one.rewards, strict=True)]
+        if best.reward - one.reward <= standard_error(lost):
+            return one
+    return best
+
+
+class Search:
+    """Strengths measured on prompts, all with the same random numbers."""
+
+    def __init__(
+        self,
+        actor: ActorCritic,
+        way: Way,
+        tokenizer: "PreTrainedTokenizerBase",
+        prompts: Sequence[Prompt],
+        reward: Reward,
+        sampler: Sampler,
+        sampling: Sampling,
+        seed: int,
+    ):
+        self.actor, self.way, self.reward, self.sampler = actor, way, reward, sampler
+        self.texts = [prompt.prompt for prompt in prompts]
+        self.ids = prompt_tokens(tokenizer, prompts)
+        self.request = Request(sampling, eos_ids(actor.lm, tokenizer, self.texts), seed)
+        self.temperature = sampling.temperature
+
+    @torch.no_grad()
+    def measure(self, strength: float) -> Measured:
+        """Sample at a strength, and look."""
+        self.way.go_to(strength)
+        current = self.actor.current()
+        self.sampler.sync(current)
+        rollout = sample_rollout(self.sampler, current, self.ids, self.request, texts=self.texts)
+        own, base = (
+            rescore(self.actor, rollout, self.temperature, 4096, reference=reference)[0]
+            for reference in (False, True)
+        )
+        rewards = [float(row.sum()) for row in self.reward(rollout)]
+        kl = [float((new - old).sum()) for new, old in zip(own, base, strict=True)]
+        every: Tensor = torch.cat(base)
+        return Measured(
+            strength=strength,
+            reward=sum(rewards) / len(rewards),
+            kl=sum(kl) / len(kl),
+            tokens=sum(rollout.sizes) / len(rollout),
+            ended=sum(rollout.ended) / len(rollout),
+            original_logprob=float(every.mean()) if len(every) else 0.0,
+            rewards=rewards,
+        )
+
+    def over(self, strengths: Sequence[float]) -> list[Measured]:
+        """Each strength measured, the policy's own among them."""
+        every = sorted({*strengths, 1.0})
+        found = []
+        with progress_bar("search", len(every)) as bar:
+            for strength in every:
+                found.append(self.measure(strength))
+                bar.advance()
+                bar.note(f"strength {strength:g}: reward {found[-1].reward:.2f} KL {found[-1].kl:.1f}")
+        return found
+
+
+def decide(measured: Sequence[Measured], kl_limit: float) -> float:
+    """The strength that the search comes to, and a line that says why."""
+    chosen = choose(measured, kl_limit)
+    if chosen is None:
+        console.print(
+            f"no strength keeps within {kl_limit:g} nats and the policy's length: the policy stays as it is",
+            style="yellow",
+            highlight=False,
+        )
+        return 1.0
+    beyond = "" if chosen.strength > 1 else ", not beyond the policy itself"
+    console.print(
+        f"strength {chosen.strength:g}{beyond}: reward {chosen.reward:.2f}, KL {chosen.kl:.1f}",
+        highlight=False,
+    )
+    return chosen.strength
+
+
+def train_expo(
+    recipe: DirectExpo,
+    policy: Policy,
+    model: Model,
+    prompts: Sequence[Prompt],
+    out: Path,
+    *,
+    reward: Path | None,
+    seed: int,
+    watching: Callable[[ActorCritic, Any, Sampler], Watch] | None = None,
+) -> None:
+    """Search a strength on ``prompts`` and write the policy at it to ``out``; what was measured is in
+    out/search.jsonl. Then the gold score of every strength, as a curve in out/log.jsonl: it costs samples
+    alone. The prompts of the comparison are sampled after the choice only. One strength is taken as it is."""
+    if sharded_launch():
+        raise UserError("direct.method=expo does not run sharded. Launch one process, or DDP.")
+    accelerator = new_accelerator((), out)
+    tokenizer = load_tokenizer(model.name, model.trust_remote_code, model.revision)
+    actor = ActorCritic(model, policy.adapt).to(accelerator.device)
+    way, sampler = Way(actor, recipe.policy), open_sampler(policy.sampler)
+    strength, drawn = recipe.strengths[0], 0
+    if len(recipe.strengths) > 1:
+        scored = build_reward(policy.reward, reward, tokenizer, actor.lm, actor.trunk)
+        some = list(prompts)[: recipe.prompts]
+        if len(some) < 2:
+            raise UserError("direct.method=expo: the search needs at least two prompts. Give data.prompts.")
+        limit = recipe.kl_limit or policy.kl.target
+        if limit is None:
+            raise UserError("direct.method=expo: policy.kl.target is null, so give direct.kl_limit.")
+        search = Search(actor, way, tokenizer, some, scored, sampler, policy.sampling, seed)
+        measured = search.over(recipe.strengths)
+        strength, drawn = decide(measured, limit), len(measured) * len(some)
+        if accelerator.is_main_process:
+            write_search(out, measured, strength)
+    if watching is not None:
+        log = RunLog(out, 0, accelerator.is_main_process)
+        watch = watching(actor, tokenizer, sampler)
+        for number, each in enumerate(sorted({*recipe.strengths, strength} - {0.0}), 1):
+            way.go_to(each)
+            log.metrics(
+                {"update": number, "strength": each, "samples": drawn, "seconds": 0.0} | watch.after(number)
+            )
+    way.go_to(strength)
+    if accelerator.is_main_process:
+        save(actor.lm, actor.peft, tokenizer, out, model.name)
+    wait_for_everyone()
+
+
+def write_search(out: Path, measured: Sequence[Measured], strength: float) -> None:
+    """What a search measured, a line a strength."""
+    lines = [
+        Found.model_validate(
+            {"id": f"{one.strength:g}", "chosen": one.strength == strength}
+            | {name: value for name, value in asdict(one).items() if name != "rewards"}
+        )
+        for one in measured
+    ]
+    write_jsonl(out / "search.jsonl", lines)

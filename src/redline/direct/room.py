@@ -1,0 +1,205 @@
+"""What a method may touch: edits, prompts and feedback, samples, the run's reward, and frozen models.
+
+It gives neither the judge nor the prompts of the comparison, so that no method can learn from them.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from redline.data.records import Labels, Text
+from redline.direct.anchors import Anchors
+from redline.direct.batch import Passes
+from redline.direct.rows import Row
+from redline.engine.batching import draw_rows
+from redline.engine.models import eos_ids
+from redline.engine.rollout import Rollout
+from redline.engine.settings import Model
+from redline.errors import UserError
+from redline.reward.rewards import Reward
+from redline.sampling.protocol import Request, Sampler
+from redline.sampling.rollouts import sample_rollout
+from redline.sampling.settings import Sampling
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+    from transformers import PreTrainedTokenizerBase
+
+SEEDS = 15_485_863  # between the seeds of two samplings
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A prompt to sample from: its record's id, as text or messages, and as token ids."""
+
+    id: str
+    prompt: Text
+    ids: list[int]
+
+
+@dataclass
+class Counts:
+    """What a method has used so far."""
+
+    drawn: int = 0
+    """Responses sampled."""
+    scored: int = 0
+    """Responses that the reward was asked about."""
+    learned: int = 0
+    """Pairs, or single responses, that steps were taken on."""
+    trained: int = 0
+    """Rows passed through the trained layers, forward and backward."""
+
+
+class Room:
+    """One training's data and means. All processes call its functions together, and all get the whole result.
+
+    ``labels`` are the labelled edits, ``thumbs`` single responses that people liked or disliked, ``prompts``
+    those that may be sampled from. ``rounds`` holds the rows of every round so far."""
+
+    def __init__(
+        self,
+        labels: Sequence[Labels],
+        thumbs: Sequence[Row],
+        prompts: Sequence[Asked],
+        tokenizer: "PreTrainedTokenizerBase",
+        anchors: Anchors,
+        passes: Passes,
+        sampler: Sampler,
+        sampling: Sampling,
+        reward: Callable[[], Reward] | None,
+        accelerator: "Accelerator",
+        model: Model,
+        max_response: int,
+        seed: int,
+    ):
+        self.labels, self.thumbs, self.prompts = list(labels), list(thumbs), list(prompts)
+        self.tokenizer, self.anchors, self.passes = tokenizer, anchors, passes
+        self.max_response, self.seed, self.sampling = max_response, seed, sampling
+        self.accelerator, self.counts, self.notes = accelerator, Counts(), dict[str, Any]()
+        self.model, self.rounds = model, list[list[Row]]()
+        self._sampler, self._reward = sampler, reward
+        self._built: Reward | None = None
+        self._samplings = 0
+
+    @property
+    def has_reward(self) -> bool:
+        """Whether responses can be scored."""
+        return self._reward is not None
+
+    def sample(
+        self, prompts: Sequence[Asked], n: int, who: str = "policy", sampling: Sampling | None = None
+    ) -> list[list[Row]]:
+        """``n`` responses to each prompt by the policy, the original or an anchor: ``[prompts][n]`` rows on
+        neither side."""
+        texts = [asked.prompt for asked in prompts]
+        stop = eos_ids(self.anchors.actor.lm, self.tokenizer, texts)
+        seed = (self.seed * 1_000_003 + self._samplings) * SEEDS % 2**63
+        self._samplings += 1
+        places = self._mine(len(prompts))
+        mine = [prompts[place] for place in places]
+        of_responses = [place * n + draw for place in places for draw in range(n)]
+        made: list[tuple[int, list[int]]] = []
+        if mine:
+            request = Request(sampling or self.sampling, stop, seed, of_responses)
+            with self.anchors.sampling_from(who) as current, self.accelerator.autocast():
+                self._sampler.sync(current)
+                rollout = sample_rollout(self._sampler, current, [asked.ids for asked in mine], request, n)
+            made = [
+                (place, ids.tolist()) for place, ids in zip(of_responses, rollout.response_ids, strict=True)
+            ]
+        every = sorted(self._gathered(made))
+        self.counts.drawn += len(every)
+        rows = [
+            Row(
+                [*prompts[place // n].ids, *ids],
+                len(prompts[place // n].ids),
+                id=prompts[place // n].id,
+                prompt=prompts[place // n].prompt,
+            )
+            for place, ids in every
+        ]
+        return [rows[start : start + n] for start in range(0, len(rows), n)]
+
+    def score(self, rows: Sequence[Row]) -> list[float]:
+        """The run's reward of each response, summed over its tokens. Raises UserError where the run has
+        none."""
+        if self._reward is None:
+            raise UserError("direct: this method ranks responses by the run's reward. Give policy.reward.")
+        if self._built is None:
+            self._built = self._reward()
+        reward = self._built
+
+        def compute(mine: list[Row]) -> list[float]:
+            stop = set(eos_ids(self.anchors.actor.lm, self.tokenizer, [row.prompt for row in mine]))
+            rollout = Rollout(
+                prompts=[row.prompt for row in mine],
+                prompt_ids=[torch.tensor(row.ids[: row.before]) for row in mine],
+                response_ids=[torch.tensor(row.response, dtype=torch.long) for row in mine],
+                logprobs=[],
+                ended=[bool(row.response) and row.response[-1] in stop for row in mine],
+            )
+            return [float(rewards.sum()) for rewards in reward(rollout)]
+
+        self.counts.scored += len(rows)
+        return self.shared(rows, compute)
+
+    def logprobs(self, rows: Sequence[Row], who: str) -> list[float]:
+        """Summed log-probabilities of some rows' responses by the policy, the original or an anchor."""
+
+        def compute(mine: list[Row]) -> list[float]:
+            totals: dict[int, float] = {}
+            for group in self.passes.groups(mine):
+                totals |= dict(zip(map(id, group), self.passes.logprobs(group, who), strict=True))
+            return [totals[id(row)] for row in mine]
+
+        return self.shared(rows, compute)
+
+    def shared(self, rows: Sequence[Row], compute: Callable[[list[Row]], list[float]]) -> list[float]:
+        """A number for each row, each process computing those of its share."""
+        places = self._mine(len(rows))
+        numbers = compute([rows[place] for place in places]) if places else []
+        return [number for _, number in sorted(self._gathered(list(zip(places, numbers, strict=True))))]
+
+    def prepare(self, rows: Sequence[Row], against: Sequence[str]) -> None:
+        """Let rows know what frozen models say of them, each process computing its share."""
+        places = self._mine(len(rows))
+        self.passes.prepare([rows[place] for place in places], against)
+        shares = self._gathered([(place, rows[place].known) for place in places])
+        for place, known in shares:
+            rows[place].known.update(known)
+
+    def some_prompts(self, count: int, number: int) -> list[Asked]:
+        """The prompts of round ``number`` when each takes the next ``count``: no prompt comes again before
+        all have been there. Raises UserError where there are none."""
+        if not self.prompts:
+            raise UserError("direct: this method samples answers to prompts. Give data.prompts.")
+        count = min(count, len(self.prompts))
+        return [self.prompts[row] for row in draw_rows(len(self.prompts), count, number, self.seed)]
+
+    def note(self, **figures: Any) -> None:
+        """Figures of a round, for its lines in the log."""
+        self.notes.update(figures)
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint has to hold."""
+        return {"counts": vars(self.counts).copy(), "samplings": self._samplings, "notes": dict(self.notes)}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Put back what ``state`` gave."""
+        self.counts, self._samplings = Counts(**state["counts"]), state["samplings"]
+        self.notes = dict(state["notes"])
+
+    def _mine(self, count: int) -> range:
+        """The places of this process's share of ``count`` things."""
+        return range(self.accelerator.process_index, count, self.accelerator.num_processes)
+
+    def _gathered(self, mine: list[Any]) -> list[Any]:
+        """What all processes have, in one list."""
+        if self.accelerator.num_processes == 1:
+            return mine
+        from accelerate.utils import gather_object
+
+        return list(gather_object(mine))

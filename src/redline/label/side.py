@@ -1,0 +1,118 @@
+"""One side of an edit as tokens: which tokens begin a word, and between which of them a label may end."""
+
+from functools import cached_property, lru_cache
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from redline.data.tokenization import token_names
+from redline.data.units import Span, Whole, unit_spans, whole_spans
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+SPACE_MARKS = "Ġ▁"  # by which byte-level BPE and SentencePiece write a space
+SPACES = " \t\n\rĠ▁Ċĉč"  # white space as vocabularies write it
+MAY_GO_ON = frozenset("0123456789.,\n\rĊč#")  # first letters of ASCII tokens that may go on with a character
+
+
+class Vocabulary(NamedTuple):
+    """What the strings of a vocabulary say, by token id. The last two are None where the strings do not show
+    spaces (WordPiece)."""
+
+    names: list[str]
+    begins_with_space: list[bool] | None
+    ends_with_space: list[bool] | None
+
+
+def vocabulary(tokenizer: "PreTrainedTokenizerBase") -> Vocabulary:
+    """The vocabulary of a tokenizer, remembered for the last ones."""
+    return _vocabulary(tokenizer, len(tokenizer))
+
+
+@lru_cache(maxsize=4)
+def _vocabulary(tokenizer: "PreTrainedTokenizerBase", _: int) -> Vocabulary:
+    names = token_names(tokenizer)
+    if not any(name[:1] in SPACE_MARKS for name in names if name):
+        return Vocabulary(names, None, None)
+    return Vocabulary(
+        names,
+        [name[:1] in SPACES if name else False for name in names],
+        [name[-1:] in SPACES if name else False for name in names],
+    )
+
+
+class Side:
+    """The tokens of one response. Character offsets are looked up only where they are needed, which is
+    seldom.
+
+    ``start`` is where the responder's own text begins: what precedes it are marks of the chat template.
+    """
+
+    def __init__(self, text: str, start: int, ids: list[int], encoding: Any, known: Vocabulary, whole: Whole):
+        self.text, self.ids = text, ids
+        self._start, self._encoding, self._known, self._whole = start, encoding, known, whole
+        self._certain_letters = text.isascii() and whole == "character"
+
+    @property
+    def tokens(self) -> list[str]:
+        """The vocabulary's own strings."""
+        names = self._known.names
+        return [names[token] for token in self.ids]
+
+    @property
+    def offsets(self) -> list[Span]:
+        """For each token the characters ``[start, end)`` that it stands for."""
+        return list(self._encoding.offsets)
+
+    def begins_word(self, place: int) -> bool:
+        """Whether a word begins with this token: white space comes before it, or first in it."""
+        known = self._known
+        if not place:
+            return True
+        if known.begins_with_space is not None and known.ends_with_space is not None:
+            return known.begins_with_space[self.ids[place]] or known.ends_with_space[self.ids[place - 1]]
+        start = self._span(place)[0]
+        return start == 0 or self.text[start - 1 : start].isspace() or self.text[start : start + 1].isspace()
+
+    def may_end_before(self, place: int) -> bool:
+        """Whether a label may end or begin before this token: not inside of a character, a number or, with
+        ``label.whole: word``, a word."""
+        if place in (0, len(self.ids)):
+            return True
+        if self._certain_letters and self._known.names[self.ids[place]][:1] not in MAY_GO_ON:
+            return True
+        start = self._span(place)[0]
+        return not self._inside[start] and self._span(place - 1)[1] <= start
+
+    def units_between(self, start: int, end: int, most: int) -> bool:
+        """Whether tokens ``[start, end)`` hold at most so many units of text."""
+        words = 0
+        for place in range(start + 1, end):
+            words += self.begins_word(place)
+            if words > most:
+                return False
+        text = self.text[self._span(start)[0] : self._span(end - 1)[1]]
+        return len(unit_spans(text)) <= most
+
+    def labels(self, changed: list[Span], label: int) -> list[int]:
+        """``label`` for the tokens of the changed runs ``[start, end)``; 0 for the others, and for marks of
+        the chat template."""
+        labels = [0] * len(self.ids)
+        for start, end in changed:
+            labels[start:end] = [label] * (end - start)
+        if self._start:
+            marks = sum(end <= self._start for _, end in self.offsets)
+            labels[:marks] = [0] * marks
+        return labels
+
+    def _span(self, place: int) -> Span:
+        span: Span = self._encoding.token_to_chars(place)
+        return span
+
+    @cached_property
+    def _inside(self) -> bytearray:
+        """For each place between two characters, whether it lies inside of what a label covers as a whole."""
+        inside = bytearray(len(self.text) + 1)
+        for start, end in whole_spans(self.text, self._whole):
+            if end - start > 1:
+                inside[start + 1 : end] = b"\1" * (end - start - 1)
+        return inside
