@@ -307,7 +307,7 @@ def _best(a: Ids, b: Ids, inside_a: Inside, inside_b: Inside) -> list[Cut]:
     n, m = len(a), len(b)
     pairs = _equal_pairs(a, b)
     if pairs is not None:
-        return _by_pair(pairs, n, m, inside_a, inside_b)
+        return _all_kept(pairs, n, m) or _by_pair(pairs, n, m, inside_a, inside_b)
     if n * m <= LARGEST_TABLE and n + m <= LONGEST_TABLE:
         return _by_table(a, b, list(map(inside_a, range(n))), list(map(inside_b, range(m))))
     opcodes = Levenshtein.opcodes(a, b)
@@ -326,6 +326,27 @@ def _equal_pairs(a: Ids, b: Ids) -> list[tuple[int, int]] | None:
             if len(pairs) > MOST_PAIRS:
                 return None
     return pairs
+
+
+def _all_kept(pairs: list[tuple[int, int]], n: int, m: int) -> list[Cut]:
+    """The runs that keep every equal token, where that is best for certain; else nothing.
+
+    It is where the pairs do not cross and no run is longer on one side while another is longer on the other:
+    to keep fewer tokens then costs an edit for each.
+    """
+    cuts: list[Cut] = []
+    next_i = next_j = 0
+    longer = edited_longer = False
+    for i, j in [*pairs, (n, m)]:
+        if i < next_i or j < next_j:
+            return []
+        gap, edited_gap = i - next_i, j - next_j
+        if gap or edited_gap:
+            cuts.append(Cut(next_i, i, next_j, j))
+            longer |= gap > edited_gap
+            edited_longer |= edited_gap > gap
+        next_i, next_j = i + 1, j + 1
+    return [] if longer and edited_longer else cuts
 
 
 def _by_pair(pairs: list[tuple[int, int]], n: int, m: int, inside_a: Inside, inside_b: Inside) -> list[Cut]:

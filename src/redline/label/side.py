@@ -1,6 +1,6 @@
 """One side of an edit as tokens: which tokens begin a word, and between which of them a label may end."""
 
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from redline.data.tokenization import token_names
@@ -11,14 +11,20 @@ if TYPE_CHECKING:
 
 SPACE_MARKS = "Ġ▁"  # by which byte-level BPE and SentencePiece write a space
 SPACES = " \t\n\rĠ▁Ċĉč"  # white space as vocabularies write it
-MAY_GO_ON = frozenset("0123456789.,\n\rĊč#")  # first letters of ASCII tokens that may go on with a character
+ENDS_OPEN = frozenset("0123456789.,\rč")  # last letters behind which a number or a line end may go on
+GOES_ON = frozenset("0123456789.,\nĊ#")  # first letters that may go on with one; "#" is WordPiece's mark
 
 
 class Vocabulary(NamedTuple):
-    """What the strings of a vocabulary say, by token id. The last two are None where the strings do not show
-    spaces (WordPiece)."""
+    """What the strings of a vocabulary say, by token id.
+
+    ``ends_open`` and ``goes_on``: in ASCII text a number or a line end goes on only from one to the other.
+    The last two are None where the strings do not show spaces (WordPiece).
+    """
 
     names: list[str]
+    ends_open: list[bool]
+    goes_on: list[bool]
     begins_with_space: list[bool] | None
     ends_with_space: list[bool] | None
 
@@ -31,12 +37,14 @@ def vocabulary(tokenizer: "PreTrainedTokenizerBase") -> Vocabulary:
 @lru_cache(maxsize=4)
 def _vocabulary(tokenizer: "PreTrainedTokenizerBase", _: int) -> Vocabulary:
     names = token_names(tokenizer)
-    if not any(name[:1] in SPACE_MARKS for name in names if name):
-        return Vocabulary(names, None, None)
+    first, last = [name[:1] for name in names], [name[-1:] for name in names]
+    shows_spaces = any(letter in SPACE_MARKS for letter in first if letter)
     return Vocabulary(
         names,
-        [name[:1] in SPACES if name else False for name in names],
-        [name[-1:] in SPACES if name else False for name in names],
+        ends_open=[letter in ENDS_OPEN for letter in last],
+        goes_on=[letter in GOES_ON for letter in first],
+        begins_with_space=[bool(letter) and letter in SPACES for letter in first] if shows_spaces else None,
+        ends_with_space=[bool(letter) and letter in SPACES for letter in last] if shows_spaces else None,
     )
 
 
@@ -50,13 +58,13 @@ class Side:
     def __init__(self, text: str, start: int, ids: list[int], encoding: Any, known: Vocabulary, whole: Whole):
         self.text, self.ids = text, ids
         self._start, self._encoding, self._known, self._whole = start, encoding, known, whole
-        self._certain_letters = text.isascii() and whole == "character"
+        self._is_plain = text.isascii() and whole == "character"
+        self._words: dict[int, frozenset[int]] = {}
 
     @property
     def tokens(self) -> list[str]:
         """The vocabulary's own strings."""
-        names = self._known.names
-        return [names[token] for token in self.ids]
+        return list(map(self._known.names.__getitem__, self.ids))
 
     @property
     def offsets(self) -> list[Span]:
@@ -78,10 +86,12 @@ class Side:
         ``label.whole: word``, a word."""
         if place in (0, len(self.ids)):
             return True
-        if self._certain_letters and self._known.names[self.ids[place]][:1] not in MAY_GO_ON:
-            return True
+        if self._is_plain:
+            known, before, behind = self._known, self.ids[place - 1], self.ids[place]
+            if not (known.goes_on[behind] and known.ends_open[before]):
+                return True
         start = self._span(place)[0]
-        return not self._inside[start] and self._span(place - 1)[1] <= start
+        return not self._is_inside(start) and self._span(place - 1)[1] <= start
 
     def units_between(self, start: int, end: int, most: int) -> bool:
         """Whether tokens ``[start, end)`` hold at most so many units of text."""
@@ -108,11 +118,18 @@ class Side:
         span: Span = self._encoding.token_to_chars(place)
         return span
 
-    @cached_property
-    def _inside(self) -> bytearray:
-        """For each place between two characters, whether it lies inside of what a label covers as a whole."""
-        inside = bytearray(len(self.text) + 1)
-        for start, end in whole_spans(self.text, self._whole):
-            if end - start > 1:
-                inside[start + 1 : end] = b"\1" * (end - start - 1)
-        return inside
+    def _is_inside(self, place: int) -> bool:
+        """Whether a place between two characters lies inside of what a label covers as a whole."""
+        text = self.text
+        if text[place : place + 1] == " ":
+            return False
+        start = max(text.rfind(" ", 0, place), 0)  # nothing that is whole goes on over a space
+        if start not in self._words:
+            end = text.find(" ", place)
+            stretch = text[start : end if end >= 0 else len(text)]
+            self._words[start] = frozenset(
+                start + inner
+                for span_start, span_end in whole_spans(stretch, self._whole)
+                for inner in range(span_start + 1, span_end)
+            )
+        return place in self._words[start]
