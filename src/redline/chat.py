@@ -22,6 +22,7 @@ Messages = list[dict[str, str]]
 FIRST_WAIT, LONGEST_WAIT = 0.5, 30.0  # seconds before a request is made again, doubling from one to the other
 # seconds: an endpoint that asks for a longer wait (a day's quota is spent, say) ends the run instead
 PATIENCE = 600.0
+DEFAULT_KEY, NO_KEY = "OPENAI_API_KEY", "none"  # the latter: the client insists on some key
 
 
 @dataclass(frozen=True)
@@ -65,8 +66,11 @@ class Chat(Protocol):
 
 
 class Endpoint:
-    """An OpenAI-compatible endpoint. Its key comes from OPENAI_API_KEY; a plain ``http://`` one needs none.
-    ``base_url`` is what messages show of the URL: not its user and password.
+    """An OpenAI-compatible endpoint. ``base_url`` is what messages show of the URL, without its login.
+
+    Its key comes from the environment variable ``api_key_env``, or from OPENAI_API_KEY; a plain ``http://``
+    endpoint needs none, and on another machine gets only one that ``api_key_env`` names.
+    ``chat_template_kwargs`` go into each request, for servers that render chat templates themselves.
 
     Faults are met by asking again, ``retries`` times, after the time that ``Retry-After`` names or a back-off
     that doubles from half a second to half a minute: status 408, 409, 429 and 5xx, dropped connections,
@@ -86,20 +90,13 @@ class Endpoint:
         timeout: float = 120.0,
         temperature: float | None = None,
         top_logprobs: int | None = None,
+        api_key_env: str | None = None,
+        chat_template_kwargs: dict[str, Any] | None = None,
     ):
         from openai import AsyncOpenAI
 
-        shown = without_login(base_url)
-        if not _is_url(base_url):
-            raise UserError(
-                f"--base-url {shown}: not a URL. Give it as http://localhost:8000/v1 or "
-                "https://api.openai.com/v1."
-            )
-        key = os.environ.get("OPENAI_API_KEY")
-        if not key and base_url.startswith("https:"):
-            raise UserError(
-                f"{shown}: no key. Set OPENAI_API_KEY (any value, where the endpoint needs none)."
-            )
+        shown, key = without_login(base_url), key_for(base_url, api_key_env)
+        self._key_env = api_key_env or DEFAULT_KEY
         self.model, self.base_url, self.retries, self.retries_made = model, shown, retries, 0
         self._timeout, self._pause, self._next, self._answered = (
             timeout,
@@ -110,10 +107,12 @@ class Endpoint:
         self._options: dict[str, Any] = {} if temperature is None else {"temperature": temperature}
         if top_logprobs:
             self._options |= {"logprobs": True, "top_logprobs": top_logprobs}
+        if chat_template_kwargs:
+            self._options |= {"extra_body": {"chat_template_kwargs": chat_template_kwargs}}
         self._limit = (
             "max_completion_tokens" if urlsplit(base_url).hostname == "api.openai.com" else "max_tokens"
         )
-        self._client = AsyncOpenAI(api_key=key or "none", base_url=base_url, max_retries=0, timeout=timeout)
+        self._client = AsyncOpenAI(api_key=key or NO_KEY, base_url=base_url, max_retries=0, timeout=timeout)
 
     async def __aenter__(self) -> Self:
         return self
@@ -165,6 +164,14 @@ class Endpoint:
         whole = getattr(choices[0], "finish_reason", None) != "length"
         return Answer(str(text), whole, tokens_in, tokens_out, _first_token(choices[0]))
 
+    def _about_key(self) -> str:
+        if self._client.api_key == NO_KEY and os.environ.get(self._key_env):
+            return (
+                f"{self._key_env} was not sent, since the connection is not encrypted (http). To send it all "
+                "the same, name it with api_key_env."
+            )
+        return f"Check {self._key_env}."
+
     @contextlib.contextmanager
     def _faults(self) -> Iterator[None]:
         """What can go wrong with a request, told apart: a fault to be retried, this request's end, or the
@@ -186,7 +193,7 @@ class Endpoint:
             said = " ".join(str(error.message).split()).replace(self._client.api_key, "***")[:300]
             if error.status_code in (401, 403):
                 raise UserError(
-                    f"{self.base_url}: the key was refused ({said}). Check OPENAI_API_KEY."
+                    f"{self.base_url}: the key was refused ({said}). {self._about_key()}"
                 ) from error
             if error.status_code == 404:
                 raise UserError(
@@ -205,6 +212,36 @@ class _Fault(Exception):
     def __init__(self, why: str, wait: float | None = None):
         super().__init__(why)
         self.why, self.wait = why, wait
+
+
+def key_for(base_url: str, api_key_env: str | None = None) -> str | None:
+    """The key that an endpoint is given; None where none is sent: over plain http to another machine, unless
+    ``api_key_env`` names it. Raises UserError for what is no URL, and for a key that is needed and not
+    there."""
+    shown = without_login(base_url)
+    if not _is_url(base_url):
+        raise UserError(
+            f"--base-url {shown}: not a URL. Give it as http://localhost:8000/v1 or "
+            "https://api.openai.com/v1."
+        )
+    key = os.environ.get(api_key_env or DEFAULT_KEY)
+    if api_key_env and not key:
+        raise UserError(
+            f"{shown}: the environment variable {api_key_env}, which api_key_env names, is not set."
+        )
+    url = urlsplit(base_url)
+    if url.scheme == "https":
+        if not key:
+            raise UserError(
+                f"{shown}: no key. Set {DEFAULT_KEY} (any value, where the endpoint needs none), or name "
+                "another variable with api_key_env."
+            )
+        return key
+    return key if api_key_env or _is_this_machine(str(url.hostname)) else None
+
+
+def _is_this_machine(host: str) -> bool:
+    return host == "localhost" or host == "::1" or host.startswith("127.")
 
 
 def _is_url(text: str) -> bool:
@@ -252,8 +289,16 @@ class InProcess:
 
     retries_made = 0
 
-    def __init__(self, model: str, *, batch: int = 8, temperature: float | None = None):
+    def __init__(
+        self,
+        model: str,
+        *,
+        batch: int = 8,
+        temperature: float | None = None,
+        chat_template_kwargs: dict[str, Any] | None = None,
+    ):
         self.model, self._batch, self._temperature = model, batch, temperature
+        self._template_kwargs = chat_template_kwargs
         self._waiting: asyncio.Queue[tuple[Messages, int, asyncio.Future[Answer]]] = asyncio.Queue()
 
     async def __aenter__(self) -> Self:
@@ -263,7 +308,9 @@ class InProcess:
         from redline.engine.models import load_causal_lm
         from redline.engine.settings import Model
 
-        self._tokenizer: PreTrainedTokenizerBase = load_tokenizer(self.model)
+        self._tokenizer: PreTrainedTokenizerBase = load_tokenizer(
+            self.model, chat_template_kwargs=self._template_kwargs
+        )
         if not self._tokenizer.chat_template:
             raise UserError(
                 f"{self.model}: its tokenizer has no chat template. Choose a model that was trained to "
@@ -349,8 +396,10 @@ class InProcess:
         ]
 
     def _encode(self, messages: Messages) -> list[int]:
-        text = self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        return list(self._tokenizer(str(text), add_special_tokens=False)["input_ids"])
+        from redline.data.chat_template import render
+
+        text = render(self._tokenizer, [*messages], True)
+        return list(self._tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def _answer(self, row: list[int], tokens_in: int, eos: list[int]) -> Answer:
         end = next((place for place, token in enumerate(row) if token in eos), None)
@@ -367,8 +416,24 @@ def open_chat(
     rate: float | None = None,
     timeout: float = 120.0,
     temperature: float | None = None,
+    api_key_env: str | None = None,
+    chat_template_kwargs: dict[str, Any] | None = None,
 ) -> Chat:
     """The endpoint at ``base_url``, or without one the model in this process."""
     if base_url is None:
-        return InProcess(model, batch=concurrency, temperature=temperature)
-    return Endpoint(model, base_url, retries=retries, rate=rate, timeout=timeout, temperature=temperature)
+        return InProcess(
+            model,
+            batch=concurrency,
+            temperature=temperature,
+            chat_template_kwargs=chat_template_kwargs,
+        )
+    return Endpoint(
+        model,
+        base_url,
+        retries=retries,
+        rate=rate,
+        timeout=timeout,
+        temperature=temperature,
+        api_key_env=api_key_env,
+        chat_template_kwargs=chat_template_kwargs,
+    )

@@ -15,6 +15,7 @@ from redline import __version__
 from redline.console import is_verbose, speak
 from redline.errors import CheckFailed, UserError
 from redline.options import (
+    ApiKeyEnv,
     App,
     BaseUrl,
     Columns,
@@ -83,6 +84,23 @@ def run(
     from redline.run.run import run_recipe
 
     run_recipe(recipe, overrides or [], out, start=start, reuse=reuse or [])
+
+
+@app.command(epilog="Example: `redline check my-recipe.yaml`")
+def check(
+    recipe: RecipeFile,
+    overrides: Overrides = None,
+    out: RunFolder = None,
+    ask: Annotated[bool, typer.Option("--ask", help="Also send one short request to each endpoint")] = False,
+    json: Json = False,
+) -> None:
+    """All that can be known of a run before it begins, in seconds; `redline run` checks the same first.
+
+    Status 1 where something is to be mended.
+    """
+    from redline.run.command import check_command
+
+    check_command(recipe, overrides or [], out, ask, json)
 
 
 @app.command(
@@ -203,10 +221,20 @@ def edit(
         Path, typer.Option(help="Edits; refused ones go to EDITS.rejects.jsonl beside it", metavar="EDITS")
     ],
     model: Annotated[
-        str, typer.Option(help="Its name at the endpoint; a local model without --base-url")
-    ] = "smollm2-135m",
+        str,
+        typer.Option(
+            help="The editor: its name at the endpoint; without --base-url a folder, a Hugging Face name, or "
+            "smollm2-135m, the embedded model"
+        ),
+    ],
     base_url: BaseUrl = None,
-    template: Annotated[str, typer.Option(help="plain, reasoned or a template file")] = "reasoned",
+    api_key_env: ApiKeyEnv = None,
+    template: Annotated[
+        str | None,
+        typer.Option(
+            help="plain, reasoned, short or a template file; default: reasoned, short for the embedded model"
+        ),
+    ] = None,
     guideline: Annotated[str, typer.Option(help='What "better" means for this data: a text, or @FILE')] = "",
     max_ratio: Annotated[
         float, typer.Option(help="Largest share of the words that an edit may change")
@@ -253,7 +281,8 @@ def edit(
     settings = {
         "model": model,
         "base_url": base_url,
-        "template": template,
+        "api_key_env": api_key_env,
+        **({"template": template} if template is not None else {}),
         "guideline": guideline,
         "max_ratio": max_ratio,
         "skip_gates": skip_gate or [],
@@ -315,6 +344,7 @@ def compare(
         Path | None, typer.Option(help="Verdicts given before; default: verdicts.sqlite beside --out")
     ] = None,
     base_url: BaseUrl = None,
+    api_key_env: ApiKeyEnv = None,
     template: Template = None,
     verdict: VerdictForm = "json",
     concurrency: Concurrency = 8,
@@ -325,7 +355,7 @@ def compare(
     from redline.sampling.settings import Sampling
 
     sampling = Sampling(max_new_tokens=max_new_tokens, temperature=temperature)
-    chosen = load_judge(judge, base_url, template, verdict, concurrency)
+    chosen = load_judge(judge, base_url, template, verdict, concurrency, api_key_env)
     compare_command(systems, chosen, out, prompts, sampling, cache, seed, limit)
 
 
@@ -350,6 +380,7 @@ def judge_check(
         Path | None, typer.Option(help="Verdicts given before; default: verdicts.sqlite, beside --out")
     ] = None,
     base_url: BaseUrl = None,
+    api_key_env: ApiKeyEnv = None,
     template: Template = None,
     verdict: VerdictForm = "json",
     concurrency: Concurrency = 8,
@@ -360,7 +391,7 @@ def judge_check(
     from redline.judge.command import check_command
     from redline.judge.judges import load_judge
 
-    chosen = load_judge(judge, base_url, template, verdict, concurrency)
+    chosen = load_judge(judge, base_url, template, verdict, concurrency, api_key_env)
     ours, codes = assignments(columns, "--columns"), assignments(values, "--values")
     check_command(verdicts, chosen, ours, codes, cache, limit, again, out, by)
 
@@ -555,12 +586,12 @@ def main() -> None:
     try:
         app()
     except CheckFailed as error:
-        print(f"redline: {error}", file=sys.stderr)
+        _print_lines(error)
         sys.exit(1)
     except UserError as error:
         if is_verbose():
             traceback.print_exc()
-        print(f"redline: {error}", file=sys.stderr)
+        _print_lines(error)
         sys.exit(2)
     except RuntimeError as error:
         from redline.engine.processes import lost_another
@@ -577,6 +608,11 @@ def main() -> None:
         if end.code in (130, 143):  # what Typer makes of Ctrl-C, and SIGTERM
             print("redline: stopped. The same command continues where it left off.", file=sys.stderr)
         raise
+
+
+def _print_lines(error: Exception) -> None:
+    for line in str(error).split("\n"):
+        print(f"redline: {line}", file=sys.stderr)
 
 
 if __name__ == "__main__":

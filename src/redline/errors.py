@@ -1,5 +1,7 @@
 """What ends a command without a fault of the program: a mistake of the user's, a check that fails."""
 
+from collections.abc import Sequence
+
 
 class UserError(Exception):
     """A mistake the user can mend. The command line prints it on stderr, without a traceback, and exits with
@@ -12,3 +14,11 @@ class UserError(Exception):
 
 class CheckFailed(Exception):
     """A check that was asked for has failed. The command line prints it on stderr and exits with status 1."""
+
+
+class Problems(UserError):
+    """Several mistakes, found at once; the text has a line for each."""
+
+    def __init__(self, problems: Sequence[str]):
+        super().__init__("\n".join(problems))
+        self.problems = list(problems)

@@ -29,7 +29,13 @@ Limit = Annotated[int | None, typer.Option(help="Only the first so many records"
 BaseUrl = Annotated[
     str | None, typer.Option(help="An OpenAI-compatible endpoint, such as http://localhost:8000/v1")
 ]
-ApiKeyEnv = Annotated[str, typer.Option(help="The environment variable that holds the endpoint's key")]
+ApiKeyEnv = Annotated[
+    str | None,
+    typer.Option(
+        help="The environment variable with its key; default: OPENAI_API_KEY. Over plain http to another "
+        "machine a key is sent only if this names it"
+    ),
+]
 Concurrency = Annotated[int, typer.Option(help="Requests under way at once", min=1)]
 Template = Annotated[
     str | None, typer.Option(help="What an LLM judge is asked: a file with {prompt}, {a} and {b}")

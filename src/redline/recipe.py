@@ -8,7 +8,7 @@ import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, get_origin
 
 import yaml
 from pydantic import Field, ValidationError, model_validator
@@ -17,13 +17,16 @@ from redline.data.settings import Data
 from redline.direct.settings import Direct, DirectBco, DirectBestOfN, DirectExpo, DirectSelm, Sft
 from redline.edit.settings import EditWith
 from redline.engine.settings import Model
-from redline.errors import UserError
+from redline.errors import Problems, UserError
 from redline.judge.settings import Compare
 from redline.label.settings import Label
 from redline.policy.settings import Policy, Watch
 from redline.reward.settings import Reward
 from redline.section import Section
 from redline.urls import without_logins
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
 
 S = TypeVar("S", bound=Section)
 
@@ -147,18 +150,35 @@ def check_recipe(plain: dict[str, Any], where: str) -> Recipe:
 
 
 def check(plain: dict[str, Any], kind: type[S], where: str) -> S:
-    """A section from plain data; raises UserError naming `where` and the key."""
+    """A section from plain data; raises Problems: a line for each key that is wrong, naming `where`."""
     try:
         return kind.model_validate(plain)
     except ValidationError as error:
-        first = error.errors()[0]
-        key, section, choices = _located(kind, first["loc"])
-        if first["type"] == "extra_forbidden":
-            raise UserError(f"{where}: unknown key `{key}`. {_hint(key, section, choices)}") from error
-        if first["type"].startswith("union_tag"):
-            methods = ", ".join(map(_method, choices))
-            raise UserError(f"{where}: `{key}.method` has to be one of {methods}.") from error
-        raise UserError(f"{where}: {'`' + key + '`: ' if key else ''}{first['msg']}.") from error
+        raise Problems([f"{where}: {_problem(one, kind)}" for one in error.errors()]) from error
+
+
+def _problem(error: "ErrorDetails", kind: type[Section]) -> str:
+    """What is wrong with a key, and how to mend it."""
+    key, section, choices = _located(kind, error["loc"])
+    given = error["input"]
+    if error["type"] == "extra_forbidden":
+        return f"unknown key `{key}`. {_hint(key, section, choices, kind)}"
+    if error["type"].startswith("union_tag"):
+        methods = [_method(choice) for choice in choices]
+        close = difflib.get_close_matches(str(error.get("ctx", {}).get("tag", "")), methods, 1)
+        hint = f" Did you mean `{close[0]}`?" if close else ""
+        return f"`{key}.method` has to be one of {', '.join(methods)}.{hint}"
+    if error["type"] == "model_type" and isinstance(given, str | int | float) and choices:
+        usual = ("name", "path", "judge", "model", "method")
+        names = [name for name in usual if name in choices[0].model_fields]
+        first = names[0] if names else next(iter(choices[0].model_fields))
+        return f"`{key}` is a section. Did you mean {key}.{first}={given}?"
+    if error["type"] == "literal_error":
+        allowed = re.findall(r"'([^']+)'", str(error.get("ctx", {}).get("expected", "")))
+        close = difflib.get_close_matches(str(given), allowed, 1)
+        hint = f" Did you mean `{close[0]}`?" if close else ""
+        return f"`{key}` is {given!r}; it can be {', '.join(allowed)}.{hint}"
+    return f"`{key}`: {error['msg']}." if key else f"{error['msg']}."
 
 
 def _located(
@@ -179,7 +199,7 @@ def _located(
         keys.append(str(part))
         if isinstance(part, str):
             field = section.model_fields.get(part)
-            inside = list(_sections_in(field.annotation)) if field is not None else []
+            inside = list(sections_in(field.annotation)) if field is not None else []
     return ".".join(keys), section, choices or inside
 
 
@@ -189,26 +209,40 @@ def _method(section: type[Section]) -> str:
     return str(get_args(field.annotation)[0]) if field is not None else ""
 
 
-def _sections_in(annotation: Any) -> Iterator[type[Section]]:
+def sections_in(annotation: Any) -> Iterator[type[Section]]:
     """The sections among the types of an annotation such as ``Kl | None`` or ``list[RewardTerm]``."""
     if isinstance(annotation, type) and issubclass(annotation, Section):
         yield annotation
     for inner in get_args(annotation):
-        yield from _sections_in(inner)
+        yield from sections_in(inner)
 
 
-def _hint(key: str, section: type[Section], choices: list[type[Section]]) -> str:
-    """What could have been meant by an unknown key."""
+def _hint(key: str, section: type[Section], choices: list[type[Section]], recipe: type[Section]) -> str:
+    """What could have been meant by an unknown key: one beside it, or one of the same name elsewhere."""
     name, known = key.rpartition(".")[2], list(section.model_fields)
     owners = [_method(other) for other in choices if name in other.model_fields]
     if owners:
         return (
             f"`direct.method: {_method(section)}` has no `{name}` (it belongs to "
-            f"{', '.join(owners)}). It has: "
-            f"{', '.join(known)}."
+            f"{', '.join(owners)}). It has: {', '.join(known)}."
         )
     close = difflib.get_close_matches(name, known, 1)
-    return f"Did you mean `{close[0]}`?" if close else f"Known here: {', '.join(known)}."
+    if close:
+        return f"Did you mean `{close[0]}`?"
+    elsewhere = [other for other in _all_keys(recipe) if other.rpartition(".")[2] == name]
+    near = [other for other in elsewhere if other.partition(".")[0] == key.partition(".")[0]]
+    if elsewhere:
+        return f"Did you mean `{(near or elsewhere)[0]}`?"
+    return f"Known here: {', '.join(known)}."
+
+
+def _all_keys(kind: type[Section], prefix: str = "") -> Iterator[str]:
+    """Every key of a section, those of its sections too, with dots; items of lists as number 0."""
+    for name, field in kind.model_fields.items():
+        yield f"{prefix}{name}"
+        for inner in sections_in(field.annotation):
+            is_list = get_origin(field.annotation) is list
+            yield from _all_keys(inner, f"{prefix}{name}.0." if is_list else f"{prefix}{name}.")
 
 
 def parsed(override: str) -> tuple[str, Any]:

@@ -145,7 +145,7 @@ def test_limit_and_cost(redline: Redline, given: Path, tmp_path: Path) -> None:
             "--price-out",
             "8",
         )
-    assert ended.returncode == 0, ended.stderr
+    assert ended.returncode == 1, ended.stderr  # not one edit was accepted
     assert (
         ended.stderr.count("5 pairs: 0 accepted (0 need no change), 5 refused") == 1
     )  # reasoned: it gives no delimiter lines

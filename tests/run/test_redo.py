@@ -128,6 +128,7 @@ def a_run(recipe: Path, changes: Sequence[str] = ()) -> tuple[Run, list[str]]:
         return work
 
     run.stages = {name: stage(name) for name in run.stages}
+    run.check = lambda *_: None  # there is no such model
     return run, did
 
 

@@ -263,7 +263,8 @@ def test_a_conversation_that_the_template_refuses_is_left_out(recipe, tmp_path, 
     run.stages["data"](run.job)
     assert [line["prompt"] for line in lines(tmp_path / "run/data/prompts.jsonl")] == talks[:1]
     [reject] = lines(tmp_path / "run/data/prompts.rejects.jsonl")
-    assert reject["reason"] == "the chat template refuses the conversation (a user begins)"
+    assert reject["reason"].startswith("the chat template refuses the conversation")
+    assert reject["reason"].endswith("(a user begins)")
 
 
 def test_a_folder_in_which_another_process_works_is_refused(redline, recipe, tmp_path):

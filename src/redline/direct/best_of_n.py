@@ -9,8 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from redline.data.records import Prompt, Response
-from redline.data.tokenization import load_tokenizer
-from redline.engine.models import load_causal_lm
+from redline.engine.models import load_causal_lm, tokenizer_of
 from redline.engine.rollout import Rollout
 from redline.engine.settings import Model
 from redline.engine.trunk import Trunk
@@ -43,7 +42,7 @@ def best_of_n(
     ``log n - (n - 1) / n``, the KL of best-of-n from its model for rewards that never tie (Stiennon et al.
     2020, appendix G.3).
     """
-    lm, tokenizer = load_causal_lm(model), load_tokenizer(model.name, model.trust_remote_code, model.revision)
+    lm, tokenizer = load_causal_lm(model), tokenizer_of(model)
     score = build_reward(terms, reward, tokenizer, lm, Trunk())
     sampler, policy = InProcess() if sampler is None else sampler, CurrentPolicy(lm)
     reference, base = respond(

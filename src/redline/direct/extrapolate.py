@@ -15,9 +15,8 @@ from torch import Tensor
 from redline.console import console, progress_bar
 from redline.data.files import write_jsonl
 from redline.data.records import Prompt, Record
-from redline.data.tokenization import load_tokenizer
 from redline.direct.settings import DirectExpo
-from redline.engine.models import eos_ids
+from redline.engine.models import eos_ids, tokenizer_of
 from redline.engine.processes import new_accelerator, sharded_launch, wait_for_everyone
 from redline.engine.saving import save
 from redline.engine.settings import Model
@@ -204,7 +203,7 @@ def train_expo(
     if sharded_launch():
         raise UserError("direct.method=expo does not run sharded. Launch one process, or DDP.")
     accelerator = new_accelerator((), out)
-    tokenizer = load_tokenizer(model.name, model.trust_remote_code, model.revision)
+    tokenizer = tokenizer_of(model)
     actor = ActorCritic(model, policy.adapt).to(accelerator.device)
     way, sampler = Way(actor, recipe.policy), open_sampler(policy.sampler)
     strength, drawn = recipe.strengths[0], 0

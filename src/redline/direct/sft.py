@@ -11,12 +11,11 @@ from typing import Any
 import torch
 
 from redline.data.records import Edit, Text
-from redline.data.tokenization import load_tokenizer
 from redline.direct.files import SftFiles
 from redline.direct.settings import Sft
 from redline.embedded import quietly
 from redline.engine.checkpoints import guarding, newest_sealed, writing
-from redline.engine.models import for_training, load_causal_lm
+from redline.engine.models import for_training, load_causal_lm, tokenizer_of
 from redline.engine.processes import installed, on_one_device, this_process, wait_for_everyone
 from redline.engine.saving import save
 from redline.engine.settings import Model
@@ -58,7 +57,7 @@ def train_sft(
             )
         rows.append({"prompt": edit.prompt, "completion": _completion(edit.prompt, response)})
     lm = load_causal_lm(for_training(model, recipe.lora_rank))
-    tokenizer = load_tokenizer(model.name, model.trust_remote_code, model.revision)
+    tokenizer = tokenizer_of(model)
     work = SftFiles(out).work
     share = max(1, recipe.batch_size // this_process().num_processes)
     at_once = next(size for size in range(min(8, share), 0, -1) if share % size == 0)

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from redline.data.records import Feedback, Labels, Prompt
-from redline.data.tokenization import load_tokenizer
 from redline.direct.anchors import Anchors
 from redline.direct.batch import Passes
 from redline.direct.extrapolate import train_expo
@@ -38,6 +37,7 @@ from redline.direct.settings import (
     Trained,
 )
 from redline.direct.trainer import DirectTrainer
+from redline.engine.models import tokenizer_of
 from redline.engine.processes import finish_tracking, new_accelerator, sharded_launch, wait_for_everyone
 from redline.engine.saving import save
 from redline.engine.settings import Model
@@ -180,7 +180,7 @@ def train_direct(
     set_seed(seed)
     accelerator = new_accelerator(trackers, out)
     accelerator.init_trackers("policy")
-    tokenizer = load_tokenizer(model.name, model.trust_remote_code, model.revision)
+    tokenizer = tokenizer_of(model)
     actor = ActorCritic(model, policy.adapt).to(accelerator.device)
     if policy.start is not None:
         load_policy(actor, policy.start)

@@ -20,7 +20,7 @@ from redline.edit.llm import dry_run, edit_pairs, rejects_path
 from redline.edit.picture import picture
 from redline.edit.settings import EditWith
 from redline.edit.stats import show, statistics
-from redline.errors import UserError
+from redline.errors import CheckFailed, UserError
 
 
 def edit(source: Source, out: Path, settings: dict[str, Any], dry: bool) -> None:
@@ -44,7 +44,12 @@ def edit(source: Source, out: Path, settings: dict[str, Any], dry: bool) -> None
     if dry:
         print(visible(dry_run(todo, how)))
     else:
-        edit_pairs(todo, out, how)
+        counts = edit_pairs(todo, out, how)
+        if not counts.accepted:
+            raise CheckFailed(
+                f"{out}: no edit was accepted, {counts.refused.total()} were refused. Read the answers in "
+                f"{rejects_path(out)}; then choose a more capable --model, or another --template."
+            )
 
 
 def statistics_of(edits: str, drawing: Path | None) -> None:

@@ -395,6 +395,8 @@ def _open(how: EditWith, model: str) -> Chat:
         rate=how.rate,
         timeout=how.timeout,
         temperature=how.temperature,
+        api_key_env=how.api_key_env,
+        chat_template_kwargs=how.chat_template_kwargs,
     )
 
 

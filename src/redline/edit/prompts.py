@@ -28,7 +28,7 @@ class NotParsed(Exception):
 
 @dataclass(frozen=True)
 class Template:
-    """A prompt with fields. Its name is ``plain``, ``reasoned`` or the file's path."""
+    """A prompt with fields. Its name is ``plain``, ``reasoned``, ``short`` or the file's path."""
 
     name: str
     text: str
@@ -60,7 +60,8 @@ def load_template(name: str, fields: dict[str, bool] = EDIT_FIELDS) -> Template:
         parts = list(Formatter().parse(template.text))
     except OSError as error:
         raise UserError(
-            f"--template {name}: cannot be read ({error.strerror or error}). Give plain, reasoned or a file."
+            f"--template {name}: cannot be read ({error.strerror or error}). Give plain, reasoned, short or "
+            "a file."
         ) from error
     except ValueError as error:  # not UTF-8, or a brace that opens nothing
         raise UserError(

@@ -1,9 +1,10 @@
 """The recipe's section `edit`: an LLM that makes the edits."""
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from redline.embedded import EMBEDDED
 from redline.section import Section
 
 
@@ -13,10 +14,16 @@ class EditWith(Section):
     model: str
     """Its name at the endpoint, or a local model's name."""
     base_url: str | None = None
-    """An OpenAI-compatible endpoint; without it, the model runs in this process. Keys come from
-    OPENAI_API_KEY."""
+    """An OpenAI-compatible endpoint; without it, the model runs in this process."""
+    api_key_env: str | None = None
+    """The environment variable with the endpoint's key. None: OPENAI_API_KEY; over plain http to another
+    machine no key is sent unless this names one."""
+    chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)
+    """Given to the editor's chat template, for example `{enable_thinking: false}`; endpoints that know it
+    (vLLM, SGLang) get it in the request. A model in this process that is the recipe's own has `model`'s."""
     template: str = "reasoned"
-    """plain, reasoned, or the path of a template file."""
+    """plain, reasoned, short, or the path of a template file. Not given, the embedded model has short, the
+    only one that it can follow."""
     guideline: str = ""
     """What "better" means for this data: a text, or @FILE."""
     max_ratio: float = Field(0.5, gt=0, le=1)
@@ -48,3 +55,9 @@ class EditWith(Section):
     """Price of a million tokens asked, to count the cost."""
     price_out: float = Field(0, ge=0)
     """Price of a million tokens answered."""
+
+    @model_validator(mode="after")
+    def _template_for_the_embedded_model(self) -> "EditWith":
+        if self.model == EMBEDDED and "template" not in self.model_fields_set:
+            self.template = "short"
+        return self

@@ -11,6 +11,7 @@ import torch
 
 from redline.console import console
 from redline.data.records import Text
+from redline.data.tokenization import load_tokenizer
 from redline.embedded import adapter_folder, base_name, loading, quietly, resolve
 from redline.engine.attention import try_short_attention
 from redline.engine.processes import this_process
@@ -259,6 +260,17 @@ def for_training(model: Model, lora_rank: int) -> Model:
             "0), or give the model with whole weights."
         )
     return model.model_copy(update={"dtype": "float32"})
+
+
+def tokenizer_of(model: Model) -> "PreTrainedTokenizerBase":
+    """The tokenizer of a recipe's ``model`` section, with the chat template that the section asks for."""
+    return load_tokenizer(
+        model.name,
+        model.trust_remote_code,
+        model.revision,
+        model.chat_template,
+        model.chat_template_kwargs,
+    )
 
 
 def device() -> torch.device:

@@ -1,6 +1,6 @@
 """The recipe's section `model`, and which weights are trained and how."""
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -22,6 +22,10 @@ class Model(Section):
     adapters, and bitsandbytes."""
     trust_remote_code: bool = False
     """Run Python code that the model's repository brings. Only for repositories you trust."""
+    chat_template: str | None = None
+    """A file with a chat template (Jinja), or its text, in place of the tokenizer's own."""
+    chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)
+    """Given to the chat template with every conversation, for example `{enable_thinking: false}`."""
 
 
 class Optimizer(Section):

@@ -1,8 +1,10 @@
 """Judges: who says which of two responses is better. One small interface, and ``load_judge`` that finds one
 by its name."""
 
+import difflib
 import hashlib
 import inspect
+import re
 from collections.abc import Callable, Iterable, Sequence
 from numbers import Real
 from pathlib import Path
@@ -15,6 +17,9 @@ from redline.functions import is_function_name, load_function
 from redline.judge.length import NEUTRAL
 from redline.judge.protocol import Judge, JudgeFunction, ScoreJudge, count_failures
 from redline.judge.settings import JudgedBy
+
+NAMED = ("vader", "length", "human:FILE")
+LLMS = r"(gpt|o\d|chatgpt|claude|gemini|mistral|deepseek|qwen|llama|grok|command)[-.\d]"  # how they begin
 
 
 class FunctionJudge:
@@ -112,7 +117,14 @@ class HumanJudge:
 
 def judge_of(section: JudgedBy) -> Judge:
     """The judge that a recipe's section names, as ``load_judge`` finds it."""
-    return load_judge(section.judge, section.base_url, section.template, section.verdict, section.concurrency)
+    return load_judge(
+        section.judge,
+        section.base_url,
+        section.template,
+        section.verdict,
+        section.concurrency,
+        section.api_key_env,
+    )
 
 
 def as_judge(judge: Judge | JudgeFunction | str) -> Judge:
@@ -131,19 +143,20 @@ def load_judge(
     template: str | None = None,
     verdict: str = "json",
     concurrency: int = 8,
+    api_key_env: str | None = None,
 ) -> Judge:
     """The judge of that name.
 
     ``vader``: the sentiment lexicon of vaderSentiment. ``length``: the longer response wins, a yardstick.
     ``human:FILE``: verdicts of people. ``module:function`` or ``file.py:function``: a Python function. With
     ``base_url``: an LLM at an OpenAI-compatible endpoint, with its ``template`` (a file, or the built-in
-    one), ``verdict`` (json or token) and ``concurrency``. Anything else: a reward model's folder or Hugging
-    Face name. Raises UserError.
+    one), ``verdict`` (json or token), ``concurrency`` and ``api_key_env``. Anything else: a reward model's
+    folder or Hugging Face name. Raises UserError; a name that can be neither is not looked for anywhere.
     """
     if base_url:
         from redline.judge.llm import LlmJudge
 
-        return LlmJudge(name, base_url, template, verdict, concurrency)
+        return LlmJudge(name, base_url, template, verdict, concurrency, api_key_env=api_key_env)
     if name == "vader":
         return _vader()
     if name == "length":
@@ -155,9 +168,26 @@ def load_judge(
         return HumanJudge(path)
     if is_function_name(name):
         return FunctionJudge(name, load_function(name))
+    check_model_name(name)
     from redline.judge.reward_model import reward_model_judge
 
     return reward_model_judge(name)
+
+
+def check_model_name(name: str) -> None:
+    """Raise UserError for the name of a judge that is no reward model's, nor any other's."""
+    if "/" in name or Path(name).expanduser().exists():
+        return
+    if re.match(LLMS, name, re.IGNORECASE):
+        raise UserError(
+            f"judge {name}: an LLM judge needs the URL of its endpoint. Give base_url, for example "
+            "https://api.openai.com/v1."
+        )
+    close = difflib.get_close_matches(name.partition(":")[0].lower(), NAMED, 1)
+    hint = (
+        f"Did you mean `{close[0]}`?" if close else "Give its folder, or its Hugging Face name (OWNER/NAME)."
+    )
+    raise UserError(f"judge {name}: there is no such judge. {hint} The named ones: {', '.join(NAMED)}.")
 
 
 def _characters(prompts: Sequence[Text], responses: Sequence[Text]) -> list[float]:

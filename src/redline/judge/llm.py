@@ -42,6 +42,7 @@ class LlmJudge:
         verdict: str = "json",
         concurrency: int = 8,
         retries: int = 6,
+        api_key_env: str | None = None,
     ):
         if verdict not in ("json", "token"):
             raise UserError(f"`{verdict}`: an LLM's verdict is read as json or token.")
@@ -65,7 +66,12 @@ class LlmJudge:
             0,
         )  # requests in a row, each made again as often as it may be
         self._endpoint = Endpoint(
-            model, base_url, retries=retries, temperature=0, top_logprobs=20 if verdict == "token" else None
+            model,
+            base_url,
+            retries=retries,
+            temperature=0,
+            top_logprobs=20 if verdict == "token" else None,
+            api_key_env=api_key_env,
         )
         self._loop = (
             asyncio.new_event_loop()

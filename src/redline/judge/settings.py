@@ -15,7 +15,10 @@ class JudgedBy(Section):
     """vader, `length`, a Hugging Face reward model's name or folder, `module:function` or `file.py:function`,
     `human:FILE` of exported comparisons, or an LLM's name with base_url."""
     base_url: str | None = None
-    """OpenAI-compatible endpoint of an LLM judge. Its key comes from OPENAI_API_KEY."""
+    """OpenAI-compatible endpoint of an LLM judge."""
+    api_key_env: str | None = None
+    """The environment variable with the endpoint's key. None: OPENAI_API_KEY; over plain http to another
+    machine no key is sent unless this names one."""
     template: str | None = None
     """What an LLM judge is asked: a file with {prompt}, {a} and {b}. None: Redline's own question."""
     verdict: Literal["json", "token"] = "json"

@@ -9,11 +9,10 @@ import torch
 from torch import Tensor
 
 from redline.data.records import Prompt, Response
-from redline.data.tokenization import load_tokenizer
 from redline.engine.batching import pack, pad
 from redline.engine.logits import scaled, soft_cap
 from redline.engine.logprobs import token_logprobs
-from redline.engine.models import load_causal_lm
+from redline.engine.models import load_causal_lm, tokenizer_of
 from redline.engine.rollout import Rollout
 from redline.engine.saving import ADAPTER
 from redline.engine.settings import Model
@@ -41,7 +40,7 @@ def side_by_side(
     temperature, with its standard error; ``perplexity_a`` and ``perplexity_b``: of the two models' responses
     under the reference, at temperature 1.
     """
-    tokenizer = load_tokenizer(reference.name, reference.trust_remote_code, reference.revision)
+    tokenizer = tokenizer_of(reference)
     new, base = load_causal_lm(policy), load_causal_lm(reference)
     adapter = Path(policy.name) / ADAPTER
     drawn_from = CurrentPolicy(new, adapter if adapter.is_dir() else None)

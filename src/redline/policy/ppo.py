@@ -22,10 +22,9 @@ from torch import Tensor
 
 from redline.console import console, progress_bar
 from redline.data.records import Prompt
-from redline.data.tokenization import load_tokenizer
 from redline.engine.batching import draw_rows, minibatches, pack, pad
 from redline.engine.checkpoints import Checkpoints, keep_batch
-from redline.engine.models import eos_ids
+from redline.engine.models import eos_ids, tokenizer_of
 from redline.engine.processes import finish_tracking, new_accelerator, wait_for_everyone
 from redline.engine.rollout import Rollout
 from redline.engine.saving import save
@@ -132,7 +131,7 @@ class Ppo:
                 f"policy.batch_size is {recipe.batch_size}: each of the {accelerator.num_processes} "
                 "processes needs a response of its own. Raise it, or use fewer processes."
             )
-        self.tokenizer = load_tokenizer(model.name, model.trust_remote_code, model.revision)
+        self.tokenizer = tokenizer_of(model)
         self.prompts = list(prompts)
         self.prompt_ids = prompt_tokens(self.tokenizer, self.prompts)
         self.actor = ActorCritic(model, recipe.adapt, recipe.critic == "own").to(accelerator.device)

@@ -105,6 +105,8 @@ class Watch(Section):
     base_url: str | None = None
     """Endpoint of an LLM judge named here. None: `compare.base_url`, where compare has the same judge; its
     template and verdict are compare's too, then."""
+    api_key_env: str | None = None
+    """As `compare.api_key_env`, for that endpoint."""
     every: int = Field(10, ge=0)
     """Updates between two measurements; the last update is always measured. 0: never watch."""
     prompts: int = Field(64, ge=2)

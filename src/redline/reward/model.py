@@ -15,7 +15,7 @@ from redline.data.tokenization import load_tokenizer
 from redline.embedded import quietly
 from redline.engine.adapt import adapt, train_layers
 from redline.engine.batching import pack, pad
-from redline.engine.models import for_training, is_quantised, load_config, load_model
+from redline.engine.models import for_training, is_quantised, load_config, load_model, tokenizer_of
 from redline.engine.saving import ADAPTER, save
 from redline.engine.settings import Model
 from redline.engine.trunk import Trunk
@@ -195,7 +195,7 @@ def new_reward_model(recipe: Reward, backbone: Model) -> tuple[RewardModel, Any]
     The head starts at zero: every reward is 0 before training. Raises UserError when ``depth`` exceeds the
     backbone.
     """
-    tokenizer = load_tokenizer(backbone.name, backbone.trust_remote_code, backbone.revision)
+    tokenizer = tokenizer_of(backbone)
     auto, config = reward_config(recipe, backbone)
     depth = config.num_hidden_layers
     config.pad_token_id = _padding(tokenizer, config)

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from redline.engine.settings import Adapt, Model, Optimizer
 from redline.section import Section
@@ -35,6 +35,15 @@ class Reward(Section):
     """Weight of changed tokens against neutral ones in the classification losses."""
     eval_every: float = Field(0.5, gt=0)
     """Epochs between validations; the best checkpoint is kept."""
+
+    @model_validator(mode="after")
+    def _loss_is_of_token_models(self) -> "Reward":
+        if self.kind == "sequence" and "loss" in self.model_fields_set:
+            raise ValueError(
+                "`reward.loss` is of token models, and `reward.kind` is sequence, whose loss is "
+                "Bradley-Terry. Leave `loss` out"
+            )
+        return self
 
 
 class RewardTerm(Section):

@@ -147,7 +147,8 @@ def watching_judge(job: Job) -> "Gold | None":
         say(f"no judge watches this training: {why}")
         return None
     asked = compare if name == compare.judge else JudgedBy(judge=name)
-    asked = asked.model_copy(update={"base_url": watch.base_url or asked.base_url})
+    own = {"base_url": watch.base_url, "api_key_env": watch.api_key_env}
+    asked = asked.model_copy(update={key: value for key, value in own.items() if value})
     judge: Judge | None = judge_of(asked) if this_process().is_main_process else None
 
     def prefer(policy: Sequence[Response], reference: Sequence[Response]) -> list[float | None]:

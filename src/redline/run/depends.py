@@ -16,7 +16,7 @@ from typing import Any
 from redline.data.settings import Source
 from redline.engine.settings import Model
 from redline.functions import is_function_name
-from redline.recipe import Recipe
+from redline.recipe import Recipe, sections_in
 from redline.section import Section
 from redline.urls import without_logins
 
@@ -27,6 +27,7 @@ NO_MATTER = {  # keys that change no result, or none that was paid for
     "edit": ("concurrency", "rate", "retries", "timeout", "price_in", "price_out", "base_url", "api_key_env"),
     "policy": ("checkpoint_every", "sample_every"),
     "compare": ("concurrency", "api_key_env"),
+    "watch": ("api_key_env",),
 }
 SAMPLING = ("spin", "sapo", "selm", "spa", "expo")  # methods without PPO that sample from prompts
 POLICIES = (
@@ -248,7 +249,7 @@ def default_of(key: str) -> Any:
         if part.isdigit():
             continue
         field = kind.model_fields.get(part)
-        kind = _section_in(field.annotation) if field is not None else None
+        kind = next(sections_in(field.annotation), None) if field is not None else None
         if kind is None:
             return _UNKNOWN
     field = kind.model_fields.get(last)
@@ -256,14 +257,6 @@ def default_of(key: str) -> Any:
         return _UNKNOWN
     default = field.get_default(call_default_factory=True)
     return _UNKNOWN if isinstance(default, Section | list | dict) else default
-
-
-def _section_in(annotation: Any) -> type[Section] | None:
-    """The section among the types of an annotation such as ``Kl | None`` or ``list[RewardTerm]``."""
-    for kind in (annotation, *getattr(annotation, "__args__", ())):
-        if isinstance(kind, type) and issubclass(kind, Section):
-            return kind
-    return None
 
 
 def contents(key: str, name: str | None) -> Settings:

@@ -10,6 +10,7 @@ from redline.data.check import EQUAL, problem
 from redline.data.files import read_jsonl
 from redline.data.records import Edit, Feedback, Labels, Prompt, as_text
 from redline.direct.settings import DirectBco
+from redline.edit.settings import EditWith
 from redline.engine.settings import Model
 from redline.recipe import Recipe
 from redline.run.files import RunFiles
@@ -39,6 +40,15 @@ class Job:
     def selects_best_of_n(self) -> bool:
         """Whether the policy is the best of several responses, without training."""
         return self.recipe.direct is not None and self.recipe.direct.method == "best_of_n"
+
+    @property
+    def editor(self) -> EditWith:
+        """Who edits. The recipe's own model edits with the recipe's chat template."""
+        assert self.recipe.edit is not None  # the recipe was checked
+        model, edit = self.recipe.model, self.recipe.edit
+        if edit.base_url or edit.model != model.name or edit.chat_template_kwargs:
+            return edit
+        return edit.model_copy(update={"chat_template_kwargs": model.chat_template_kwargs})
 
     def edits(self, source: str = "edits") -> Iterator[Edit]:
         """The checked edits of a source."""

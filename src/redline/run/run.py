@@ -8,9 +8,10 @@ from pathlib import Path
 
 from redline.console import console, say
 from redline.data.files import whole_file
-from redline.engine.processes import installed, this_process, wait_for_everyone
+from redline.engine.processes import this_process, wait_for_everyone
 from redline.errors import UserError
 from redline.recipe import Recipe, as_yaml, load_recipe
+from redline.run.check import check_run
 from redline.run.depends import Change, Depends, Settings, changes, digest
 from redline.run.files import RunFiles
 from redline.run.folder import SHARED, alone_in, finished_stages, made_with, previous, set_aside, take_over
@@ -64,8 +65,8 @@ class Run:
         """
         self._check_names(only, start)
         with alone_in(self.folder):
-            installed(self.recipe.trackers)  # what is missing is said before any work
             others = list(others)
+            self.check(only, others, start)
             if this_process().is_main_process:
                 self._set_aside(only, start)
                 self.take_over([*previous(self.files), *others] if start is None else others)
@@ -92,6 +93,29 @@ class Run:
             before[stage] = settings
         found = {name: changes(before[name], self.settings(name)) for name in self.stages if name in before}
         return {name: differences for name, differences in found.items() if differences}
+
+    def todo(self, others: Iterable[Path] = (), start: str | None = None) -> list[str]:
+        """The stages that are not done with the recipe's settings, here or in the folders of ``others``, or
+        that are to be done again from ``start`` on."""
+        done = State(self.files).done
+        there = {(name, entry.digest) for _, name, entry in finished_stages([*previous(self.files), *others])}
+        names, todo = list(self.stages), []
+        for name in names:
+            settings = self.settings(name)
+            is_done = name in done and not changes(done[name].settings, settings)
+            again = start is not None and names.index(name) >= names.index(start)
+            if again or not (is_done or (name, digest(settings)) in there):
+                todo.append(name)
+        return todo
+
+    def check(self, only: str | None = None, others: Iterable[Path] = (), start: str | None = None) -> None:
+        """Check all that is needed by what there is to do. Raises Problems."""
+        names = list(self.stages)
+        todo = self.todo(others, start)
+        if only is not None:
+            todo = [name for name in todo if names.index(name) <= names.index(only)]
+        if todo:
+            check_run(self.job, set(todo))
 
     def missing(self, others: Iterable[Path] = ()) -> set[tuple[str, str]]:
         """The stages that runs may have in common and that are done neither here nor in the folders of

@@ -12,7 +12,6 @@ from redline.data.read import read
 from redline.data.records import Edit, Feedback, Pair, Prompt
 from redline.data.settings import Source
 from redline.engine.saving import ADAPTER
-from redline.engine.settings import Model
 from redline.errors import UserError
 from redline.run.comparison import compare, watching_judge
 from redline.run.folder import made_with
@@ -69,8 +68,9 @@ def _too_long(job: Job) -> Callable[[Prompt], str | None]:
     """Why a prompt is left out, if it is (edits' prompts are checked when they are labelled)."""
     from redline.data.chat_template import CannotRender
     from redline.data.tokenization import encode_prompt
+    from redline.engine.models import tokenizer_of
 
-    tokenizer, limit = _tokenizer(job.recipe.model), job.recipe.data.max_prompt_tokens
+    tokenizer, limit = tokenizer_of(job.recipe.model), job.recipe.data.max_prompt_tokens
 
     def reason(prompt: Prompt) -> str | None:
         try:
@@ -82,26 +82,20 @@ def _too_long(job: Job) -> Callable[[Prompt], str | None]:
     return reason
 
 
-def _tokenizer(model: Model) -> Any:
-    from redline.data.tokenization import load_tokenizer
-
-    return load_tokenizer(model.name, model.trust_remote_code, model.revision)
-
-
 def edit(job: Job) -> None:
     """An LLM edits the pairs."""
     from redline.edit.llm import edit_pairs
 
-    assert job.recipe.edit is not None  # the recipe was checked
     pairs = list(read_jsonl(job.files.data("pairs"), Pair))
-    edit_pairs(pairs, job.files.data("edits"), job.recipe.edit)
+    edit_pairs(pairs, job.files.data("edits"), job.editor)
 
 
 def label(job: Job) -> None:
     """Label the edits; hold a share of them out for validation, unless the recipe names a source."""
+    from redline.engine.models import tokenizer_of
     from redline.label.stage import label_edits
 
-    data, tokenizer = job.recipe.data, _tokenizer(job.labelled_for)
+    data, tokenizer = job.recipe.data, tokenizer_of(job.labelled_for)
     sets = {"train": job.training_edits(), "validation": job.validation_edits()}
     if data.test is not None:
         sets["test"] = job.edits("test")

@@ -8,8 +8,8 @@ import torch
 
 from redline.console import progress_bar
 from redline.data.records import Prompt, Response, Text
-from redline.data.tokenization import decode_response, load_tokenizer
-from redline.engine.models import eos_ids, load_causal_lm
+from redline.data.tokenization import decode_response
+from redline.engine.models import eos_ids, load_causal_lm, tokenizer_of
 from redline.engine.rollout import Rollout
 from redline.engine.settings import Model
 from redline.errors import UserError
@@ -146,6 +146,6 @@ def sample_responses(
 ) -> list[Response]:
     """One response to each prompt by a model, sampled in this process."""
     lm = load_causal_lm(model)
-    tokenizer = load_tokenizer(model.name, model.trust_remote_code, model.revision)
+    tokenizer = tokenizer_of(model)
     policy = CurrentPolicy(lm)
     return respond(InProcess(), policy, tokenizer, prompts, sampling, seed, title=f"sample {model.name}")[0]
