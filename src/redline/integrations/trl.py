@@ -1,0 +1,165 @@
+"""Token rewards in TRL's GRPO: as one of its reward functions, and with credit for each token.
+
+``TokenRewardFunction`` is an entry of ``reward_funcs``: a completion gets the sum of its tokens' rewards.
+``TokenCreditTrainer`` is TRL's ``GRPOTrainer``, in which the tokens of a completion have advantages of their
+own. Written against TRL 1.16: the trainer overrides ``_calculate_rewards`` and
+``_generate_and_score_completions``, and relies on the loss taking advantages of shape (batch, tokens).
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from accelerate.utils import gather
+from torch import Tensor
+from trl import GRPOTrainer
+from trl.trainer.utils import nanstd
+
+from redline.data.records import Text
+from redline.data.tokenization import encode_prompt
+from redline.engine.batching import pad
+from redline.engine.rollout import Rollout
+from redline.errors import UserError
+from redline.reward.functions import OfResponse, function_reward
+from redline.reward.rewards import checked, model_reward
+from redline.reward.token_reward import TokenReward
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+EPSILON = 1e-4  # TRL's, beside the standard deviation that advantages are divided by
+
+
+class TokenRewardFunction:
+    """A token reward as an entry of TRL's ``reward_funcs``.
+
+    ``reward`` is a ``TokenReward``, the folder of a reward model, or a function ``(prompts, responses) -> one
+    float for each response token`` (see ``redline.reward.functions.RewardFunction``). ``tokenizer`` is the
+    policy's; the reward model's may be another. ``name`` is what TRL's logs call it. ``latest`` holds the
+    rewards of each token ``[R_i]`` of the completions that were scored last.
+    """
+
+    def __init__(
+        self,
+        reward: TokenReward | str | Path | Callable[..., Sequence[OfResponse]],
+        tokenizer: "PreTrainedTokenizerBase",
+        name: str = "token_reward",
+    ):
+        if isinstance(reward, str | Path):
+            reward = TokenReward.from_pretrained(reward)
+        if isinstance(reward, TokenReward):
+            score = model_reward(reward.model, tokenizer)
+        else:
+            score = function_reward(reward, tokenizer)
+        self._score = checked(score)
+        self.tokenizer, self.latest = tokenizer, list[Tensor]()
+        self.__name__ = name
+
+    def __call__(
+        self, prompts: list[Text], completion_ids: list[list[int]], **columns: object
+    ) -> list[float]:
+        """The sum of each completion's token rewards, as TRL asks for it."""
+        self.latest = self.token_rewards(prompts, completion_ids)
+        return [float(row.sum()) for row in self.latest]
+
+    def token_rewards(self, prompts: list[Text], completion_ids: list[list[int]]) -> list[Tensor]:
+        """The reward of each token ``[R_i]`` of each completion."""
+        special = set(self.tokenizer.all_special_ids)
+        return self._score(
+            Rollout(
+                prompts=list(prompts),
+                prompt_ids=[torch.tensor(encode_prompt(self.tokenizer, prompt)) for prompt in prompts],
+                response_ids=[torch.tensor(ids, dtype=torch.long) for ids in completion_ids],
+                logprobs=[],
+                ended=[bool(ids) and ids[-1] in special for ids in completion_ids],
+            )
+        )
+
+
+class TokenCreditTrainer(GRPOTrainer):
+    """TRL's ``GRPOTrainer``, in which each token has an advantage of its own.
+
+    Takes the arguments of ``GRPOTrainer``. The entries of ``reward_funcs`` that are a ``TokenRewardFunction``
+    give credit token by token; others (a format, a length) count for whole completions, as ever. See
+    ``token_advantages`` for the formula. Raises UserError where no entry is a token reward, or where rewards
+    are normalised before they are summed.
+    """
+
+    def __init__(self, *args: Any, **options: Any):
+        super().__init__(*args, **options)
+        self._token_functions = [
+            (place, function)
+            for place, function in enumerate(self.reward_funcs)
+            if isinstance(function, TokenRewardFunction)
+        ]
+        if not self._token_functions:
+            raise UserError("TokenCreditTrainer: no entry of reward_funcs is a TokenRewardFunction.")
+        if self.multi_objective_aggregation != "sum_then_normalize":
+            raise UserError(
+                "TokenCreditTrainer: multi_objective_aggregation must be sum_then_normalize: the tokens' "
+                "rewards are added up before anything is divided."
+            )
+
+    def _calculate_rewards(
+        self,
+        inputs: list[dict[str, object]],
+        prompts: list[Text],
+        completions: list[Text],
+        completion_ids_list: list[list[int]],
+    ) -> Tensor:
+        """TRL's, kept for the advantages: rewards ``[N, functions]`` of all processes' completions."""
+        self._rewards: Tensor = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
+        return self._rewards
+
+    def _generate_and_score_completions(self, inputs: list[dict[str, object]]) -> dict[str, Tensor]:
+        batch: dict[str, Tensor] = super()._generate_and_score_completions(inputs)
+        training = self.model is not None and self.model.training
+        group = self.num_generations if training else self.num_generations_eval
+        weights = self.reward_weights.to(self._rewards.device)
+        width, start = batch["completion_ids"].shape[1], self.accelerator.process_index * len(inputs)
+        advantages = token_advantages(
+            gather(batch["advantages"]),
+            self._gathered_token_rewards(width, weights),
+            self._scale((self._rewards * weights).nansum(dim=1), group or 1),
+            group or 1,
+        )
+        batch["advantages"] = advantages[start : start + len(inputs), :width]
+        return batch
+
+    def _gathered_token_rewards(self, width: int, weights: Tensor) -> Tensor:
+        """The weighted sum of the token rewards ``[N, T]`` of all processes' completions, zeros behind their
+        ends."""
+        rows = len(self._token_functions[0][1].latest)
+        total = torch.zeros(rows, width)
+        for place, function in self._token_functions:
+            total += weights[place].item() * pad([*function.latest, torch.zeros(width)])[:rows]
+        return gather(self.accelerator.pad_across_processes(total.to(self.accelerator.device), dim=1))
+
+    def _scale(self, totals: Tensor, group: int) -> Tensor:
+        """What TRL has divided each completion's advantage by ``[N]``."""
+        if self.scale_rewards == "none":
+            return torch.ones_like(totals)
+        if self.scale_rewards == "batch":
+            return nanstd(totals).expand_as(totals) + EPSILON
+        return nanstd(totals.view(-1, group), dim=1).repeat_interleave(group) + EPSILON
+
+
+def token_advantages(advantages: Tensor, rewards: Tensor, scale: Tensor, group: int) -> Tensor:
+    """Advantages ``[N, T]`` of the tokens of completions, ``group`` in a row of the same prompt.
+
+    ``advantages`` ``[N]`` are GRPO's, of whole completions; ``rewards`` ``[N, T]`` the tokens', with zeros
+    behind a completion's end; ``scale`` ``[N]`` what GRPO has divided by. With ``G[i, t]`` the rewards from
+    token ``t`` on, and a bar for the mean over the group,
+
+        A[i, t] = A[i] + ((G[i, t] - G_bar[t]) - (G[i, 0] - G_bar[0])) / scale[i]
+
+    The first token has GRPO's own advantage. Each later one has it less what the completion has already
+    earned beside its group: what is past is no longer this token's merit. A completion that has ended has
+    nothing to come. Where the whole reward lies on the last token and all completions are equally long, every
+    token has GRPO's advantage.
+    """
+    to_go = rewards.flip(1).cumsum(1).flip(1)
+    grouped = to_go.view(-1, group, to_go.shape[1])
+    centred = (grouped - grouped.mean(dim=1, keepdim=True)).view_as(to_go)
+    return advantages[:, None] + (centred - centred[:, :1]) / scale[:, None]

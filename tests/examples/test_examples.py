@@ -1,0 +1,47 @@
+"""The programs in examples/ run as they stand."""
+
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from redline.engine.settings import Adapt, Model
+from redline.reward.model import new_reward_model, save_reward_model
+from redline.reward.settings import Reward
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+
+
+@pytest.fixture
+def reward_folder(tiny_model, tmp_path) -> str:
+    """A tiny reward model whose head says something."""
+    model, _ = new_reward_model(
+        Reward(adapt=Adapt(lora_rank=0, train_layers=1)), Model(name=tiny_model, dtype="float32")
+    )
+    torch.nn.init.normal_(model.head.weight, std=0.5)
+    save_reward_model(model, None, tmp_path / "reward", tiny_model)
+    return str(tmp_path / "reward")
+
+
+@pytest.mark.parametrize("credit", ["--credit", "--no-credit"])
+def test_trl_with_token_credit(tiny_model, reward_folder, edits_file, tmp_path, monkeypatch, capsys, credit):
+    arguments = {
+        "--model": tiny_model,
+        "--reward": reward_folder,
+        "--prompts": edits_file,
+        "--out": tmp_path / "out",
+        "--steps": 2,
+    }
+    flat = [str(part) for pair in arguments.items() for part in pair]
+    monkeypatch.setattr(sys, "argv", ["trl_token_credit.py", *flat, credit])
+    runpy.run_path(str(EXAMPLES / "trl_token_credit.py"), run_name="__main__")
+    assert "mean reward of a completion:" in capsys.readouterr().out
+    assert (tmp_path / "out/adapter_model.safetensors").exists()
+
+
+def test_examples_are_short():
+    limits = {"plain_ppo.py": 150}
+    for path in EXAMPLES.glob("*.py"):
+        assert len(path.read_text(encoding="utf-8").splitlines()) <= limits.get(path.name, 100), path.name
