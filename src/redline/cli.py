@@ -13,23 +13,21 @@ import typer
 
 from redline import __version__
 from redline.console import is_verbose, speak
+from redline.data.reading import Reading
 from redline.errors import CheckFailed, UserError
 from redline.options import (
     ApiKeyEnv,
     App,
     BaseUrl,
-    Columns,
     Concurrency,
-    Format,
     Json,
-    Limit,
     Overrides,
     RecipeFile,
     RunFolder,
-    Split,
     Template,
     VerdictForm,
 )
+from redline.reading import SOURCE, with_reading
 
 app = App(
     name="redline",
@@ -213,13 +211,13 @@ def report(run: Annotated[Path, typer.Argument(metavar="RUN_DIR", show_default=F
     epilog="Example: `redline edit pairs.jsonl --out edits.jsonl --base-url http://localhost:8000/v1 "
     "--model qwen`"
 )
+@with_reading
 def edit(
-    pairs: Annotated[
-        str, typer.Argument(help="Pairs: a file (.jsonl .json .csv .parquet), a folder or a data set's name")
-    ],
+    pairs: Annotated[str, typer.Argument(help=f"Pairs: {SOURCE}", show_default=False)],
     out: Annotated[
         Path, typer.Option(help="Edits; refused ones go to EDITS.rejects.jsonl beside it", metavar="EDITS")
     ],
+    reading: Reading,
     model: Annotated[
         str,
         typer.Option(
@@ -266,16 +264,11 @@ def edit(
     ] = None,
     price_in: Annotated[float, typer.Option(help="Price of a million tokens asked")] = 0.0,
     price_out: Annotated[float, typer.Option(help="Price of a million tokens answered")] = 0.0,
-    columns: Columns = None,
-    split: Split = "train",
-    format: Format = "auto",
-    limit: Limit = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show three prompts and the tokens it would take")
     ] = False,
 ) -> None:
     """An LLM edits each worse response as little as possible; continues where it stopped."""
-    from redline.data.read import source_of
     from redline.edit.command import edit as run_edit
 
     settings = {
@@ -298,30 +291,31 @@ def edit(
         "price_in": price_in,
         "price_out": price_out,
     }
-    run_edit(source_of(pairs, columns, split, format, limit), out, settings, dry_run)
+    run_edit(reading.source(pairs), out, settings, dry_run)
 
 
 @app.command(epilog="Example: `redline edits edits.jsonl --picture edits.svg`")
+@with_reading
 def edits(
-    edits: Annotated[
-        str, typer.Argument(help="Edits: a file (.jsonl .json .csv .parquet), a folder, a data set's name")
-    ],
+    edits: Annotated[str, typer.Argument(help=f"Edits: {SOURCE}", show_default=False)],
+    reading: Reading,
     picture: Annotated[Path | None, typer.Option(help="Also draw them, as SVG", metavar="FILE.svg")] = None,
 ) -> None:
     """How minimal edits are: ratios, words kept and changed, by editor, outliers, duplicates."""
     from redline.edit.command import statistics_of
 
-    statistics_of(edits, picture)
+    statistics_of(reading.source(edits), picture)
 
 
 @app.command(
     epilog="Example: `redline compare policy.jsonl reference.jsonl --judge vader --out winrate.json`"
 )
+@with_reading
 def compare(
     systems: Annotated[
         list[str],
         typer.Argument(
-            help="Files of responses (JSONL), or models with --prompts; the last is the reference",
+            help="Files of responses, or models with --prompts; the last is the reference",
             show_default=False,
         ),
     ],
@@ -332,11 +326,11 @@ def compare(
             "or an LLM with --base-url"
         ),
     ],
+    reading: Reading,
     out: Annotated[Path, typer.Option(help="The result; verdicts and samples go beside it")] = Path(
         "winrate.json"
     ),
-    prompts: Annotated[Path | None, typer.Option(help="Prompts for models to answer")] = None,
-    limit: Annotated[int | None, typer.Option(help="Let models answer only so many", min=1)] = None,
+    prompts: Annotated[str | None, typer.Option(help="Prompts for models to answer")] = None,
     max_new_tokens: Annotated[int, typer.Option(help="Their longest response", min=1)] = 64,
     temperature: Annotated[float, typer.Option(help="Of their sampling", min=0.01)] = 1.0,
     seed: Annotated[int, typer.Option(help="Of sampling and of the bootstrap", min=0)] = 0,
@@ -356,13 +350,15 @@ def compare(
 
     sampling = Sampling(max_new_tokens=max_new_tokens, temperature=temperature)
     chosen = load_judge(judge, base_url, template, verdict, concurrency, api_key_env)
-    compare_command(systems, chosen, out, prompts, sampling, cache, seed, limit)
+    compare_command(systems, chosen, out, prompts, sampling, cache, seed, reading)
 
 
 @app.command(epilog="Example: `redline judge-check testset-v1.json --judge length`")
+@with_reading
 def judge_check(
-    verdicts: Annotated[Path, typer.Argument(help="Pairs that people judged", show_default=False)],
+    verdicts: Annotated[str, typer.Argument(help=f"Pairs that people judged: {SOURCE}", show_default=False)],
     judge: Annotated[str, typer.Option(help="As in `redline compare`")],
+    reading: Reading,
     columns: Annotated[
         list[str] | None,
         typer.Option(
@@ -373,7 +369,6 @@ def judge_check(
         list[str] | None, typer.Option(help="their code=a, b or tie (repeat for more); e.g. 1=a")
     ] = None,
     by: Annotated[str, typer.Option(help="Also break the agreement down by this column")] = "",
-    limit: Annotated[int | None, typer.Option(help="Use so many pairs", min=1)] = None,
     again: Annotated[int, typer.Option(help="Ask so many pairs a second time", min=0)] = 100,
     out: Annotated[Path | None, typer.Option(help="Also write the figures as JSON")] = None,
     cache: Annotated[
@@ -387,23 +382,25 @@ def judge_check(
 ) -> None:
     """Before trusting a judge: its agreement with people and with itself, and what order and length do to
     it."""
+    from dataclasses import replace
+
     from redline.data.settings import assignments
     from redline.judge.command import check_command
     from redline.judge.judges import load_judge
 
     chosen = load_judge(judge, base_url, template, verdict, concurrency, api_key_env)
     ours, codes = assignments(columns, "--columns"), assignments(values, "--values")
-    check_command(verdicts, chosen, ours, codes, cache, limit, again, out, by)
+    source = replace(reading, columns=None, values=None).source(verdicts)
+    check_command(source, chosen, ours, codes, cache, again, out, by)
 
 
 @app.command(epilog="Example: `redline annotate pairs.jsonl --db sqlite:///edits.db --annotators ada,ben`")
+@with_reading
 def annotate(
+    reading: Reading,
     pairs: Annotated[
         str | None,
-        typer.Argument(
-            help="Pairs: a file (.jsonl .json .csv .parquet), a folder, a data set's "
-            "name; not needed again once they are in the database"
-        ),
+        typer.Argument(help=f"Pairs: {SOURCE}; not needed again once they are in the database"),
     ] = None,
     db: Annotated[
         str, typer.Option(help="sqlite:///FILE or postgresql://USER@HOST/NAME")
@@ -455,9 +452,6 @@ def annotate(
             show_default=False,
         ),
     ] = None,
-    columns: Columns = None,
-    split: Split = "train",
-    format: Format = "auto",
     host: Annotated[str, typer.Option(help="Address to listen on")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on; 0: any free one")] = 8000,
     url: Annotated[
@@ -471,19 +465,17 @@ def annotate(
     """People edit, compare blindly or give thumbs, in a browser."""
     from redline.annotate import serve
     from redline.annotate.serve import Options, annotate
-    from redline.data.read import source_of
 
     if status:
         serve.status(db, as_json)
         return
-    source = source_of(pairs, columns, split, format) if pairs else None
     annotate(
         Options(
             db=db,
-            pairs=source,
-            drafts=drafts,
-            blind=blind,
-            thumbs=thumbs,
+            pairs=reading.source(pairs) if pairs else None,
+            drafts=reading.source(drafts) if drafts else None,
+            blind=(reading.source(blind[0]), reading.source(blind[1])) if blind else None,
+            thumbs=reading.source(thumbs) if thumbs else None,
             practice=practice,
             guideline=guideline,
             annotators=annotators.split(","),
@@ -536,14 +528,12 @@ def export(
 
 
 @app.command(epilog="Example: `redline label edits.jsonl --out labels.jsonl --tokenizer smollm2-135m`")
+@with_reading
 def label(
-    edits: Annotated[
-        str, typer.Argument(help="File, saved data set or Hub data set of edits", show_default=False)
-    ],
+    edits: Annotated[str, typer.Argument(help=f"Edits: {SOURCE}", show_default=False)],
     out: Annotated[Path, typer.Option(help="The labels")],
     tokenizer: Annotated[str, typer.Option(help="A model's name or folder, or `whitespace`")],
-    columns: Columns = None,
-    split: Split = "train",
+    reading: Reading,
     unit: Annotated[
         str, typer.Option(help="Align `token`s, or `word`s whose labels are carried to tokens")
     ] = "token",
@@ -558,23 +548,23 @@ def label(
     keep_unchanged: Annotated[bool, typer.Option(help="Also label edits that change nothing")] = False,
 ) -> None:
     """Edits to token labels: -1 on what an edit removed, +1 on what it put in."""
-    from redline.data.read import source_of
     from redline.label.stage import label_command
 
     settings = {"unit": unit, "whole": whole, "fill": fill, "invisible": invisible}
-    source = source_of(edits, columns, split)
-    label_command(source, out, tokenizer, settings, max_response_tokens, keep_unchanged)
+    label_command(reading.source(edits), out, tokenizer, settings, max_response_tokens, keep_unchanged)
 
 
 @app.command(epilog="Example: `redline show edits.jsonl --limit 3`")
+@with_reading
 def show(
-    file: Annotated[Path, typer.Argument(help="Edits, labels or scores", show_default=False)],
+    file: Annotated[str, typer.Argument(help=f"Edits, labels or scores: {SOURCE}", show_default=False)],
+    reading: Reading,
     limit: Annotated[int, typer.Option(help="Print so many records", min=1)] = 10,
 ) -> None:
     """Edits, labels and scores in the terminal, in colour."""
     from redline.data.show import show_file
 
-    show_file(file, limit)
+    show_file(reading.source(file), limit)
 
 
 def main() -> None:

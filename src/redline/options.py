@@ -1,6 +1,6 @@
 """Options and arguments that several commands have, and what every command has: -q, -v and -h.
 
-A command names them as the types of its parameters: ``def show(file: ..., limit: Limit = None)``.
+A command names them as the types of its parameters: ``def plan(recipe: RecipeFile, json: Json = False)``.
 """
 
 import functools
@@ -20,12 +20,6 @@ Overrides = Annotated[
     list[str] | None, typer.Argument(help="key=value pairs over the recipe, e.g. policy.updates=20")
 ]
 RunFolder = Annotated[Path | None, typer.Option(help="The run's folder; default: runs/ and its name")]
-Columns = Annotated[
-    list[str] | None, typer.Option(help="ours=theirs, e.g. rejected=answer_b (repeat for more)")
-]
-Split = Annotated[str, typer.Option(help="Of a saved or Hub data set")]
-Format = Annotated[str, typer.Option(help="auto, or hh: HH-RLHF transcripts")]
-Limit = Annotated[int | None, typer.Option(help="Only the first so many records")]
 BaseUrl = Annotated[
     str | None, typer.Option(help="An OpenAI-compatible endpoint, such as http://localhost:8000/v1")
 ]

@@ -13,7 +13,7 @@ import pytest
 from redline.data.check import Rejects
 from redline.data.files import check_apart, line_of, whole_file, write_jsonl
 from redline.data.read import read
-from redline.data.records import Edit, Pair, Prompt, Response
+from redline.data.records import Edit, Pair, Prompt, Response, as_text
 from redline.data.settings import Source
 from redline.errors import UserError
 
@@ -72,13 +72,8 @@ def test_every_format_gives_the_same_records(tmp_path, name):
     assert [int(record.model_extra["rating"]) for record in records] == [0, 1, 2, 3, 4]
 
 
-def test_json_lines_under_the_name_json_and_arrays_longer_than_a_chunk(tmp_path, monkeypatch):
-    from redline.data import rows
-
+def test_json_lines_under_the_name_json_and_a_list_that_is_cut_off(tmp_path):
     assert len(load(write(tmp_path / "lines.json", EDITS))) == 5
-    for chunk in (16, 50, 1000):
-        monkeypatch.setattr(rows, "CHUNK", chunk)
-        assert [record.id for record in load(make(tmp_path, "e.json"))] == list("01234")
     (tmp_path / "cut.json").write_text(json.dumps(EDITS)[:200])
     with pytest.raises(UserError, match=r"cut.json: not valid JSON after element 1"):
         load(tmp_path / "cut.json")
@@ -172,7 +167,7 @@ def test_hh_transcripts(tmp_path):
         {"role": "assistant", "content": "Yes?"},
         {"role": "user", "content": "Why?"},
     ]
-    assert (pair.chosen, pair.rejected) == ("Because.", "No.\n\nNot now.")
+    assert [as_text(side) for side in (pair.chosen, pair.rejected)] == ["Because.", "No.\n\nNot now."]
     assert rejects.counts["prompts do not match"] == 1
     assert rejects.total == 3
     assert [r.prompt[-1]["content"] for r in load(path, Prompt, format="hh")] == ["Why?"]
@@ -192,13 +187,13 @@ def test_conversations_and_their_implicit_prompt(tmp_path):
         ],
     )
     rejects = Rejects()
-    one, other = load(path, Pair, rejects)
+    one, other, alone = load(path, Pair, rejects)
     assert (one.prompt, one.chosen, one.rejected) == ([ask], [yes], [no])
     assert (other.prompt, other.chosen, other.rejected) == ([ask], [no], [yes])
+    assert (alone.prompt, alone.chosen, alone.rejected) == ("", "Yes.", "No.")
     assert rejects.counts == {
-        "prompts do not match": 1,
         "chosen.0 is no message with `role` and `content`": 1,
-        "prompt is text but chosen is messages": 1,
+        "same content as an earlier record": 1,  # a prompt that is text before an answer that is messages
     }
 
 
@@ -245,7 +240,6 @@ def test_bad_records_are_set_aside_counted_and_written_down(tmp_path):
 @pytest.mark.parametrize(
     ("line", "reason"),
     [
-        ("\ufeffhello".encode("utf-16-le"), "not valid JSON"),
         (b'{"id": %s}' % (b"1" * 5000), "not valid JSON"),
         (b"[" * 200_000, "not valid JSON"),
         (b'{"id": "\xe9"}', "not UTF-8 text"),
@@ -284,17 +278,21 @@ def test_messages_with_other_values_than_text(tmp_path):
         ("prompt", [{"role": "user", "content": "half \ud83d"}]),
     ],
 )
-def test_what_no_line_can_hold_is_left_out(tmp_path, monkeypatch, name, value):
+def test_what_no_line_can_hold_costs_the_record_only_where_it_is_its_text(tmp_path, monkeypatch, name, value):
     from redline.data import read as module
     from redline.data.rows import Row
 
-    rows = [Row("e", 1, EDITS[0] | {name: value}), Row("e", 2, EDITS[0])]
-    monkeypatch.setattr(module, "rows", lambda source: iter(rows))
+    rows = [Row("e", 1, EDITS[0] | {name: value}), Row("e", 2, EDITS[1])]
+    monkeypatch.setattr(module, "rows", lambda source, note: iter(rows))
     with Rejects(tmp_path / "rejects.jsonl") as rejects:
         kept = load("e", rejects=rejects)
-    assert write_jsonl(tmp_path / "out.jsonl", kept) == 1
-    assert rejects.counts == {f"{name}: cannot be written as JSON": 1}
-    assert len((tmp_path / "rejects.jsonl").read_text().splitlines()) == 1
+    if name == "prompt":
+        assert write_jsonl(tmp_path / "out.jsonl", kept) == 1
+        assert rejects.counts == {"prompt: cannot be written as JSON": 1}
+        assert len((tmp_path / "rejects.jsonl").read_text().splitlines()) == 1
+    else:
+        assert write_jsonl(tmp_path / "out.jsonl", kept) == 2
+        assert rejects.notes == {f"the column `{name}` is dropped: it cannot be written as JSON": 1}
 
 
 def test_an_id_made_of_the_line_is_no_id_that_another_record_has(tmp_path):
@@ -302,8 +300,8 @@ def test_an_id_made_of_the_line_is_no_id_that_another_record_has(tmp_path):
     path = write(
         tmp_path / "p.jsonl", [{"id": "p-2", "prompt": "one"}, {"prompt": "two"}, {"prompt": "three"}]
     )
-    assert [record.id for record in load(path, Prompt, rejects)] == ["p-2", "p-3"]
-    assert rejects.counts == {"same id as an earlier record": 1}
+    assert [record.id for record in load(path, Prompt, rejects)] == ["p-2", "p-2-2", "p-3"]
+    assert not rejects.total
 
 
 def test_whose_fault_it_is_that_a_file_cannot_be_written(tmp_path):
@@ -379,11 +377,12 @@ def test_broken_rows_of_tables(tmp_path):
     (tmp_path / "t.csv").write_text('prompt,rejected,edited\np,a,b\np,c\np,"d,e\np,f,"g"h"\np,i,j\n')
     rejects = Rejects()
     assert [r.edited for r in load(tmp_path / "t.csv", rejects=rejects)] == ["b", "j"]
-    assert rejects.total == 2
+    assert rejects.total == 3  # line 4 would swallow line 5, which is broken in its own way
     (tmp_path / "q.tsv").write_text('prompt\trejected\tedited\np\ta\t"b\np\tc\t"\np\tk\tl\n')
+    assert [r.edited for r in load(tmp_path / "q.tsv")] == ['"b', '"', "l"]
     rejects = Rejects()
-    assert [r.edited for r in load(tmp_path / "q.tsv", rejects=rejects)] == ["l"]
-    assert rejects.counts == {"edited: a quotation mark that is never closed swallows the lines after it": 1}
+    assert [r.edited for r in load(tmp_path / "q.tsv", rejects=rejects, quoting="standard")] == ["l"]
+    assert rejects.counts == {"a quotation mark that is not closed or not doubled": 2}
 
 
 def test_refuse_and_keep_unchanged(tmp_path):
@@ -411,7 +410,7 @@ def test_responses_may_be_empty(tmp_path):
     ("name", "content", "message"),
     [
         ("none.jsonl", None, "none.jsonl: there is no such file or folder"),
-        ("x.docx", "x", "files of this kind are not read. Known: .jsonl .json"),
+        ("x.docx", "x", "files of this kind are not read. Known: .jsonl .ndjson .json"),
         (
             "x.jsonl",
             '{"id": "1", "bad": "x", "good": "y"}\n',

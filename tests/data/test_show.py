@@ -96,7 +96,7 @@ def test_broken_records_are_named_and_other_files_refused(tmp_path):
 
 def test_the_command(tmp_path):
     path = tmp_path / "e.jsonl"
-    path.write_text((json.dumps(EDIT) + "\n") * 3)
+    path.write_text("".join(json.dumps(EDIT | {"id": str(k), "edited": f"{k}"}) + "\n" for k in range(3)))
     run = CliRunner().invoke(app, ["show", str(path), "--limit", "2"])
     assert run.exit_code == 0
     assert run.stdout.count("The film") == 2

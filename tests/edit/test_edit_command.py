@@ -168,7 +168,7 @@ def test_limit_and_cost(redline: Redline, given: Path, tmp_path: Path) -> None:
         (["--skip-gate", "taste"], "--skip-gate: Input should be"),
         (["--skip-gate", "parsed"], "--skip-gate: Input should be"),
         (["--guideline", "@nothere.md"], "--guideline @nothere.md: cannot be read"),
-        (["--limit", "0"], "--limit: Input should be greater than or equal to 1"),
+        (["--quoting", "odd"], "--quoting: Input should be"),
         (["--columns", "rejected"], "--columns rejected: write it as key=value"),
         (["--format", "xml"], "--format: Input should be"),
         (["--model", "./nomodel"], "there is no such model folder"),

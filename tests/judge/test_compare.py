@@ -251,9 +251,9 @@ def test_models_answer_the_same_prompts_with_the_same_seed(tmp_path, monkeypatch
     ("arguments", "said"),
     [
         (["a.jsonl", "b.jsonl", "--judge", "no_module:f"], "no_module cannot be imported"),
-        (["a.jsonl", "missing.jsonl", "--judge", "length"], "missing.jsonl: cannot be read"),
+        (["a.jsonl", "missing.jsonl", "--judge", "length"], "missing.jsonl: there is no such file or folder"),
         (["a.jsonl", "broken.jsonl", "--judge", "length"], "broken.jsonl, line 2"),
-        (["a.jsonl", "half.jsonl", "--judge", "length"], "half.jsonl, line 1: response: Field required"),
+        (["a.jsonl", "half.jsonl", "--judge", "length"], "half.jsonl, line 1: no column `response`"),
         (["a.jsonl", "empty.jsonl", "--judge", "length"], "empty.jsonl: holds no responses"),
         (["a.jsonl", "a.jsonl", "--judge", "length"], "named twice"),
         (["a.jsonl", "--judge", "length"], "takes two systems"),

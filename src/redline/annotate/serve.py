@@ -38,9 +38,9 @@ class Options:
 
     db: str
     pairs: Source | None = None
-    drafts: str | None = None
-    blind: tuple[str, str] | None = None
-    thumbs: str | None = None
+    drafts: Source | None = None
+    blind: tuple[Source, Source] | None = None
+    thumbs: Source | None = None
     practice: Path | None = None
     guideline: Path | None = None
     annotators: list[str] = field(default_factory=list)
@@ -213,25 +213,25 @@ def _fill(engine: Engine, options: Options) -> None:
     if options.pairs:
         with _rejects(engine, "pairs") as rejects:
             pairs = read(options.pairs, ToEdit, rejects)
-            _say(options.pairs.path, add_pairs(engine, track(pairs, "pairs"), rejects), rejects)
+            _say(options.pairs.name, add_pairs(engine, track(pairs, "pairs"), rejects), rejects)
     if options.drafts:
         with _rejects(engine, "drafts") as rejects:
-            edits = read(Source(path=options.drafts), Edit, rejects, keep_unchanged=True)
-            _say(options.drafts, add_drafts(engine, track(edits, "drafts"), rejects), rejects)
+            edits = read(options.drafts, Edit, rejects, keep_unchanged=True)
+            _say(options.drafts.name, add_drafts(engine, track(edits, "drafts"), rejects), rejects)
     if options.blind:
         a, b = options.blind
         with _rejects(engine, "comparison") as rejects:
             count = add_comparison(
                 engine,
-                track(read(Source(path=a), Response, rejects), "responses"),
-                read(Source(path=b), Response, rejects),
+                track(read(a, Response, rejects), "responses"),
+                read(b, Response, rejects),
                 rejects,
             )
-            _say(f"{a} and {b}", count, rejects)
+            _say(f"{a.name} and {b.name}", count, rejects)
     if options.thumbs:
         with _rejects(engine, "thumbs") as rejects:
-            responses = read(Source(path=options.thumbs), Response, rejects)
-            _say(options.thumbs, add_responses(engine, track(responses, "responses"), rejects), rejects)
+            responses = read(options.thumbs, Response, rejects)
+            _say(options.thumbs.name, add_responses(engine, track(responses, "responses"), rejects), rejects)
     if options.practice:
         kind = _kind(engine) or "edit"
         with _rejects(engine, "practice") as rejects:

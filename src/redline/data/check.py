@@ -30,6 +30,7 @@ class Rejects:
         self.path = None if path is None else Path(path)
         self.counts: Counter[str] = Counter()
         self.warnings: Counter[str] = Counter()
+        self.notes: Counter[str] = Counter()
         self.kept = 0
         self._out: IO[str] | None = None
         if self.path is not None and not self._is_of_this_kind(self.path):
@@ -66,6 +67,10 @@ class Rejects:
         """Count a record that is kept although something about it should be said."""
         self.warnings[what] += 1
 
+    def note(self, what: str) -> None:
+        """Something about records that were kept all the same; ``report`` says it once, with how often."""
+        self.notes[what] += 1
+
     def _is_of_this_kind(self, path: Path) -> bool:
         """Whether nothing is lost with the file: it is not there, is empty, or was written here."""
         try:
@@ -99,8 +104,11 @@ class Rejects:
         return f"{self.kept:,} records, {self.total:,} left out ({reasons}){where}"
 
     def report(self, what: str) -> None:
-        """Print the summary and the warnings on stderr."""
-        lines = [self.summary(), *(f"warning: {count:,} {text}" for text, count in self.warnings.items())]
+        """Print the summary, what was noticed and the warnings on stderr."""
+        lines = [self.summary()]
+        for said, count in self.notes.items():
+            lines.append(said if count == 1 else f"{said} ({count:,} times)")
+        lines += [f"warning: {count:,} {text}" for text, count in self.warnings.items()]
         for line in lines:
             console.print(f"{what}: {line}", highlight=False, markup=False, soft_wrap=True)
 
@@ -130,13 +138,21 @@ class Seen:
         self._ids: set[int] = set()
         self._contents: set[int] = set()
 
+    def new_id(self, made: str) -> str:
+        """An id made of a record's place that no earlier record has."""
+        name, number = made, 1
+        while _hash(name) in self._ids:
+            number += 1
+            name = f"{made}-{number}"
+        return name
+
     def duplicate(self, record: Record) -> str | None:
         """The reason why this record is a duplicate of an earlier one, or None; it is remembered."""
         texts = [getattr(record, name, None) for name in TEXTS[type(record)]]
         if isinstance(record, Feedback):
             texts.append(record.liked)  # people may disagree
         content = _hash(json.dumps(texts, ensure_ascii=False, default=str))
-        if content in self._contents:
+        if content in self._contents and not isinstance(record, Response):  # models do repeat themselves
             return "same content as an earlier record"
         name = _hash(record.id)
         if name in self._ids:
@@ -154,7 +170,14 @@ TEXTS: dict[type[Record], tuple[str, ...]] = {
     ToEdit: ("prompt", "rejected"),
     Feedback: ("prompt", "response"),
 }  # the fields that must be text, in order
-MAY_BE_EMPTY = {(Edit, "prompt"), (Response, "prompt"), (Response, "response"), (Feedback, "prompt")}
+MAY_BE_EMPTY = {
+    (Edit, "prompt"),
+    (Pair, "prompt"),
+    (ToEdit, "prompt"),
+    (Response, "prompt"),
+    (Response, "response"),
+    (Feedback, "prompt"),
+}
 
 
 def problem(record: Record, keep_unchanged: bool = False) -> str | None:
@@ -166,16 +189,10 @@ def problem(record: Record, keep_unchanged: bool = False) -> str | None:
         for place, message in enumerate([] if isinstance(value, str) else value):
             if not isinstance(message.get("role"), str) or not isinstance(message.get("content"), str):
                 return f"{name}.{place} is no message with `role` and `content`"
-        if not as_text(value).strip() and (kind, name) not in MAY_BE_EMPTY:
+        if _is_empty(value) and (kind, name) not in MAY_BE_EMPTY:
             return f"{name} is empty"
-    if (
-        isinstance(record, Edit | Pair | Response | Feedback)
-        and isinstance(record.prompt, str)
-        and record.prompt
-    ):
-        for name in TEXTS[kind][1:]:
-            if not isinstance(getattr(record, name), str):
-                return f"prompt is text but {name} is messages"
+    if isinstance(record, ToEdit) and not as_text(record.rejected).strip():
+        return "rejected has no text to edit, only tool calls"
     if isinstance(record, Edit) and not keep_unchanged and _same(record.rejected, record.edited):
         return EQUAL
     if isinstance(record, Pair) and _same(record.chosen, record.rejected):
@@ -183,8 +200,20 @@ def problem(record: Record, keep_unchanged: bool = False) -> str | None:
     return None
 
 
+def _is_empty(text: Text) -> bool:
+    if as_text(text).strip():
+        return False
+    return isinstance(text, str) or not any(message.get("tool_calls") for message in text)
+
+
 def _same(one: Text, other: Text) -> bool:
-    return one == other or (isinstance(one, str) and isinstance(other, str) and one.strip() == other.strip())
+    """Whether two sides say the same, in whatever form, but for white space around it."""
+    return as_text(one).strip() == as_text(other).strip() and _calls(one) == _calls(other)
+
+
+def _calls(text: Text) -> list[Any]:
+    messages = [] if isinstance(text, str) else text
+    return [message["tool_calls"] for message in messages if "tool_calls" in message]
 
 
 def _hash(text: str) -> int:

@@ -52,7 +52,7 @@ def _read(source: Source, kind: type[R], keep_unchanged: bool = False) -> list[R
     rejects = Rejects()
     records = list(read(source, kind, rejects, keep_unchanged=keep_unchanged))
     if not records:
-        raise UserError(f"{source.path}: no usable record. {rejects.summary()}.")
-    if rejects.total:
-        rejects.report(source.path)
+        raise UserError(f"{source.name}: no usable record. {rejects.summary()}.")
+    if rejects.total or rejects.notes:
+        rejects.report(source.name)
     return records

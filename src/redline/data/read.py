@@ -1,8 +1,9 @@
-"""Pairs, edits, prompts and responses from any source: columns mapped, records checked, broken ones set aside
-with a reason."""
+"""Pairs, edits, prompts and responses from any source: columns mapped, conversations arranged, records
+checked, broken ones set aside with a reason."""
 
+import math
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -10,15 +11,23 @@ from pydantic import ValidationError
 from pydantic_core import to_json
 
 from redline.data.check import TEXTS, Rejects, Seen, problem
+from redline.data.columns import Missing, look, used_by, value_of
+from redline.data.conversation import arrange, as_text_or_messages, transcript, with_system
+from redline.data.exports.training import as_json
 from redline.data.files import check_apart, explain
-from redline.data.records import Edit, Feedback, Message, Pair, Prompt, Record, Response, ToEdit
-from redline.data.rows import Row, rows
-from redline.data.settings import Source, assignments
+from redline.data.preference import decide, rule_of
+from redline.data.records import Edit, Feedback, Pair, Prompt, Record, Response, Text, ToEdit
+from redline.data.row import Broken, Row
+from redline.data.rows import files_of, rows
+from redline.data.settings import Source
 from redline.errors import UserError
 
 R = TypeVar("R", Pair, ToEdit, Edit, Prompt, Response, Feedback)
-UNPAIRED = {"completion": "response", "label": "liked"}  # TRL's names of a thumb's fields
+Fields = dict[str, Any]
 GIVE_UP = 100  # rows without a needed column, none with it, after which the mapping is wrong and not the rows
+TALKS = ("messages", "conversations", "conversation")  # columns in which others keep the prompt
+UNPAIRED = {"completion": "response", "label": "liked"}  # TRL's names of a thumb's fields
+PROMPT_OPTIONAL = (Edit, Pair, ToEdit)
 
 
 def read(
@@ -35,13 +44,14 @@ def read(
     change nothing. Raises UserError when the source is missing or unreadable, lacks a needed column
     altogether, or is the file of ``rejects``.
     """
-    check_apart([rejects.path] if rejects.path else [], [source.path])
-    reader = _Reader(source, kind)
+    check_apart([rejects.path] if rejects.path else [], read_files(source))
+    reader = _Reader(source, kind, rejects)
     seen = Seen()
     kept = 0
-    for row, fields in _with_fields(reader, rejects):
+    for row, fields in _with_fields(reader):
+        fields.setdefault("id", seen.new_id(f"{Path(row.file).stem}-{row.line}"))
         try:
-            record = kind.model_validate({"id": f"{Path(row.file).stem}-{row.line}"} | fields)
+            record = kind.model_validate(fields)
         except ValidationError as error:
             rejects.add(explain(error), row.file, row.line, row.values)
             continue
@@ -61,256 +71,284 @@ def read(
             return
 
 
-def source_of(
-    path: str,
-    columns: list[str] | None = None,
-    split: str = "train",
-    format: str = "auto",
-    limit: int | None = None,
-) -> Source:
-    """The source that a command's options describe. Raises UserError that names the option."""
-    plain = {
-        "path": path,
-        "columns": assignments(columns, "--columns"),
-        "split": split,
-        "format": format,
-        "limit": limit,
-    }
-    try:
-        return Source.model_validate(plain)
-    except ValidationError as error:
-        option, _, what = explain(error).partition(": ")
-        raise UserError(f"--{option}: {what}.") from error
+def read_files(source: Source) -> list[Path]:
+    """The files on this machine that a source reads. Raises UserError where one is not there."""
+    found: list[Path] = []
+    for path in source.paths:
+        is_saved = Path(path).expanduser().is_dir()
+        found += [Path(path).expanduser()] if is_saved else files_of(path, source.split) or []
+    return found
 
 
 def _unwritable(record: Record) -> str | None:
-    """The field that no line of JSON can hold (bytes, an image, half a surrogate pair) and why, or None."""
-    for name, value in record:
-        try:
-            to_json({name: value})
-        except ValueError as error:
-            return f"{name}: cannot be written as JSON ({' '.join(str(error).split())})"
+    """The text field that no line of JSON can hold (half a surrogate pair) and why, or None."""
+    for name in TEXTS[type(record)]:
+        if why := _no_json(getattr(record, name)):
+            return f"{name}: {why}"
     return None
 
 
-class _Broken(Exception):
-    """This row cannot become a record; the message says why."""
+def _no_json(value: Any) -> str | None:
+    try:
+        to_json(value)
+    except (ValueError, RecursionError) as error:
+        return f"cannot be written as JSON ({' '.join(str(error).split())})"
+    return None
 
 
-class _Missing(_Broken):
-    """It lacks a column."""
-
-
-def _with_fields(reader: "_Reader", rejects: Rejects) -> Iterator[tuple[Row, dict[str, Any]]]:
+def _with_fields(reader: "_Reader") -> Iterator[tuple[Row, Fields]]:
+    """Rows and the fields that they give; the others go to the rejects."""
+    rejects = reader.rejects
     missing: tuple[str, Row] | None = None
-    count = found = 0
-    for row in _joined(reader, rejects) if reader.source.sides else rows(reader.source):
+    lacking = usable = 0
+    for row in reader.rows():
         try:
             if row.problem:
-                raise _Broken(row.problem)
+                raise Broken(row.problem)
             fields = reader.fields(row.values)
-        except _Missing as error:
+        except Missing as error:
             missing = missing or (str(error), row)
-            count += 1
-            if not found and count >= GIVE_UP:
+            lacking += 1
+            if not usable and lacking >= GIVE_UP:
                 break
             rejects.add(str(error), row.file, row.line, row.values)
-        except _Broken as error:
+        except Broken as error:
             rejects.add(str(error), row.file, row.line, row.values)
         else:
-            found += 1
+            usable += 1
             yield row, fields
-    if missing and not found:
-        there = ", ".join(missing[1].values)
-        raise UserError(f"{missing[1].file}: {missing[0]}. There are: {there}. Map yours with `columns`.")
+    if missing and not usable:
+        why, row = missing
+        raise UserError(
+            f"{row.file}: {why}. There are: {', '.join(map(str, row.values))}. "
+            f"Map yours with `columns`{_hint(row.values)}."
+        )
+
+
+def _hint(row: Fields) -> str:
+    """The format that a row's own columns speak for."""
+    signs = {
+        "label_studio": {"data", "annotations"},
+        "openai": {"input", "preferred_output"},
+        "alpaca": {"instruction", "output"},
+        "prodigy": {"_task_hash"},
+        "argilla": {"fields", "responses"},
+    }
+    for name, columns in signs.items():
+        if columns <= row.keys():
+            return f", or give `format: {name}`"
+    return ""
 
 
 class _Reader:
     """From a row's columns to a record's fields, as the source's mapping says."""
 
-    def __init__(self, source: Source, kind: type[Record]):
-        self.source, self.kind = source, kind
+    def __init__(self, source: Source, kind: type[Record], rejects: Rejects):
+        self.source, self.kind, self.rejects = source, kind, rejects
         self.columns = dict(source.columns)
+        self.joins: list[str] = []
         if source.sides:
             lacking = [name for name in ("id", "side", "text") if name not in self.columns]
             if lacking:
                 raise UserError(
-                    f"{source.path}: `sides` needs `columns` for id, side and text; add {', '.join(lacking)}."
+                    f"{source.name}: `sides` needs `columns` for id, side and text; add {', '.join(lacking)}."
                 )
             self.joins = [self.columns.pop(name) for name in ("id", "side", "text")]
+        self.rule = rule_of(source)
         self.texts = TEXTS[kind]
-        self.responses = [name for name in self.texts if name != "prompt"]
+        self.sides = [name for name in self.texts if name != "prompt"]
+        self._dropped: set[str] = set()
 
-    def fields(self, row: dict[str, Any]) -> dict[str, Any]:
+    def rows(self) -> Iterator[Row]:
+        """The source's rows, as records of ours stand in them: halves joined."""
+        found = rows(self.source, self.rejects.note)
+        return self._joined(found) if self.source.sides else found
+
+    def _joined(self, found: Iterator[Row]) -> Iterator[Row]:
+        """Two rows a record: rows with the same id, put together under the fields that their sides say."""
+        waiting: dict[str, Row] = {}
+        sides = self.source.sides
+        for row in found:
+            if row.problem:
+                yield row
+                continue
+            try:
+                name, side, text = (look(row.values, column) for column in self.joins)
+            except Missing:
+                yield row
+                continue
+            except Broken as error:
+                yield row._replace(problem=str(error))
+                continue
+            side = str(side).lower() if isinstance(side, bool) else str(side)
+            if side not in sides:
+                yield row._replace(problem=f"side `{side}` is not one of {', '.join(sides)}")
+                continue
+            half = self._half(row.values) | {sides[side]: text}
+            if self.joins[0] not in self.columns.values():
+                half["id"] = name
+            other = waiting.pop(str(name), None)
+            if other is None:
+                waiting[str(name)] = row._replace(values=half)
+            elif sides[side] in other.values:
+                waiting[str(name)] = other
+                yield row._replace(problem=f"a second `{side}` of the same id")
+            else:
+                yield row._replace(values={**half, **other.values})
+        for row in waiting.values():
+            yield row._replace(problem="only one side")
+
+    def _half(self, row: Fields) -> Fields:
+        """A row without the columns by which it is joined, unless they are mapped to something else too."""
+        mapped = set(self.columns.values())
+        used = {part for column in self.joins for part in used_by(row, column)} - mapped
+        return {name: value for name, value in row.items() if name not in used}
+
+    def fields(self, row: Fields) -> Fields:
+        """A record's fields. Raises Broken."""
         if self.source.sides and not set(self.source.sides.values()) <= set(row):
             for column in self.joins:
-                _look(row, column)
-        mapped = {name: _value(row, column) for name, column in self.columns.items()}
-        used = {part for column in self.columns.values() for part in _top(row, column)}
+                look(row, column)
+        row = {name: None if _is_nan(value) else value for name, value in row.items()}
+        mapped = {name: value_of(row, column) for name, column in self._mapped()}
+        used = {part for column in self.columns.values() for part in used_by(row, column)}
         fields = {name: value for name, value in row.items() if name not in used} | mapped
-        if "id" in fields:
-            fields["id"] = str(fields["id"])
-        if fields.get("id") in ("None", ""):
-            del fields["id"]
-        if self.source.format == "hh":
-            self._dialogues(fields)
+        if self.rule:
+            fields = decide(fields, self.source, self.rule)
+        self._needed_are_there(fields)
+        self._arrange(fields)
+        return self._tidy(fields)
+
+    def _mapped(self) -> Iterator[tuple[str, str]]:
+        inside_answers = ("answer", "rank", "score") if self.rule == "list" else ()
+        for name, column in self.columns.items():
+            if name not in inside_answers:
+                yield name, column
+
+    def _needed_are_there(self, fields: Fields) -> None:
         if self.kind is Feedback:
             for theirs, ours in UNPAIRED.items():
                 if theirs in fields and ours not in fields:
                     fields[ours] = fields.pop(theirs)
             if "liked" not in fields:
-                raise _Missing("no column `liked`")
-        for name in self.responses:
+                raise Missing("no column `liked`")
+        for name in self.sides:
             if name not in fields:
-                raise _Missing(f"no column `{name}`")
-        if "prompt" not in fields:
-            self._implicit_prompt(fields)
-        for name in {*self.texts, "chosen"} & set(fields):
-            fields[name] = self._cleaned(name, fields[name])
-        return {name: value for name, value in fields.items() if value is not None or name in self.texts}
+                raise Missing(f"no column `{name}`")
+            if fields[name] is None:
+                raise Broken(f"{name} is empty")
+        if "prompt" in fields and self.kind is Prompt and fields["prompt"] is None:
+            raise Broken("prompt is empty")
 
-    def _cleaned(self, name: str, value: Any) -> Any:
-        if value is None and name in self.texts:
-            raise _Broken(f"{name} is empty")
-        if isinstance(value, list):
-            if not all(isinstance(message, dict) for message in value):
-                raise _Broken(f"{name} is a list, but not of messages")
-            return [
-                {**message, "content": self._cleaned(name, message.get("content", ""))}
-                if "content" in message
-                else message
-                for message in value
-            ]
-        if isinstance(value, str):
-            for old, new in self.source.replace.items():
-                value = value.replace(old, new)
-            if name == "prompt" and self.source.first_words:
-                opening = re.match(r"\s*\S+" + rf"(?:\s+\S+){{0,{self.source.first_words - 1}}}", value)
-                value = opening[0].strip() if opening else value
-            return value
-        if value is not None:
-            raise _Broken(f"{name} is neither text nor a list of messages")
-        return value
-
-    def _dialogues(self, fields: dict[str, Any]) -> None:
-        """HH-RLHF: the last assistant's turn of each transcript is the response, what precedes it the
-        prompt."""
-        sources = (
-            self.responses
-            or [name for name in ("prompt", "chosen", "rejected", "edited") if name in fields][:1]
-        )
-        prompts: list[list[Message]] = []
-        for name in dict.fromkeys([*sources, *(["chosen"] if "chosen" in fields else [])]):
-            if name in fields:
-                *before, last = _turns(name, fields[name])
-                if self.responses and last["role"] != "assistant":
-                    raise _Broken(f"{name}: the transcript does not end with the assistant's turn")
-                prompts.append(before if last["role"] == "assistant" else [*before, last])
-                fields[name] = last["content"]
-        if any(prompt != prompts[0] for prompt in prompts):
-            raise _Broken("prompts do not match")
-        if prompts and not prompts[0]:
-            raise _Broken("prompt is empty")
-        if prompts:
-            fields["prompt"] = prompts[0]
-
-    def _implicit_prompt(self, fields: dict[str, Any]) -> None:
-        """TRL's implicit prompt: the messages with which all whole conversations begin."""
-        talks = [fields[name] for name in self.responses]
-        if not talks or not all(isinstance(talk, list) for talk in talks):
-            if self.kind in (Pair, Prompt):
-                raise _Missing("no column `prompt`")
-            fields["prompt"] = ""
-            return
-        if isinstance(fields.get("chosen"), list):
-            talks.append(fields["chosen"])
-        shared = 0
-        while all(shared < len(talk) - 1 and talk[shared] == talks[0][shared] for talk in talks):
-            shared += 1
-        if not shared:
-            raise _Broken("prompts do not match")
-        fields["prompt"] = talks[0][:shared]
-        for name in {*self.responses, "chosen"} & set(fields):
-            if isinstance(fields[name], list):
-                fields[name] = fields[name][shared:]
-
-
-def _joined(reader: _Reader, rejects: Rejects) -> Iterator[Row]:
-    """Two rows a record: rows with the same id, put together under the field that each one's side says."""
-    waiting: dict[str, Row] = {}
-    sides = reader.source.sides
-    for row in rows(reader.source):
+    def _arrange(self, fields: Fields) -> None:
+        """The text fields in our form: the prompt before the assistant's turn, the sides as that turn."""
+        names = [*self.sides]
+        if names and "chosen" not in names and fields.get("chosen") is not None:
+            names.append("chosen")
+        texts: dict[str, Text] = {}
+        for name in names:
+            try:
+                texts[name] = self._text(name, fields[name])
+            except Broken as error:
+                if name in self.sides:
+                    raise
+                self._without_chosen(fields, str(error))
+        prompt = self._prompt(fields, texts)
         try:
-            name, side, text = (
-                (_look(row.values, column) for column in reader.joins) if not row.problem else ("", "", "")
+            prompt, texts = arrange(prompt, texts, self.rejects.note)
+        except Broken as error:
+            if "chosen" in self.sides or "chosen" not in texts:
+                raise
+            self._without_chosen(fields, str(error))
+            prompt, texts = arrange(prompt, {name: texts[name] for name in self.sides}, self.rejects.note)
+        fields["prompt"] = self._with_system(fields, prompt)
+        fields.update(texts)
+
+    def _without_chosen(self, fields: Fields, why: str) -> None:
+        """An edit needs no chosen response: one that cannot be read costs the response, not the edit."""
+        fields["chosen"] = None
+        self.rejects.note(f"chosen is not read: {why}")
+
+    def _prompt(self, fields: Fields, sides: dict[str, Text]) -> Text:
+        if "prompt" not in fields:
+            sides_hold_it = bool(sides) and all(
+                isinstance(side, list) and len(side) > 1 for side in sides.values()
             )
-        except _Missing:
-            yield row
-            continue
-        if row.problem or str(side) not in sides:
-            reason = row.problem or f"side `{side}` is not one of {', '.join(sides)}"
-            yield row._replace(problem=reason)
-            continue
-        used = {part for column in reader.joins for part in _top(row.values, column)}
-        half = {key: value for key, value in row.values.items() if key not in used} | {
-            "id": name,
-            sides[str(side)]: text,
-        }
-        other = waiting.pop(str(name), None)
-        if other is None:
-            waiting[str(name)] = row._replace(values=half)
-        elif sides[str(side)] in other.values:
-            waiting[str(name)] = other
-            yield row._replace(problem=f"a second `{side}` of the same id")
-        else:
-            yield row._replace(values={**half, **other.values})
-    for row in waiting.values():
-        yield row._replace(problem="only one side")
+            talk = next((name for name in TALKS if isinstance(fields.get(name), list)), None)
+            if talk is not None and not sides_hold_it:
+                fields["prompt"] = fields.pop(talk)
+                self.rejects.note(f"the prompt is read from the column `{talk}`")
+        given = fields.get("prompt")
+        if given is None and not sides:
+            given = self._talk_to_answer(fields)
+        if given is not None:
+            return self._text("prompt", given)
+        if "prompt" not in fields and self.kind not in PROMPT_OPTIONAL and not sides:
+            raise Missing("no column `prompt`")
+        return ""
+
+    def _talk_to_answer(self, fields: Fields) -> Any:
+        """Of pairs or edits without a prompt of their own, read as prompts: the conversation of a side."""
+        for name in ("chosen", "rejected", "edited", "response"):
+            talk = fields.get(name)
+            if talk is not None and (self.source.format == "hh" or isinstance(talk, list)):
+                return talk
+        return None
+
+    def _text(self, name: str, value: Any) -> Text:
+        if self.source.format == "hh":
+            value = transcript(name, value)
+        text = as_text_or_messages(name, value, self.rejects.note)
+        if isinstance(text, str):
+            return self._replaced(name, text)
+        return [{**message, "content": self._replaced(name, message["content"])} for message in text]
+
+    def _replaced(self, name: str, text: str) -> str:
+        for old, new in self.source.replace.items():
+            text = text.replace(old, new)
+        if name == "prompt" and self.source.first_words:
+            opening = re.match(r"\s*\S+" + rf"(?:\s+\S+){{0,{self.source.first_words - 1}}}", text)
+            text = opening[0].strip() if opening else text
+        return text
+
+    def _with_system(self, fields: Fields, prompt: Text) -> Text:
+        """The prompt with the system column's text and the tools; of a prompt that is text, the system column
+        only where it is mapped: a plain text has no system turn."""
+        system, tools = fields.get("system"), as_json(fields.get("tools"))
+        is_meant = isinstance(prompt, list) or "system" in self.columns
+        if isinstance(system, str) and is_meant:
+            prompt = with_system(prompt, system)
+            del fields["system"]
+        if isinstance(tools, list) and tools and isinstance(prompt, list):
+            prompt = with_system(prompt, "", tools)
+            del fields["tools"]
+        return prompt
+
+    def _tidy(self, fields: Fields) -> Fields:
+        """Side fields in a form that every stage takes; what cannot be written is dropped, and said once."""
+        name = fields.pop("id", None)
+        if isinstance(name, float) and name.is_integer():
+            name = int(name)
+        if isinstance(name, str | int) and str(name):
+            fields["id"] = str(name)
+        editor = fields.get("editor")
+        if editor is not None and not isinstance(editor, str):
+            fields["editor"] = str(editor)
+        kept = {}
+        for column, value in fields.items():
+            if value is None and column not in self.texts:
+                continue
+            if column not in self.texts and (not isinstance(column, str) or _no_json(value)):
+                self._drop(str(column))
+                continue
+            kept[column] = value
+        return kept
+
+    def _drop(self, column: str) -> None:
+        if column not in self._dropped:
+            self._dropped.add(column)
+            self.rejects.note(f"the column `{column}` is dropped: it cannot be written as JSON")
 
 
-def _turns(name: str, transcript: Any) -> list[Message]:
-    if not isinstance(transcript, str):
-        raise _Broken(f"{name} is no transcript")
-    before, *parts = re.split(r"(?:^|\n\n)(Human|Assistant):", transcript)
-    if before.strip() or not parts:
-        raise _Broken(f"{name} is no transcript of turns `Human:` and `Assistant:`, each after an empty line")
-    roles = {"Human": "user", "Assistant": "assistant"}
-    return [
-        {"role": roles[who], "content": said.strip()}
-        for who, said in zip(parts[::2], parts[1::2], strict=True)
-    ]
-
-
-def _value(row: dict[str, Any], column: str) -> Any:
-    """The column's value, or the template with its columns filled in."""
-    if column in row or "{" not in column:
-        return _look(row, column)
-
-    def fill(match: re.Match[str]) -> str:
-        value = _look(row, match[1])
-        if not isinstance(value, str | int | float):
-            raise _Broken(
-                f"{match[1]} is empty" if value is None else f"{match[1]} is no text to put into a template"
-            )
-        return str(value)
-
-    return re.sub(r"\{([^{}]+)\}", fill, column)
-
-
-def _look(row: dict[str, Any], column: str) -> Any:
-    if column in row:
-        return row[column]
-    value: Any = row
-    for part in column.split("."):
-        if value is None:
-            return None
-        if not isinstance(value, dict) or part not in value:
-            raise _Missing(f"no column `{column}`")
-        value = value[part]
-    return value
-
-
-def _top(row: dict[str, Any], column: str) -> Iterable[str]:
-    """The row's own columns that a mapping uses up; nested ones stay, for what else they hold."""
-    names = [column] if column in row else re.findall(r"\{([^{}]+)\}", column)
-    return [name for name in names if name in row]
+def _is_nan(value: Any) -> bool:
+    return isinstance(value, float) and math.isnan(value)

@@ -1,211 +1,139 @@
-"""Rows as they stand in a file, a saved data set or a Hub data set: streamed, each with the place it came
-from."""
+"""Rows from wherever a source leads: files in any format, folders of shards, saved data sets, the Hub.
 
-import csv
-import gzip
-import io
-import json
+Streamed, each with the place it came from.
+"""
+
+import glob
+import lzma
 import re
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import Any
 
+from redline.data.exports import EXPORTS
+from redline.data.formats import READERS
+from redline.data.opening import UNPACK, plain_name
+from redline.data.row import Broken, File, Row
 from redline.data.settings import Source
 from redline.errors import UserError
 
-CHUNK = 1 << 20  # characters of a JSON array read at once
-ESCAPED = re.compile("[\udc80-\udcff]")  # what errors="surrogateescape" makes of bytes that are no UTF-8
-FORMATS = (
-    ".jsonl .json .csv .tsv (also .gz) .parquet, a folder that save_to_disk wrote, or a Hub data set's name"
-)
+__all__ = ["Row", "files_of", "rows"]
+
+PACKED = " ".join(UNPACK)
+KNOWN = f"{' '.join(READERS)} (also {PACKED}), a folder of such files or one that save_to_disk wrote"
+SPLITS = ("train", "test", "validation", "valid", "val", "dev", "eval")  # as shards are called
 
 
-class Row(NamedTuple):
-    """One row. ``problem`` says why it could not be read; ``values`` then holds what was there."""
+def rows(source: Source, note: Callable[[str], None] = lambda _: None) -> Iterator[Row]:
+    """The rows of a source, in order, with bounded memory; ``note`` is told of choices that readers made.
 
-    file: str
-    line: int
-    values: Any
-    problem: str | None = None
-
-
-def rows(source: Source) -> Iterator[Row]:
-    """The rows of a source, in order, with bounded memory. Raises UserError when the source is not there or
-    not readable."""
-    path = Path(source.path).expanduser()
-    if path.is_dir():
-        yield from _saved(source, path)
-    elif path.exists():
-        yield from _file(path)
-    elif (
-        path.suffix.lower() in (*READERS, ".gz")
-        or source.path.startswith((".", "/", "~"))
-        or source.path.count("/") > 1
-    ):
-        raise UserError(f"{source.path}: there is no such file or folder.")
-    else:
-        yield from _hub(source)
-
-
-def _file(path: Path) -> Iterator[Row]:
-    name = path.name.removesuffix(".gz")
-    reader = READERS.get(Path(name).suffix.lower())
-    if reader is None:
-        raise UserError(f"{path}: files of this kind are not read. Known: {FORMATS}.")
-    try:
-        yield from reader(path)
-    except (OSError, EOFError, zlib.error) as error:
-        raise UserError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error}).") from error
-
-
-def _open(path: Path) -> IO[bytes]:
-    return gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")  # type: ignore[return-value]
-
-
-def _jsonl(path: Path) -> Iterator[Row]:
-    with _open(path) as lines:
-        for number, line in enumerate(lines, 1):
-            if line.strip():
-                yield _parsed(str(path), number, line.removeprefix(b"\xef\xbb\xbf"))
-
-
-def _parsed(file: str, number: int, line: bytes) -> Row:
-    line = line.strip()
-    try:
-        return _object(file, number, json.loads(line))
-    except UnicodeDecodeError as error:
-        problem = f"not UTF-8 text (byte {error.start + 1})"
-    except json.JSONDecodeError as error:
-        problem = f"not valid JSON ({error.msg}, column {error.colno})"
-    except RecursionError:
-        problem = "not valid JSON (nested too deeply)"
-    except ValueError:
-        problem = "not valid JSON (a number with too many digits)"
-    return Row(file, number, line.decode("utf-8", "replace"), problem)
-
-
-def _object(file: str, number: int, values: Any) -> Row:
-    return Row(
-        file, number, values, None if isinstance(values, dict) else "not a JSON object with named fields"
-    )
-
-
-def _json(path: Path) -> Iterator[Row]:
-    """A JSON array of objects, read an element at a time; ``line`` is the element's number. JSON Lines are
-    recognised too."""
-    with _open(path) as file:
-        start = file.read(1024).removeprefix(b"\xef\xbb\xbf").lstrip()[:1]
-    if start == b"{":
-        yield from _jsonl(path)
-        return
-    if start != b"[":
-        raise UserError(f"{path}: holds no list of objects. Give a list `[{{...}}, ...]`, or JSON Lines.")
-    number = 0
-    try:
-        with io.TextIOWrapper(_open(path), "utf-8-sig") as text:
-            for number, values in enumerate(_elements(text), 1):
-                yield _object(str(path), number, values)
-    except (ValueError, RecursionError) as error:
-        raise UserError(
-            f"{path}: not valid JSON after element {number} ({error}). Mend it there, or give JSON Lines, "
-            "where one broken record does not hide the others."
-        ) from error
-
-
-def _elements(text: IO[str]) -> Iterator[Any]:
-    decoder = json.JSONDecoder()
-    buffer = text.read(CHUNK)
-    place = buffer.index("[") + 1
-    while True:
-        while place < len(buffer) and buffer[place] in " \t\r\n,":
-            place += 1
-        if buffer[place : place + 1] == "]":
-            return
-        failure: ValueError | None = None
-        try:
-            value, end = decoder.raw_decode(buffer, place)
-        except ValueError as error:
-            failure, end = error, len(buffer)
-        if end == len(
-            buffer
-        ):  # it may go on in the next chunk; read as much again, so that the work stays linear
-            more = text.read(max(CHUNK, len(buffer) - place))
-            if not more:
-                raise failure or ValueError("the list does not end")
-            buffer, place = buffer[place:] + more, 0
+    A row of another tool's export gives the rows that it stands for. Raises UserError when the source is not
+    there or not readable.
+    """
+    unfold = EXPORTS.get(source.format)
+    for row in _as_they_stand(source, note):
+        if unfold is None or row.problem:
+            yield row
             continue
-        yield value
-        place = end
-
-
-def _table(path: Path) -> Iterator[Row]:
-    """CSV or TSV with a head line; ``line`` is the last line of the row."""
-    tabs = path.name.removesuffix(".gz").lower().endswith(".tsv")
-    csv.field_size_limit(1 << 30)
-    with io.TextIOWrapper(_open(path), "utf-8-sig", errors="surrogateescape", newline="") as text:
-        reader = csv.reader(text, delimiter="\t" if tabs else ",", strict=True)
         try:
-            head = next(reader, None)
-        except csv.Error as error:
-            raise UserError(
-                f"{path}, head line: a quotation mark that is not closed or not doubled ({error}). Mend it."
-            ) from error
-        if not head:
-            raise UserError(f"{path}: is empty. The first line must name the columns.")
-        if any(map(ESCAPED.search, head)):
-            raise UserError(f"{path}, head line: not UTF-8 text. Save the file as UTF-8.")
-        while True:
-            try:
-                cells = next(reader, None)
-            except csv.Error as error:
-                yield Row(
-                    str(path),
-                    reader.line_num,
-                    None,
-                    f"a quotation mark that is not closed or not doubled ({error})",
-                )
-                continue
-            if cells is None:
-                return
-            if cells:
-                yield Row(
-                    str(path), reader.line_num, dict(zip(head, cells, strict=False)), _odd(cells, head, tabs)
-                )
+            for values in unfold(row.values):
+                yield row._replace(values=values)
+        except Broken as error:
+            yield row._replace(problem=str(error))
 
 
-def _odd(cells: list[str], head: list[str], tabs: bool) -> str | None:
-    if len(cells) != len(head):
-        return f"{len(cells)} columns, where the head line has {len(head)}"
-    for name, cell in zip(head, cells, strict=True):
-        if tabs and "\t" in cell and "\n" in cell:
-            return f"{name}: a quotation mark that is never closed swallows the lines after it"
-        if ESCAPED.search(cell):
-            return f"{name}: not UTF-8 text"
+def _as_they_stand(source: Source, note: Callable[[str], None]) -> Iterator[Row]:
+    for path in source.paths:
+        folder = Path(path).expanduser()
+        if folder.is_dir() and _is_saved(folder):
+            yield from _saved(source, folder)
+            continue
+        found = files_of(path, source.split, note)
+        if found is None:
+            yield from _hub(source, path)
+            continue
+        for file in found:
+            yield from _rows_of_file(File(file, source, note))
+
+
+def files_of(
+    path: str, split: str = "train", note: Callable[[str], None] = lambda _: None
+) -> list[Path] | None:
+    """The files that a path names: itself, those of a folder, those that a pattern fits. None for a name that
+    may be a data set's on the Hub.
+
+    Raises UserError when there is none.
+    """
+    place = Path(path).expanduser()
+    if place.is_dir():
+        return _shards(place, split, note)
+    if place.exists():
+        return [place]
+    if glob.has_magic(path):
+        fitting = [Path(name) for name in sorted(glob.glob(str(place), recursive=True))]
+        files = [file for file in fitting if file.is_file()]
+        if not files:
+            raise UserError(f"{path}: no file fits this pattern.")
+        return files
+    looks_like_a_file = place.suffix.lower() in (*READERS, *UNPACK)
+    if looks_like_a_file or path.startswith((".", "/", "~")) or path.count("/") > 1:
+        raise UserError(f"{path}: there is no such file or folder.")
     return None
 
 
-def _parquet(path: Path) -> Iterator[Row]:
-    import pyarrow
-    from pyarrow.parquet import ParquetFile
+def _shards(folder: Path, split: str, note: Callable[[str], None]) -> list[Path]:
+    """The data files of a folder and of those below it, by name; of several splits, the one asked for."""
+    files = [
+        file
+        for file in sorted(folder.rglob("*"))
+        if file.is_file() and _reader_of(file) and not _is_hidden(file.relative_to(folder))
+    ]
+    if not files:
+        raise UserError(
+            f"{folder}: is a folder, but no saved data set, and without a data file. Known: {KNOWN}."
+        )
+    by_split = {name: [file for file in files if name in _words(file.relative_to(folder))] for name in SPLITS}
+    present = [name for name in SPLITS if by_split[name]]
+    if len(present) > 1:
+        if split not in present:
+            raise UserError(f"{folder}: has no split `{split}`. It has: {', '.join(present)}.")
+        files = by_split[split]
+    if len(files) > 1:
+        note(f"{len(files)} files of the folder {folder} are read")
+    return files
 
+
+def _is_hidden(path: Path) -> bool:
+    """Whether a file is no data: hidden, or what a command left out."""
+    return path.name.endswith(".rejects.jsonl") or any(part.startswith((".", "_")) for part in path.parts)
+
+
+def _words(path: Path) -> set[str]:
+    """The words of a shard's path: data/train-00000-of-00002.parquet has data, train, of, parquet."""
+    return set(re.findall(r"[a-z]+", str(path).lower()))
+
+
+def _reader_of(path: Path) -> Any:
+    return READERS.get(Path(plain_name(path)).suffix.lower())
+
+
+def _rows_of_file(file: File) -> Iterator[Row]:
+    reader = _reader_of(file.path)
+    if reader is None:
+        raise UserError(f"{file.name}: files of this kind are not read. Known: {KNOWN}.")
     try:
-        with ParquetFile(path) as file:
-            number = 0
-            for batch in file.iter_batches(batch_size=256):
-                for values in batch.to_pylist():
-                    number += 1
-                    yield Row(str(path), number, values)
-    except pyarrow.ArrowException as error:
-        raise UserError(f"{path}: not a readable Parquet file ({' '.join(str(error).split())}).") from error
+        yield from reader(file)
+    except (OSError, EOFError, zlib.error, lzma.LZMAError, UnicodeError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise UserError(f"{file.name}: cannot be read ({why}).") from error
+
+
+def _is_saved(folder: Path) -> bool:
+    return any((folder / name).exists() for name in ("state.json", "dataset_dict.json"))
 
 
 def _saved(source: Source, path: Path) -> Iterator[Row]:
-    if not any((path / name).exists() for name in ("state.json", "dataset_dict.json")):
-        raise UserError(
-            f"{path}: is a folder, but no saved data set. Name a file in it, or a folder that save_to_disk "
-            "wrote."
-        )
     from datasets import DatasetDict, load_from_disk
 
     try:
@@ -220,30 +148,19 @@ def _saved(source: Source, path: Path) -> Iterator[Row]:
         yield Row(str(path), number, values)
 
 
-def _hub(source: Source) -> Iterator[Row]:
+def _hub(source: Source, name: str) -> Iterator[Row]:
     from datasets import load_dataset
     from datasets.exceptions import DatasetsError
     from huggingface_hub import HfApi, constants, errors
 
     try:
         if not constants.HF_HUB_OFFLINE:
-            HfApi().dataset_info(source.path, timeout=20)  # says at once what loading says after many retries
-        for number, values in enumerate(
-            load_dataset(source.path, source.config, split=source.split, streaming=True), 1
-        ):
-            yield Row(source.path, number, values)
+            HfApi().dataset_info(name, timeout=20)  # says at once what loading says after many retries
+        streamed = load_dataset(name, source.config, split=source.split, streaming=True)
+        for number, values in enumerate(streamed, 1):
+            yield Row(name, number, values)
     except (DatasetsError, errors.HTTPError, OSError, ValueError, RuntimeError) as error:
         raise UserError(
-            f"{source.path}: cannot be read as a data set of the Hub ({' '.join(str(error).split())[:300]}). "
+            f"{name}: cannot be read as a data set of the Hub ({' '.join(str(error).split())[:300]}). "
             "If you meant a file or folder, there is none of this name here."
         ) from error
-
-
-READERS: dict[str, Callable[[Path], Iterator[Row]]] = {
-    ".jsonl": _jsonl,
-    ".ndjson": _jsonl,
-    ".json": _json,
-    ".csv": _table,
-    ".tsv": _table,
-    ".parquet": _parquet,
-}

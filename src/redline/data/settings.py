@@ -1,28 +1,33 @@
 """The recipe's section `data`: where records come from."""
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from redline.errors import UserError
 from redline.section import Section
+
+Format = Literal["auto", "hh", "alpaca", "openai", "label_studio", "argilla", "prodigy", "doccano"]
 
 
 class Source(Section):
     """Where records come from, and how their columns are called there."""
 
-    path: str
-    """A file (.jsonl .json .csv .tsv .parquet), a saved data set's folder, or the name of a data set on the
-    Hub."""
+    path: str | list[str]
+    """A file (.jsonl .json .csv .tsv .parquet .xlsx, also .gz .zst .bz2 .xz), a folder of such files or one
+    that save_to_disk wrote, a pattern such as `shards/*.jsonl`, the name of a data set on the Hub, or a list
+    of these."""
     split: str = "train"
-    """Split of a Hub data set or saved folder."""
+    """Split of a Hub data set, of a saved folder, or of a folder of shards."""
     config: str | None = None
-    """Configuration name of a Hub data set."""
-    format: Literal["auto", "hh"] = "auto"
-    """hh: HH-RLHF transcripts, `chosen` and `rejected` each holding the whole dialogue."""
+    """Configuration name of a Hub data set, or the sheet of a workbook."""
+    format: Format = "auto"
+    """Whose export it is, where columns alone do not say it: see docs/data.md. hh: HH-RLHF transcripts."""
     columns: dict[str, str] = Field(default_factory=dict)
-    """Our field -> their column (`a.b` for nested ones), or a template such as
+    """Our field -> their column (`a.b.0` for what lies deeper), or a template such as
     `"{article}\\n\\nSummary:"`."""
+    values: dict[str, Literal["a", "b", "tie"]] = Field(default_factory=dict)
+    """What the values of the column mapped to `better` mean, where they do not say it: `{"1": a, "2": b}`."""
     sides: dict[str, str] = Field(default_factory=dict)
     """Two rows a record: the value of the column mapped to `side` -> the field its `text` column becomes."""
     replace: dict[str, str] = Field(default_factory=dict)
@@ -31,6 +36,35 @@ class Source(Section):
     """Keep only so many words of each prompt: openings to continue."""
     limit: int | None = Field(None, ge=1)
     """Read at most so many records."""
+    delimiter: str | None = None
+    """What separates a table's cells, where the head line does not show it: one character, or tab."""
+    quoting: Literal["auto", "standard", "none"] = "auto"
+    """Quotation marks in a table: standard (around cells), none (they are text), or as the file shows it."""
+    encoding: str | None = None
+    """A file's encoding, where it is neither UTF-8 nor UTF-16 with its mark: cp1252, latin-1, ..."""
+
+    @field_validator("columns", "values", "sides", "replace", mode="before")
+    @classmethod
+    def _keys_as_text(cls, given: Any) -> Any:
+        """YAML reads `1: a` and `true: chosen` with keys that are no text."""
+        if not isinstance(given, dict):
+            return given
+        return {_key_as_text(key): value for key, value in given.items()}
+
+    @property
+    def paths(self) -> list[str]:
+        """The path, or all of them."""
+        return [self.path] if isinstance(self.path, str) else self.path
+
+    @property
+    def name(self) -> str:
+        """The path for messages."""
+        first, *others = self.paths or [""]
+        return f"{first} and {len(others)} more" if others else first
+
+
+def _key_as_text(key: Any) -> str:
+    return str(key).lower() if isinstance(key, bool) else str(key)
 
 
 class Data(Section):

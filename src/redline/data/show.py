@@ -13,7 +13,9 @@ from rich.console import Console
 from rich.text import Text as Line
 
 from redline.data.alignment import align
+from redline.data.check import Rejects
 from redline.data.files import explain
+from redline.data.read import read
 from redline.data.records import Edit, Labels, Record, Scores, as_text
 from redline.data.rows import rows
 from redline.data.settings import Source
@@ -29,13 +31,44 @@ KINDS: tuple[tuple[set[str], type[Record]], ...] = (
 )
 
 
-def show_file(path: Path | str, limit: int = 10, console: Console | None = None) -> None:
-    """Print the first ``limit`` records of a file of edits, labels or scores; which it is, their keys say.
+class _Shown(Rejects):
+    """What cannot be read, printed where it stands."""
 
-    A record that cannot be read is named and skipped. Raises UserError when the file holds none of the three.
+    def __init__(self, console: Console):
+        super().__init__()
+        self._console = console
+
+    def add(self, reason: str, file: str, line: int | None, record: Any) -> None:
+        super().add(reason, file, line, record)
+        print_safe(self._console, [("bold red", f"{file}, line {line}: {reason}")])
+
+
+def show_file(source: Source | Path | str, limit: int = 10, console: Console | None = None) -> None:
+    """Print the first ``limit`` records of a source of edits, labels or scores; which it is, their keys say.
+
+    A record that cannot be read is named and skipped. Raises UserError when the source holds none of the
+    three.
     """
     console = console or Console(highlight=False)
-    for row in islice(rows(Source(path=str(path))), limit):
+    if not isinstance(source, Source):
+        source = Source(path=str(source))
+    is_mapped = bool(source.columns) or source.format != "auto"
+    if not is_mapped and _kind_of(source) is not Edit:
+        _show_our_own(source, limit, console)
+        return
+    shown = _Shown(console)
+    for edit in read(source.model_copy(update={"limit": limit}), Edit, shown, keep_unchanged=True):
+        _show(edit, console)
+
+
+def _kind_of(source: Source) -> type[Record] | None:
+    """What the first row that can be read is."""
+    first: Any = next((row.values for row in rows(source) if not row.problem), {})
+    return next((kind for keys, kind in KINDS if keys <= set(first)), None)
+
+
+def _show_our_own(source: Source, limit: int, console: Console) -> None:
+    for row in islice(rows(source), limit):
         heading = f"{row.file}, line {row.line}"
         if row.problem or not isinstance(row.values, dict):
             print_safe(console, [("bold red", f"{heading}: {row.problem}")])
@@ -52,10 +85,14 @@ def show_file(path: Path | str, limit: int = 10, console: Console | None = None)
         except ValidationError as error:
             print_safe(console, [("bold red", f"{heading}: {explain(error)}")])
             continue
-        print_safe(console, [("bold", f"{record.id}  "), ("dim", _short(getattr(record, "prompt", "")))])
-        for pieces in _pieces(record):
-            print_safe(console, pieces)
-        console.print()
+        _show(record, console)
+
+
+def _show(record: Record, console: Console) -> None:
+    print_safe(console, [("bold", f"{record.id}  "), ("dim", _short(getattr(record, "prompt", "")))])
+    for pieces in _pieces(record):
+        print_safe(console, pieces)
+    console.print()
 
 
 def _pieces(record: Record) -> Iterable[Pieces]:

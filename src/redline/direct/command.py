@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from redline.data.check import Rejects
-from redline.data.read import read, source_of
+from redline.data.read import read
+from redline.data.reading import Reading
 from redline.data.records import Prompt
 from redline.errors import UserError
 from redline.functions import is_function_name
@@ -72,7 +73,7 @@ def extrapolate_command(
         term = RewardTerm(function=reward) if is_function_name(reward) else RewardTerm(model=reward)
         scored = build_reward([term], None, tokenizer, actor.lm, actor.trunk)
         with Rejects() as rejects:
-            asked = list(read(source_of(prompts, limit=count), Prompt, rejects))
+            asked = list(read(Reading(limit=count).source(prompts), Prompt, rejects))
         if len(asked) < 2:
             raise UserError(f"--prompts {prompts}: a search needs at least two prompts.")
         sampling = Sampling(max_new_tokens=max_new_tokens)

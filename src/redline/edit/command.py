@@ -10,7 +10,7 @@ from rich.text import Text
 
 from redline.data.check import Rejects
 from redline.data.files import check_apart, explain, whole_file
-from redline.data.read import read
+from redline.data.read import read, read_files
 from redline.data.records import Edit, ToEdit
 from redline.data.rows import rows
 from redline.data.settings import Source
@@ -25,7 +25,7 @@ from redline.errors import CheckFailed, UserError
 
 def edit(source: Source, out: Path, settings: dict[str, Any], dry: bool) -> None:
     """Read the pairs and edit them, or show what would be asked. ``settings`` is what the options say."""
-    pairs = source.path
+    pairs = source.name
     try:
         how = EditWith.model_validate(settings)
     except ValidationError as error:
@@ -33,7 +33,7 @@ def edit(source: Source, out: Path, settings: dict[str, Any], dry: bool) -> None
         name = {"skip_gates": "skip_gate"}.get(field.split(".")[0], field.split(".")[0])
         raise UserError(f"--{name.replace('_', '-')}: {problem}.") from error
     if not dry:
-        check_apart([out, rejects_path(out)], [pairs])
+        check_apart([out, rejects_path(out)], read_files(source))
     unreadable = None if dry else out.with_suffix(".unreadable.jsonl")
     with Rejects(unreadable) as rejects:
         todo = list(read(source, ToEdit, rejects))
@@ -52,12 +52,13 @@ def edit(source: Source, out: Path, settings: dict[str, Any], dry: bool) -> None
             )
 
 
-def statistics_of(edits: str, drawing: Path | None) -> None:
+def statistics_of(source: Source, drawing: Path | None) -> None:
     """Print the statistics of edits, and draw them."""
+    edits = source.name
     if drawing is not None and drawing.suffix != ".svg":
         raise UserError(f"--picture {drawing}: only .svg is written. Name it {drawing.with_suffix('.svg')}.")
     with Rejects() as rejects:
-        found = list(read(Source(path=edits), Edit, rejects, keep_unchanged=True))
+        found = list(read(source, Edit, rejects, keep_unchanged=True))
     if rejects.total:
         rejects.report(edits)
     if not found:

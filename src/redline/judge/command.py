@@ -5,13 +5,16 @@ from pathlib import Path
 
 from redline.data.check import Rejects
 from redline.data.files import check_apart, write_json
+from redline.data.read import read_files
+from redline.data.reading import Reading
+from redline.data.settings import Source
 from redline.errors import UserError
 from redline.judge.check import JudgeCheck, check_judge
 from redline.judge.compare import compare, compare_many, verdicts_beside
 from redline.judge.people import Columns, read_human_verdicts
 from redline.judge.protocol import Judge
 from redline.judge.show import print_check, print_tournament, print_win_rate
-from redline.judge.systems import is_file_of_responses, responses_of
+from redline.judge.systems import answers_of, is_file_of_responses, read_responses
 from redline.judge.winrate import Tournament, WinRate
 from redline.sampling.settings import Sampling
 
@@ -20,11 +23,11 @@ def compare_command(
     systems: list[str],
     judge: Judge,
     out: Path,
-    prompts: Path | None = None,
+    prompts: str | Path | None = None,
     sampling: Sampling | None = None,
     cache: Path | None = None,
     seed: int = 0,
-    limit: int | None = None,
+    reading: Reading | None = None,
 ) -> WinRate | Tournament:
     """Compare files of responses or models; writes ``out`` and what lies beside it, and prints the result."""
     if len(systems) < 2:
@@ -39,12 +42,17 @@ def compare_command(
         for place, name in enumerate(systems, 1)
         if not is_file_of_responses(name)
     }
-    read = [Path(name) for name in systems if name not in sampled]
-    if sampled and prompts:
-        read.append(prompts)
+    reading = reading or Reading()
+    sources = {name: reading.source(name) for name in systems if name not in sampled}
+    asked = reading.source(str(prompts)) if prompts else None
+    read = [path for source in sources.values() for path in read_files(source)]
+    if sampled and asked:
+        read += read_files(asked)
     _check_places(read, [out, verdicts_beside(out), cache, *sampled.values()])
     answers = {
-        name: responses_of(name, prompts, sampling or Sampling(), seed, limit, sampled.get(name, out))
+        name: read_responses(sources[name])
+        if name in sources
+        else answers_of(name, asked, sampling or Sampling(), seed, sampled[name])
         for name in systems
     }
     if len(systems) > 2:
@@ -72,12 +80,11 @@ def _check_places(read: list[Path], written: list[Path]) -> None:
 
 
 def check_command(
-    path: Path,
+    source: Source,
     judge: Judge,
     columns: dict[str, str],
     values: dict[str, str],
     cache: Path | None = None,
-    limit: int | None = None,
     again: int = 100,
     out: Path | None = None,
     by: str = "",
@@ -87,11 +94,11 @@ def check_command(
     if unknown:
         raise UserError(f"--columns: `{unknown[0]}` is none of prompt, a, b and people.")
     cache = cache or (out.parent if out else Path()) / "verdicts.sqlite"
-    _check_places([path], [cache, *([out] if out else [])])
+    _check_places(read_files(source), [cache, *([out] if out else [])])
     with Rejects.beside(out) if out else Rejects() as rejects:
-        pairs = read_human_verdicts(path, rejects, Columns(**columns) if columns else None, values, by)
-    rejects.report(str(path))
-    result = check_judge(pairs[:limit], judge, cache, again)
+        pairs = read_human_verdicts(source, rejects, Columns(**columns) if columns else None, values, by)
+    rejects.report(source.name)
+    result = check_judge(pairs, judge, cache, again)
     if out is not None:
         write_json(out, result.as_json() | {"left_out": rejects.total})
     print_check(result)

@@ -1,14 +1,18 @@
 """Pairs that people judged, from any file that Redline reads."""
 
-import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from redline.data.check import Rejects
+from redline.data.columns import FIELD, Missing, look
+from redline.data.conversation import as_text_or_messages
 from redline.data.files import check_apart
+from redline.data.read import read_files
 from redline.data.records import Text, as_text
+from redline.data.row import Broken
 from redline.data.rows import rows
 from redline.data.settings import Source
 from redline.errors import UserError
@@ -67,7 +71,7 @@ class _UnknownCode(ValueError):
 
 
 def read_human_verdicts(
-    path: str | Path,
+    source: Source | str | Path,
     rejects: Rejects,
     columns: Columns | None = None,
     values: dict[str, str] | None = None,
@@ -85,12 +89,15 @@ def read_human_verdicts(
     Raises UserError when the file cannot be read, nothing in it is usable, a verdict cannot be understood
     without ``values``, or it is the file of ``rejects``.
     """
-    check_apart([rejects.path] if rejects.path else [], [path])
+    if not isinstance(source, Source):
+        source = Source(path=str(source))
+    path = source.name
+    check_apart([rejects.path] if rejects.path else [], read_files(source))
     codes = _codes(values) if values else None
     reader: _Reader | None = None
     pairs: list[tuple[JudgedPair, Votes]] = []
     unknown: Counter[tuple[str, str]] = Counter()
-    for row in rows(Source(path=str(path))):
+    for row in rows(source, rejects.note):
         if reader is None and isinstance(row.values, dict):
             reader = _Reader.for_file(row.values, columns, codes, by)
         try:
@@ -98,10 +105,12 @@ def read_human_verdicts(
                 raise ValueError(row.problem or "no record")
             pairs.append(reader.read(row.values))
             rejects.kept += 1
+            if rejects.kept == source.limit:
+                break
         except _UnknownCode as error:
             unknown[error.column, error.code] += 1
             rejects.add(str(error), row.file, row.line, row.values)
-        except ValueError as error:
+        except (ValueError, Broken) as error:
             rejects.add(str(error), row.file, row.line, row.values)
     if unknown and codes is None:
         _refuse_to_guess(path, unknown, len(pairs))
@@ -169,7 +178,7 @@ class _Reader:
         template = self.columns.prompt
         if "{" not in template:
             return _text(row, template)
-        return re.sub(r"\{(\w+)\}", lambda name: as_text(_text(row, name[1])), template).strip()
+        return FIELD.sub(lambda name: as_text(_text(row, name[1])), template).strip()
 
     def _votes(self, row: Row) -> Votes:
         by_name = row.get("verdicts")
@@ -179,11 +188,10 @@ class _Reader:
         return {(place, ""): self._verdict(row, name) for place, name in enumerate(self.columns.persons)}
 
     def _verdict(self, row: Row, column: str) -> float | None:
-        if column not in row:
-            raise ValueError(f"{column}: missing")
-        if row[column] is None or row[column] == "":
+        said = _look(row, column)
+        if said is None or said == "":
             return None
-        code = str(row[column]).strip()
+        code = str(said).strip()
         number = _number(code)
         known = VALUES if self.codes is None else self.codes
         names = [code] if number is None else [code, f"{number:g}"]  # pandas writes 1.0 beside gaps
@@ -210,14 +218,18 @@ def _number(code: str) -> float | None:
 
 
 def _text(row: Row, column: str) -> Text:
-    """A column's text; an empty response is one too, and so is a bare number."""
-    if column not in row:
-        raise ValueError(f"{column}: missing")
-    value = row[column]
-    if isinstance(value, str):
-        return value
-    if isinstance(value, list) and all(isinstance(message, dict) for message in value):
-        return value
+    """A column's text or messages; an empty response is one too, and so is a bare number."""
+    value = _look(row, column)
     if isinstance(value, int | float):
         return str(value)
-    raise ValueError(f"{column}: neither text nor messages")
+    is_messages = isinstance(value, list) and all(isinstance(message, dict) for message in value)
+    if not (isinstance(value, str | dict) or is_messages):
+        raise ValueError(f"{column}: neither text nor messages")
+    return as_text_or_messages(column, value, lambda _: None)
+
+
+def _look(row: Row, column: str) -> Any:
+    try:
+        return look(row, column)
+    except Missing:
+        raise ValueError(f"{column}: missing") from None

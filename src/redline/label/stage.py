@@ -11,7 +11,7 @@ from redline.console import track
 from redline.data.chat_template import CannotRender
 from redline.data.check import Rejects
 from redline.data.files import check_apart, explain, write_jsonl
-from redline.data.read import read
+from redline.data.read import read, read_files
 from redline.data.records import Edit, Labels, Text, as_text
 from redline.data.settings import Source
 from redline.data.tokenization import WHITESPACE, encode_prompt, fingerprint, load_tokenizer, response_turn
@@ -47,7 +47,7 @@ def label_file(
     ``tokenizer`` is one, or a model's name or folder, or "whitespace". Raises UserError when no edit could be
     labelled, or ``out`` is the file of the edits.
     """
-    check_apart([out], [source.path])
+    check_apart([out], read_files(source))
     if isinstance(tokenizer, str) and tokenizer != WHITESPACE:
         tokenizer = load_tokenizer(tokenizer, trust_remote_code)
     with Rejects.beside(out) as rejects:
@@ -59,13 +59,13 @@ def label_file(
             over_long=over_long,
             max_prompt_tokens=max_prompt_tokens,
             rejects=rejects,
-            file=source.path,
+            file=source.name,
         )
         count = write_jsonl(out, track(made, "label"))
         rejects.kept = count
         rejects.report(str(out))
     if not count:
-        raise UserError(f"{source.path}: no edit could be labelled ({rejects.summary()}).")
+        raise UserError(f"{source.name}: no edit could be labelled ({rejects.summary()}).")
     return count
 
 

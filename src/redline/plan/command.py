@@ -231,7 +231,7 @@ def count_edits(recipe: Recipe) -> int | None:
     from redline.data.records import Edit, Pair
 
     source: Source | None = recipe.data.edits or recipe.data.pairs
-    if source is None or not Path(source.path).is_file():
+    if source is None or not all(Path(path).expanduser().exists() for path in source.paths):
         return None
     kind: Any = Edit if recipe.data.edits else Pair
     return sum(1 for _ in read(source, kind, Rejects()))

@@ -279,9 +279,10 @@ def _front(
     if name.count("/") == 1 and not Path(base).exists():
         front["base_model"] = name
     sets = [
-        source.path
+        path
         for source in _sources(folder).values()
-        if source.path.count("/") == 1 and "." not in source.path
+        for path in source.paths
+        if path.count("/") == 1 and "." not in path
     ]
     if sets:
         front["datasets"] = list(dict.fromkeys(sets))
@@ -312,7 +313,7 @@ def _sources(folder: RunFolder) -> dict[str, Source]:
 
 def _data(folder: RunFolder) -> list[str]:
     return [
-        f"- {name.replace('_', ' ')}: `{_plain(source.path).replace('`', '')}`, "
+        f"- {name.replace('_', ' ')}: `{_plain(source.name).replace('`', '')}`, "
         f"{folder.count(folder.files.data(name)):,} records"
         for name, source in _sources(folder).items()
     ]

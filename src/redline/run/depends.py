@@ -189,9 +189,11 @@ class Depends:
         if source is None:
             return {}
         settings = _flat(source.model_dump(mode="json", exclude_defaults=True), f"data.{name}.")
-        held = contents(f"data.{name}", source.path)
+        held: Settings = {}
+        for path in source.paths:
+            held |= contents(f"data.{name}", path)
         if held:
-            settings[f"data.{name}.path"] = Path(source.path).name
+            settings[f"data.{name}.path"] = ", ".join(Path(path).name for path in source.paths)
         return settings | held
 
 

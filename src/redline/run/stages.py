@@ -9,7 +9,7 @@ from redline.console import console
 from redline.data.check import Rejects, problem
 from redline.data.files import read_json, read_jsonl, write_jsonl
 from redline.data.read import read
-from redline.data.records import Edit, Feedback, Pair, Prompt
+from redline.data.records import Edit, Feedback, Pair, Prompt, Record
 from redline.data.settings import Source
 from redline.engine.saving import ADAPTER
 from redline.errors import UserError
@@ -50,36 +50,29 @@ def read_data(job: Job) -> None:
         ("prompts", data.prompts, Prompt),
         ("eval_prompts", data.eval_prompts, Prompt),
     ]
-    given = [(name, source, kind) for name, source, kind in sources if source is not None]
-    refuse = _too_long(job) if any(kind is Prompt for _, _, kind in given) else None
-    for name, source, kind in given:
+    for name, source, kind in sources:
+        if source is None:
+            continue
+        refuse = _unfit(job, kind)
         with Rejects(files.data_rejects(name)) as rejects:
             # answers that were accepted as they are: no labels come of them, but a like does
-            records = read(
-                source, kind, rejects, keep_unchanged=True, refuse=refuse if kind is Prompt else None
-            )
+            records = read(source, kind, rejects, keep_unchanged=True, refuse=refuse)
             rejects.kept = write_jsonl(files.data(name), records)
             rejects.report(name)
         if not rejects.kept:
-            raise UserError(f"data.{name}: {source.path} gave no usable record ({rejects.summary()}).")
+            raise UserError(f"data.{name}: {source.name} gave no usable record ({rejects.summary()}).")
 
 
-def _too_long(job: Job) -> Callable[[Prompt], str | None]:
-    """Why a prompt is left out, if it is (edits' prompts are checked when they are labelled)."""
-    from redline.data.chat_template import CannotRender
-    from redline.data.tokenization import encode_prompt
+def _unfit(job: Job, kind: type[Record]) -> Callable[[Any], str | None] | None:
+    """Why a prompt, or a pair that an LLM would be paid to edit, is of no use to the model, if it is. Edits
+    are checked when they are labelled, right after."""
+    from redline.data.fits import fits
     from redline.engine.models import tokenizer_of
 
-    tokenizer, limit = tokenizer_of(job.recipe.model), job.recipe.data.max_prompt_tokens
-
-    def reason(prompt: Prompt) -> str | None:
-        try:
-            size = len(encode_prompt(tokenizer, prompt.prompt))
-        except CannotRender as error:
-            return str(error)
-        return f"prompt longer than {limit} tokens" if size > limit else None
-
-    return reason
+    if kind not in (Pair, Prompt):
+        return None
+    model = job.labelled_for if kind is Pair else job.recipe.model
+    return fits(tokenizer_of(model), job.recipe.data.max_prompt_tokens)
 
 
 def edit(job: Job) -> None:
