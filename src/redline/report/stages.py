@@ -186,7 +186,7 @@ def _set(run: RunFolder, name: str) -> dict[str, Any]:
         reasons.update(re.sub(r" \(.*\)$", "", _why(line)) for line in run.stream(file))
     return {
         "name": name.replace("_", " "),
-        "source": source.path if source else "made from the pairs",
+        "source": source.name if source else "made from the pairs",
         "kept": run.count(run.files.data(name)),
         "left": reasons.total(),
         "reasons": ", ".join(f"{count:,} {reason}" for reason, count in reasons.most_common(4)),

@@ -47,9 +47,12 @@ def data_problems(job: Job, stages: set[str]) -> Iterator[str]:
 
 def _is_on_the_hub(source: Source) -> bool:
     """Whether a source is a data set that would have to be downloaded."""
-    path = Path(source.path).expanduser()
-    is_name = source.path.count("/") == 1 and source.path[0] not in "./~" and not path.suffix
-    return is_name and not path.exists()
+    return any(map(_is_a_name_on_the_hub, source.paths))
+
+
+def _is_a_name_on_the_hub(name: str) -> bool:
+    path = Path(name).expanduser()
+    return name.count("/") == 1 and name[0] not in "./~" and not path.suffix and not path.exists()
 
 
 def _first(source: Source, kind: type[Any]) -> list[Record]:
@@ -58,7 +61,7 @@ def _first(source: Source, kind: type[Any]) -> list[Record]:
     few = source.model_copy(update={"limit": min(FEW, source.limit or FEW)})
     records = list(islice(read(few, kind, rejects), FEW))
     if not records:
-        raise UserError(f"{source.path} gives no usable record ({rejects.summary()}).")
+        raise UserError(f"{source.name} gives no usable record ({rejects.summary()}).")
     return records
 
 
