@@ -116,6 +116,37 @@ def train(
     run_recipe(recipe, overrides or [], out, only=stage.value)
 
 
+@app.command(epilog="Example: `redline extrapolate runs/demo/policy --strength 1.5 --out runs/demo-further`")
+def extrapolate(
+    policy: Annotated[Path, typer.Argument(metavar="POLICY_DIR", show_default=False)],
+    out: Annotated[Path, typer.Option(help="Folder of the new policy", show_default=False)],
+    strength: Annotated[
+        list[float] | None,
+        typer.Option(
+            help="0 is the original model, 1 the policy, 1.5 half as far again (repeat: a search among them)"
+        ),
+    ] = None,
+    original: Annotated[
+        str | None, typer.Option(help="The model that the policy was trained from; an adapter knows it")
+    ] = None,
+    reward: Annotated[
+        str | None, typer.Option(help="For a search: a reward model's folder, or file.py:function")
+    ] = None,
+    prompts: Annotated[str | None, typer.Option(help="For a search: a file of prompts")] = None,
+    limit: Annotated[int, typer.Option(min=2, help="Prompts of the search")] = 64,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest response of the search")] = 64,
+    kl_limit: Annotated[float, typer.Option(min=0.0, help="Most nats a response from the original")] = 6.0,
+    seed: Annotated[int, typer.Option(help="Of the search's samples")] = 0,
+) -> None:
+    """ExPO: a finished policy, further along its way from the original model. Nothing is trained."""
+    from redline.direct.command import extrapolate_command
+
+    found = extrapolate_command(
+        policy, out, strength or [], original, reward, prompts, limit, max_new_tokens, kl_limit, seed
+    )
+    typer.echo(f"{out}: strength {found:g}")
+
+
 @app.command(
     epilog="Example: `redline plan recipes/alpacafarm-7b.yaml --gpus 8 --gpu-memory 80GB --price-per-hour "
     "2.5`"

@@ -20,10 +20,10 @@ from redline.direct.rows import edit_rows
 from redline.engine.models import eos_ids
 from redline.engine.settings import Adapt, Model
 from redline.engine.views import Split
+from redline.engine.whole_pass import response_logprobs
 from redline.errors import UserError
 from redline.label.stage import label_edits
 from redline.policy.actor import ActorCritic
-from redline.policy.evaluate import logprobs
 from redline.reward.model import new_reward_model
 from redline.reward.settings import Reward
 from redline.sampling.check import check_sampling
@@ -69,7 +69,7 @@ def test_sampling_is_one_pass_where_rows_end_at_different_times(config):
         model, [[5, 6, 7], [8], [9, 10]], Sampling(max_new_tokens=12), list(range(1, 60)), seed=1
     )
     assert len(set(rollout.sizes)) > 1
-    for stepwise, whole in zip(rollout.logprobs, logprobs(model, rollout, 1.0), strict=True):
+    for stepwise, whole in zip(rollout.logprobs, response_logprobs(model, rollout, 1.0), strict=True):
         torch.testing.assert_close(stepwise, whole, atol=2e-3, rtol=0)
 
 

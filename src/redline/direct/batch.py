@@ -10,6 +10,7 @@ from torch import Tensor
 from redline.direct.anchors import Anchors
 from redline.direct.rows import Row, in_units
 from redline.engine.batching import pack, pad
+from redline.engine.logits import scaled, soft_cap
 from redline.engine.logprobs import token_logprobs
 from redline.engine.views import Split
 
@@ -191,8 +192,9 @@ class Passes:
         )
         hidden = split.upper(states)
         lm = split.model
-        cap = getattr(lm.config, "final_logit_softcapping", None)
-        logprobs, _ = token_logprobs(hidden[owners, columns], lm.get_output_embeddings(), targets, 1.0, cap)
+        logprobs, _ = token_logprobs(
+            scaled(lm, hidden[owners, columns]), lm.get_output_embeddings(), targets, 1.0, soft_cap(lm)
+        )
         if not pooled:
             return owners, logprobs, None
         place = torch.arange(hidden.shape[1], device=self.device)

@@ -13,7 +13,8 @@ from redline.engine.models import load_causal_lm, tokenizer_of
 from redline.engine.rollout import Rollout
 from redline.engine.settings import Model
 from redline.engine.trunk import Trunk
-from redline.policy.evaluate import logprobs, perplexity
+from redline.engine.whole_pass import response_logprobs
+from redline.policy.evaluate import perplexity
 from redline.reward.rewards import build_reward
 from redline.reward.settings import RewardTerm
 from redline.sampling.local import InProcess
@@ -68,8 +69,8 @@ def best_of_n(
         {
             "kl": kl_of(n),
             "kl_error": 0.0,
-            "perplexity_a": perplexity(logprobs(lm, chosen, 1.0)),
-            "perplexity_b": perplexity(logprobs(lm, base, 1.0)),
+            "perplexity_a": perplexity(response_logprobs(lm, chosen, 1.0)),
+            "perplexity_b": perplexity(response_logprobs(lm, base, 1.0)),
         },
     )
 

@@ -18,8 +18,8 @@ from redline.direct.settings import DirectBco, DirectFiga, DirectMrpo, DirectSft
 from redline.direct.weights import matched_weights
 from redline.engine.models import load_causal_lm
 from redline.engine.rollout import Rollout
+from redline.engine.whole_pass import response_logprobs
 from redline.errors import UserError
-from redline.policy.evaluate import logprobs
 
 
 def changed_edits(room: Room, pairs: str = "edited") -> list[EditRows]:
@@ -152,7 +152,9 @@ class MrpoMethod(DpoMethod):
                 logprobs=[],
                 ended=[False] * len(mine),
             )
-            return [float(row.float().sum()) for row in logprobs(lm, rollout, 1.0, room.passes.budget)]
+            return [
+                float(row.float().sum()) for row in response_logprobs(lm, rollout, 1.0, room.passes.budget)
+            ]
 
         return room.shared(rows, compute)
 

@@ -9,20 +9,17 @@ import torch
 from torch import Tensor
 
 from redline.data.records import Prompt, Response
-from redline.engine.batching import pack, pad
-from redline.engine.logits import scaled, soft_cap
-from redline.engine.logprobs import token_logprobs
 from redline.engine.models import load_causal_lm, tokenizer_of
-from redline.engine.rollout import Rollout
 from redline.engine.saving import ADAPTER
 from redline.engine.settings import Model
+from redline.engine.whole_pass import response_logprobs
 from redline.sampling.local import InProcess
 from redline.sampling.protocol import CurrentPolicy, Sampler
 from redline.sampling.rollouts import respond
 from redline.sampling.settings import Sampling
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    pass
 
 
 def side_by_side(
@@ -53,13 +50,13 @@ def side_by_side(
     )
     # another sampler's arithmetic differs from that of the passes that are subtracted: only our own is taken
     ours = isinstance(sampler, InProcess)
-    of_policy = rollout_a.logprobs if ours else logprobs(new, rollout_a, sampling.temperature)
-    of_reference = logprobs(base, rollout_a, sampling.temperature)
+    of_policy = rollout_a.logprobs if ours else response_logprobs(new, rollout_a, sampling.temperature)
+    of_reference = response_logprobs(base, rollout_a, sampling.temperature)
     log_ratios = [(own - other).sum() for own, other in zip(of_policy, of_reference, strict=True)]
     kl = torch.stack(log_ratios).double()
-    at_one = logprobs(base, rollout_a, 1.0) if sampling.temperature != 1 else of_reference
+    at_one = response_logprobs(base, rollout_a, 1.0) if sampling.temperature != 1 else of_reference
     known = ours and sampling.temperature == 1
-    base_at_one = rollout_b.logprobs if known else logprobs(base, rollout_b, 1.0)
+    base_at_one = rollout_b.logprobs if known else response_logprobs(base, rollout_b, 1.0)
     return (
         responses_a,
         responses_b,
@@ -75,22 +72,3 @@ def side_by_side(
 def perplexity(logprobs: list[Tensor]) -> float:
     """Of all tokens of some responses, from their log-probabilities at temperature 1."""
     return (-torch.cat(logprobs).double().mean()).exp().item()
-
-
-@torch.no_grad()
-def logprobs(lm: "PreTrainedModel", rollout: Rollout, temperature: float, budget: int = 4096) -> list[Tensor]:
-    """Log-probabilities ``[R_i]`` of every response by a model, in whole passes."""
-    sequences, device = rollout.sequences, next(lm.parameters()).device
-    found = [torch.zeros(0)] * len(rollout)
-    for members in pack([len(ids) for ids in sequences], budget):
-        hidden = lm.base_model(
-            input_ids=pad([sequences[index] for index in members]).to(device)
-        ).last_hidden_state
-        for place, index in enumerate(members):
-            prompt, size = len(rollout.prompt_ids[index]), rollout.sizes[index]
-            rows = scaled(lm, hidden[place, prompt - 1 : prompt - 1 + size])
-            cap = soft_cap(lm)
-            found[index] = token_logprobs(
-                rows, lm.get_output_embeddings(), rollout.response_ids[index].to(device), temperature, cap
-            )[0].cpu()
-    return found

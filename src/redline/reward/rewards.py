@@ -17,6 +17,7 @@ from redline.engine.trunk import Trunk
 from redline.errors import UserError
 from redline.functions import load_function
 from redline.reward.functions import function_reward
+from redline.reward.log_ratio import log_ratio_reward
 from redline.reward.model import RewardModel, load_reward_model
 from redline.reward.offsets import carry, response_offsets
 from redline.reward.settings import RewardTerm
@@ -135,7 +136,9 @@ def build_reward(
     """
     weighted = []
     for term in terms:
-        if term.function is not None:
+        if term.log_ratio is not None:
+            reward = log_ratio_reward(term.log_ratio, tokenizer)
+        elif term.function is not None:
             reward = function_reward(load_function(term.function), tokenizer)
         else:
             model = load_reward_model(_model_of(term, own), share, trunk)

@@ -46,6 +46,22 @@ class Reward(Section):
         return self
 
 
+class LogRatio(Section):
+    """A reward from two language models, for each token: `beta` times the difference of their
+    log-probabilities. What DPO or BCO has learned, as a token reward."""
+
+    model: str
+    """Folder or name of the model whose likelier tokens are rewarded (in an experiment `@ARM`: its
+    policy)."""
+    over: str
+    """Folder or name of the model that it is compared with."""
+    context: str = ""
+    """Text put in front of each prompt for `model` alone, a guideline for example: it then judges in
+    hindsight."""
+    beta: float = Field(0.1, gt=0)
+    """Factor: what the method's own `beta` was."""
+
+
 class RewardTerm(Section):
     """One term of the reward that PPO takes: a float for each response token."""
 
@@ -55,6 +71,8 @@ class RewardTerm(Section):
     """`module:function` or `file.py:function`, called with (prompts, responses). It returns for each response
     one float a token (a parameter `tokens` is given them), a float for the whole, or a list of (start, end,
     reward) character spans."""
+    log_ratio: LogRatio | None = None
+    """Two language models in place of a reward model."""
     form: Literal["continuous", "discrete"] = "continuous"
     """Of a token model: p+ - p-, or +1 / -1 / 0 where one class is surer than `threshold`."""
     threshold: float = Field(0.5, ge=0, lt=1)
@@ -68,4 +86,14 @@ class RewardTerm(Section):
     @property
     def own(self) -> bool:
         """Whether it is the reward model that this run trains."""
-        return self.model is None and self.function is None
+        return self.model is None and self.function is None and self.log_ratio is None
+
+    @model_validator(mode="after")
+    def _is_one_kind(self) -> "RewardTerm":
+        kinds = {"model": self.model, "function": self.function, "log_ratio": self.log_ratio}
+        given = [name for name, value in kinds.items() if value is not None]
+        if self.log_ratio is not None and len(given) > 1:
+            raise ValueError(
+                f"a term has one of `model`, `function` and `log_ratio`; this has {' and '.join(given)}"
+            )
+        return self

@@ -135,6 +135,10 @@ class Depends:
         for number, term in enumerate(recipe.policy.reward):
             if term.model:
                 settings[f"policy.reward.{number}.model"] = self.made_with(term.model)
+            if term.log_ratio is not None:
+                where = f"policy.reward.{number}.log_ratio"
+                settings[f"{where}.model"] = self.made_with(term.log_ratio.model)
+                settings[f"{where}.over"] = self.made_with(term.log_ratio.over)
             settings |= contents(f"policy.reward.{number}.function", term.function)
         return settings | contents("policy.sampler", recipe.policy.sampler)
 
