@@ -48,8 +48,8 @@ def measure(length: int, batch: int, model: str) -> dict[str, float]:
     from redline.data.tokenization import load_tokenizer
     from redline.embedded import EMBEDDED
     from redline.engine.settings import Adapt, Model
-    from redline.policy.ppo import Ppo
     from redline.policy.settings import Kl, Policy
+    from redline.policy.train import build_ppo
     from redline.reward.model import new_reward_model, save_reward_model
     from redline.reward.settings import Reward
     from redline.sampling.settings import Sampling
@@ -87,9 +87,7 @@ def measure(length: int, batch: int, model: str) -> dict[str, float]:
             Prompt(id=str(index), prompt="A prompt of some ten tokens, as short ones are:")
             for index in range(batch)
         ]
-        trainer = Ppo(
-            recipe, backbone, prompts, Path(folder) / "policy", Accelerator(), Path(folder) / "reward", 0
-        )
+        trainer = build_ppo(recipe, backbone, prompts, Accelerator(), Path(folder) / "reward")
         for step in range(2):
             metrics, _ = trainer.update(step)
     return {name: value for name, value in metrics.items() if name.startswith("seconds")} | {

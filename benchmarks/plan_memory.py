@@ -119,15 +119,14 @@ def measure(model: str, rank: int, tokens: int, reward: str) -> None:
 
     from redline.data.records import Prompt
     from redline.data.tokenization import encode_prompt, load_tokenizer
-    from redline.policy.ppo import Ppo
+    from redline.policy.train import build_ppo
 
     recipe = recipe_of(model, rank, tokens)
     prompts = [Prompt(id=str(index), prompt=PROMPT) for index in range(16)]
     size = len(encode_prompt(load_tokenizer(model), PROMPT))
-    with tempfile.TemporaryDirectory() as out:
-        trainer = Ppo(recipe.policy, recipe.model, prompts, Path(out), Accelerator(), Path(reward), 0)
-        held = peak()
-        metrics = [trainer.update(step)[0] for step in range(2)]
+    trainer = build_ppo(recipe.policy, recipe.model, prompts, Accelerator(), Path(reward))
+    held = peak()
+    metrics = [trainer.update(step)[0] for step in range(2)]
     print(
         json.dumps(
             {

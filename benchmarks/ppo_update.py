@@ -77,8 +77,8 @@ def ours(arguments: argparse.Namespace) -> None:
 
     from redline.data.records import Prompt
     from redline.engine.settings import Adapt, Model, Optimizer
-    from redline.policy.ppo import Ppo
     from redline.policy.settings import Kl, Policy
+    from redline.policy.train import build_ppo
     from redline.reward.model import new_reward_model, save_reward_model
     from redline.reward.settings import Reward
     from redline.sampling.settings import Sampling
@@ -107,9 +107,7 @@ def ours(arguments: argparse.Namespace) -> None:
             Prompt(id=str(index), prompt=[{"role": "user", "content": text}])
             for index, text in enumerate(QUESTIONS * 2)
         ]
-        trainer = Ppo(
-            recipe, model, prompts, Path(folder) / "policy", Accelerator(), Path(folder) / "reward", 0
-        )
+        trainer = build_ppo(recipe, model, prompts, Accelerator(), Path(folder) / "reward")
         seconds, phases = [], {}
         while len(seconds) < arguments.updates or (sum(seconds[1:]) < TIMED and len(seconds) < LIMIT):
             start = time.perf_counter()

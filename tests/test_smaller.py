@@ -134,7 +134,7 @@ def test_four_bit_gradients_are_those_of_the_same_weights_whole(tmp_path, monkey
 
 def test_four_bit_weights_train_and_are_saved_whole(tmp_path):
     pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed")
-    from redline.policy.ppo import train_policy
+    from redline.policy.train import train_policy
 
     model = four_bit_model(tmp_path / "model")
     assert (

@@ -16,8 +16,8 @@ from redline.engine.settings import Adapt, Model, Optimizer
 from redline.errors import UserError
 from redline.label.stage import label_edits
 from redline.policy.actor import ActorCritic, rescore
-from redline.policy.ppo import train_policy
 from redline.policy.settings import Policy
+from redline.policy.train import train_policy
 from redline.reward.model import load_reward_model
 from redline.reward.settings import Reward, RewardTerm
 from redline.reward.train import train_reward

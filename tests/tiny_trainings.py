@@ -84,7 +84,7 @@ def train(kind: str, out: Path, model: Model, rewards: Path) -> None:
         for number in range(24)
     ]
     if kind == "policy":
-        from redline.policy.ppo import train_policy
+        from redline.policy.train import train_policy
 
         train_policy(policy_recipe(rewards), model, [Prompt(id=text, prompt=text) for text in TEXTS], out)
     elif kind == "reward":

@@ -24,8 +24,8 @@ if TYPE_CHECKING:  # for type checkers and editors: the same names as in _HOMES
     from redline.judge.protocol import Judge
     from redline.judge.winrate import WinRate
     from redline.label.stage import label_edits
-    from redline.policy.ppo import train_policy
     from redline.policy.settings import Policy
+    from redline.policy.train import train_policy
     from redline.recipe import Recipe
     from redline.reward.quality import RewardMetrics
     from redline.reward.settings import Reward
@@ -47,7 +47,7 @@ _HOMES = {
     # the stages
     "label_edits": "label.stage",
     "train_reward": "reward.train",
-    "train_policy": "policy.ppo",
+    "train_policy": "policy.train",
     "sample_responses": "sampling.rollouts",
     "compare": "judge.compare",
     "run_recipe": "run.python",

@@ -30,7 +30,7 @@ def policy(
     model: Model, data: Path, out: Path, adapt: dict[str, Any], reward: str | None = None, **settings: Any
 ) -> None:
     from redline.data.records import Prompt
-    from redline.policy.ppo import train_policy
+    from redline.policy.train import train_policy
 
     terms = [RewardTerm(function=f"{__file__}:vowels"), *([RewardTerm(model=reward)] if reward else [])]
     recipe = Policy(

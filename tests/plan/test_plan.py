@@ -26,7 +26,7 @@ from redline.plan.command import advice, machine_of, memory_of, plan_recipe, sta
 from redline.plan.memory import Machine, held, kv_bytes, reward_stage, training_task
 from redline.plan.speed import Work
 from redline.plan.trace import Batch, Tally, Task, build, forward_bytes, logits_bytes, training_bytes
-from redline.policy.ppo import Ppo
+from redline.policy.train import build_ppo
 from redline.recipe import check_recipe
 from redline.reward.model import new_reward_model, save_reward_model
 from tiny_models import CONFIGS, NO_PLAIN_STACK, model_folder, random_model
@@ -226,19 +226,21 @@ def test_parts_of_the_policy_are_those_of_the_trainer(tiny_model, tmp_path):
         sampling={"max_new_tokens": 16, "min_new_tokens": 16},
     )
     prompts = [Prompt(id=str(index), prompt="the film was good") for index in range(8)]
-    trainer = Ppo(recipe.policy, recipe.model, prompts, tmp_path / "policy", Accelerator(), None, 0)
-    kept = {}
-    original = trainer._optimise
+    trainer = build_ppo(recipe.policy, recipe.model, prompts, Accelerator())
+    kept, score = {}, trainer.reward
 
-    def optimise(rollout, *args):
+    def reward(rollout):
         kept["states"] = rollout.states.nbytes
-        return original(rollout, *args)
+        return score(rollout)
 
-    trainer._optimise = optimise
+    trainer.reward = reward
     trainer.update(0)
     stage = plan_recipe(recipe, CPU, prompt_tokens=len(trainer.prompt_ids[0]))[-1]
     moments = sum(
-        value.nbytes for state in trainer.optimizer.state.values() for value in state.values() if value.ndim
+        value.nbytes
+        for state in trainer.stepper.optimizer.state.values()
+        for value in state.values()
+        if value.ndim
     )
     heads = 2 * 4 * sum(parameter.numel() for parameter in trainer.actor.value_head.parameters())
     frozen = {id(parameter) for parameter in trainer.actor.lm.parameters()}
@@ -328,9 +330,7 @@ def test_operations_are_those_of_a_real_update(tiny_model, tmp_path, policy):
     reward, wrapped = new_reward_model(recipe.reward, recipe.model)
     save_reward_model(reward, wrapped, tmp_path / "reward", tiny_model)
     prompts = [Prompt(id=str(index), prompt="the film was good") for index in range(8)]
-    trainer = Ppo(
-        recipe.policy, recipe.model, prompts, tmp_path / "policy", Accelerator(), tmp_path / "reward", 0
-    )
+    trainer = build_ppo(recipe.policy, recipe.model, prompts, Accelerator(), tmp_path / "reward")
     with FlopCounterMode(display=False) as counted:
         trainer.update(0)
     machine = Machine(0, 25e9, flops=1.0, bandwidth=1e30)

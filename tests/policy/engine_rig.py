@@ -1,7 +1,7 @@
 """The engine on given responses and rewards, and the plain loop with the same weights beside it."""
 
+import dataclasses
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import torch
 from accelerate import Accelerator
@@ -11,16 +11,25 @@ from reference_loop import PlainPpo, Sampled, Settings
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
+import redline.policy.actor
+import redline.policy.batch
+import redline.policy.ppo
 from redline.data.records import Prompt
+from redline.data.tokenization import load_tokenizer
+from redline.engine.batching import draw_rows
 from redline.engine.rollout import Rollout
 from redline.engine.settings import Adapt, Model, Optimizer
 from redline.engine.trunk import LowerStates
 from redline.engine.views import Split
-from redline.policy import actor, ppo
-from redline.policy.ppo import Ppo
+from redline.policy.actor import ActorCritic
+from redline.policy.batch import Batch
 from redline.policy.settings import Kl, Policy
+from redline.policy.train import build_ppo
 from redline.reward.settings import RewardTerm
+from redline.sampling.protocol import CurrentPolicy, Drawn, Request
 from redline.sampling.settings import Sampling
+
+EOS = 1
 
 ADAPTS = {
     "LoRA": Adapt(lora_rank=4),
@@ -60,7 +69,6 @@ class Rig:
 
     def __init__(
         self,
-        folder: Path,
         model: Model,
         how: Policy,
         prompts: Sequence[str] = ("the film",),
@@ -68,9 +76,9 @@ class Rig:
     ):
         set_seed(0)
         self.folder, self.recipe = model.name, how
-        self.ppo = Ppo(
-            how, model, [Prompt(id=text, prompt=text) for text in prompts], folder, Accelerator(), None, 0
-        )
+        self.prompts = [Prompt(id=text, prompt=text) for text in prompts]
+        self.ppo = build_ppo(how, model, self.prompts, Accelerator())
+        self.tokenizer = load_tokenizer(model.name)
         self.trained = {
             name: parameter
             for name, parameter in self.ppo.actor.named_parameters()
@@ -82,7 +90,7 @@ class Rig:
                 parameter += spread * torch.randn(parameter.shape, generator=generator)
         self.start = {name: parameter.detach().clone() for name, parameter in self.trained.items()}
         self.gradients: list[dict[str, Tensor]] = []
-        self.ppo.optimizer.optimizer.register_step_pre_hook(
+        self.ppo.stepper.optimizer.optimizer.register_step_pre_hook(
             lambda *_: self.gradients.append(
                 {
                     name: parameter.grad.clone()
@@ -100,43 +108,52 @@ class Rig:
 
     def update(
         self, monkeypatch, batch: list[Sampled], pad: Callable | None = None, **changes
-    ) -> tuple[dict, dict]:
-        """One update of the engine on a batch, from the start; returns its metrics and columns, as
-        ``Ppo.update`` does."""
+    ) -> tuple[dict, Batch]:
+        """One update of the engine on a batch, from the start; returns what ``Ppo.update`` does."""
         self.restart()
-        self.ppo.optimizer.optimizer.state.clear()
+        self.ppo.stepper.optimizer.optimizer.state.clear()
         self.gradients.clear()
-        self.ppo.recipe = self.recipe.model_copy(
-            update={"batch_size": len(batch), "minibatch_size": len(batch), **changes}
+        given, size = Given(batch, self.ppo.actor), len(batch)
+        order = draw_rows(size, size, 0, self.ppo.seed)
+        ppo = dataclasses.replace(
+            self.ppo,
+            settings=self.recipe.model_copy(update={"batch_size": size, "minibatch_size": size, **changes}),
+            prompts=self.prompts[:1] * size,
+            prompt_ids=[batch[order.index(row)].prompt.tolist() for row in range(size)],
+            stop=[EOS],
+            sampler=given,
+            reward=given.reward,
         )
         with monkeypatch.context() as patched:
-            patched.setattr(ppo, "sample_rollout", lambda *_, **__: self.rollout(batch))
-            patched.setattr(self.ppo, "reward", lambda _: [one.reward for one in batch])
             if pad is not None:
-                for module in (ppo, actor):
+                for module in (redline.policy.ppo, redline.policy.batch, redline.policy.actor):
                     patched.setattr(module, "pad", pad)
-            return self.ppo.update(0)
+            return ppo.update(0)
 
-    def rollout(self, batch: list[Sampled]) -> Rollout:
-        """The batch as sampling would have made it; what no pass may read, the states of last tokens, is
-        garbage."""
-        sequences = [torch.cat([one.prompt, one.response]) for one in batch]
-        trunk = self.ppo.actor.trunk
-        states = LowerStates(trunk.layers, len(batch))
-        for row, (one, ids) in enumerate(zip(batch, sequences, strict=True)):
-            for layer in trunk.layers:
-                entered = Split(self.ppo.actor.lm, layer).lower(ids[None])[0]
-                if len(one.response):
+
+class Given:
+    """A sampler and a reward that give what they were given. What no pass may read, the states of last
+    tokens, is garbage."""
+
+    def __init__(self, batch: list[Sampled], actor: ActorCritic):
+        self.batch, self.actor = batch, actor
+
+    def sync(self, policy: CurrentPolicy) -> None:
+        self.trunk = policy.trunk
+
+    def sample(self, prompts: list[list[int]], n: int, request: Request) -> Drawn:
+        states = LowerStates(self.trunk.layers, len(self.batch))
+        for place, row in enumerate(self.batch):
+            ids = torch.cat([row.prompt, row.response])
+            for layer in self.trunk.layers:
+                entered = Split(self.actor.lm, layer).lower(ids[None])[0]
+                if len(row.response):
                     entered[-1] = 50.0
-                states.put(layer, row, entered)
-        return Rollout(
-            prompts=[""] * len(batch),
-            prompt_ids=[one.prompt for one in batch],
-            states=states,
-            response_ids=[one.response for one in batch],
-            ended=[one.ended for one in batch],
-            logprobs=[torch.zeros(len(one.response)) for one in batch],
-        )
+                states.put(layer, place, entered)
+        return Drawn([row.response.tolist() for row in self.batch], None, states)
+
+    def reward(self, rollout: Rollout) -> list[Tensor]:
+        return [row.reward for row in self.batch]
 
 
 class Twin(PlainPpo):

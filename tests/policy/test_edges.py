@@ -18,9 +18,10 @@ from redline.data.tokenization import encode_prompt
 from redline.engine.settings import Adapt, Model, Optimizer
 from redline.engine.trunk import Trunk
 from redline.errors import UserError
+from redline.policy.batch import Batch
 from redline.policy.log import RunLog
-from redline.policy.ppo import train_policy
 from redline.policy.settings import Kl
+from redline.policy.train import train_policy
 from redline.recipe import Recipe
 from redline.reward.model import new_reward_model, save_reward_model
 from redline.reward.rewards import build_reward
@@ -66,20 +67,20 @@ def model(tmp_path_factory) -> Model:
 
 @pytest.fixture(scope="module", params=["LoRA", "full, upper layers"])
 def rig(request, model, tmp_path_factory) -> Rig:
-    return Rig(tmp_path_factory.mktemp("rig"), model, engine_rig.recipe(ADAPTS[request.param]))
+    return Rig(model, engine_rig.recipe(ADAPTS[request.param]))
 
 
-def assert_an_update_equals_the_plain_loop(rig: Rig, monkeypatch, batch: list[Sampled], **changes) -> dict:
-    """Its metrics and gradients, and values for every token; returns the update's columns."""
-    metrics, columns = rig.update(monkeypatch, batch, **changes)
+def assert_an_update_equals_the_plain_loop(rig: Rig, monkeypatch, batch: list[Sampled], **changes) -> Batch:
+    """Its metrics and gradients, and values for every token; returns the update's batch."""
+    metrics, result = rig.update(monkeypatch, batch, **changes)
     rig.restart()
     twin = Twin(rig, engine_rig.settings(rig.recipe))
     seen = twin.update(batch, [list(range(len(batch)))] * 2)
     if sum(len(one.response) for one in batch) == 1:  # nothing to explain: one return has no variance
         seen.means["explained_variance"] = float("nan")
     assert_equal(rig, metrics, twin, seen)
-    assert [len(values) for values in columns["values"]] == [len(one.response) for one in batch]
-    return columns
+    assert [len(values) for values in result.rows(result.values)] == [len(one.response) for one in batch]
+    return result
 
 
 @pytest.mark.parametrize("case", BATCHES)
@@ -104,7 +105,7 @@ def test_an_empty_response_changes_no_gradient(rig, monkeypatch):
     rig.update(monkeypatch, BATCHES["an empty response"])
     with_it = rig.gradients[0]
     rig.gradients = []
-    rig.ppo.optimizer.optimizer.register_step_pre_hook(
+    rig.ppo.stepper.optimizer.optimizer.register_step_pre_hook(
         lambda *_: rig.gradients.append(
             {name: parameter.grad.clone() for name, parameter in rig.trained.items()}
         )
@@ -168,13 +169,11 @@ def test_which_token_pads_changes_nothing(tmp_path):
 
 @pytest.mark.parametrize("case", ["all with an end", "ends inside the prompt", "nothing but ends"])
 def test_the_end_is_rewarded_and_trained_on_where_it_is_the_padding_too(tmp_path, monkeypatch, case):
-    rig = Rig(
-        tmp_path / "rig", padded_with(tmp_path / "model", "<|endoftext|>"), engine_rig.recipe(ADAPTS["LoRA"])
-    )
-    assert rig.ppo.tokenizer.pad_token_id == rig.ppo.actor.lm.config.pad_token_id == EOS
+    rig = Rig(padded_with(tmp_path / "model", "<|endoftext|>"), engine_rig.recipe(ADAPTS["LoRA"]))
+    assert rig.tokenizer.pad_token_id == rig.ppo.actor.lm.config.pad_token_id == EOS
     batch = BATCHES[case]
-    columns = assert_an_update_equals_the_plain_loop(rig, monkeypatch, batch)
-    for found, one in zip(columns["rewards"], batch, strict=True):
+    result = assert_an_update_equals_the_plain_loop(rig, monkeypatch, batch)
+    for found, one in zip(result.rows(result.rewards), batch, strict=True):
         assert found.tolist() == pytest.approx((0.5 * one.reward).tolist())
 
 
@@ -210,7 +209,7 @@ def test_a_prompt_at_the_models_limit():
 def test_an_update_up_to_the_models_last_position_equals_the_plain_loop(tmp_path, monkeypatch, adapt):
     """Rows in passes of their own, so that all are re-scored."""
     name = model_folder(tmp_path / "gpt2", SHORT)
-    rig = Rig(tmp_path / "rig", Model(name=name, dtype="float32"), engine_rig.recipe(ADAPTS[adapt]))
+    rig = Rig(Model(name=name, dtype="float32"), engine_rig.recipe(ADAPTS[adapt]))
     batch = [
         row(8, 9, 10, 11, EOS, prompt=tuple(range(5, 16))),
         row(12, prompt=tuple(range(5, 20))),

@@ -1,12 +1,12 @@
 """The engine is exact: it equals a plain loop in float64, whatever the padding, the packing and the order of
 rows."""
 
-import json
 from dataclasses import replace
 
 import engine_rig
 import pytest
 import torch
+from accelerate import Accelerator
 from engine_rig import ADAPTS, Rig, Twin, assert_equal
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -17,9 +17,9 @@ from redline.engine.batching import minibatches
 from redline.engine.batching import pad as plain_pad
 from redline.engine.settings import Adapt, Model, Optimizer
 from redline.policy.advantages import gae, token_kl
-from redline.policy.loss import ppo_loss
-from redline.policy.ppo import Ppo, train_policy
+from redline.policy.loss import OldTokens, ppo_loss
 from redline.policy.settings import Kl
+from redline.policy.train import build_ppo
 from redline.reward.settings import RewardTerm
 from redline.sampling.settings import Sampling
 from tiny_models import CONFIGS, model_folder, random_model, sampled
@@ -42,7 +42,6 @@ def model(tmp_path_factory) -> Model:
 @pytest.fixture(scope="module", params=ADAPTS)
 def rig(request, model, tmp_path_factory) -> Rig:
     return Rig(
-        tmp_path_factory.mktemp("rig"),
         model,
         engine_rig.recipe(ADAPTS[request.param], clip=0.1, value_clip=0.05),
     )
@@ -100,7 +99,7 @@ def test_an_update_equals_the_plain_loop_whatever_padding_packing_and_order(
     clips."""
     order = data.draw(st.permutations(range(len(batch))))
     shuffled = [batch[row] for row in order]
-    metrics, columns = rig.update(monkeypatch, shuffled, padding(extra, 7), microbatch_tokens=budget)
+    metrics, result = rig.update(monkeypatch, shuffled, padding(extra, 7), microbatch_tokens=budget)
     rig_after = {name: parameter.detach().clone() for name, parameter in rig.trained.items()}
     rig.restart()
     twin = Twin(rig, engine_rig.settings(rig.recipe))
@@ -111,7 +110,10 @@ def test_an_update_equals_the_plain_loop_whatever_padding_packing_and_order(
     for place, row in enumerate(order):
         for name in ("kl", "values", "advantages"):
             torch.testing.assert_close(
-                columns[name][place].double(), seen.columns[name][row], rtol=1e-3, atol=1e-4
+                result.rows(getattr(result, name))[place].double(),
+                seen.columns[name][row],
+                rtol=1e-3,
+                atol=1e-4,
             )
 
 
@@ -192,7 +194,8 @@ def test_the_penalised_reward_has_the_exact_gradient():
     advantages, _ = gae(rewards, values, torch.ones(9, 2, dtype=torch.bool), 1.0, 1.0)
     weighted = advantages * chance.detach().reshape(9, 1)
     zeros = torch.zeros(18, dtype=torch.double)
-    loss = ppo_loss(flat.flatten(), zeros, old.flatten(), zeros, weighted.flatten(), zeros, 0.2, 0.2).policy
+    known = OldTokens(old.flatten(), zeros, weighted.flatten(), zeros)
+    loss = ppo_loss(flat.flatten(), zeros, known, 0.2, 0.2).policy_loss
     for found, wanted in zip(torch.autograd.grad(loss, [first, second]), exact, strict=True):
         torch.testing.assert_close(-found, wanted)
 
@@ -204,10 +207,10 @@ def test_the_penalty_is_k1_whatever_estimator_is_logged(model, monkeypatch, tmp_
     seen = {}
     for estimator in ("k1", "k2", "k3"):
         how = engine_rig.recipe(ADAPTS["LoRA"], kl=Kl(target=None, coefficient=0.5, estimator=estimator))
-        seen[estimator] = Rig(tmp_path / estimator, model, how, spread=0.3).update(monkeypatch, batch)
+        seen[estimator] = Rig(model, how, spread=0.3).update(monkeypatch, batch)
     assert len({round(metrics["kl"], 5) for metrics, _ in seen.values()}) == 3
     for estimator in ("k2", "k3"):
-        torch.testing.assert_close(seen["k1"][1]["advantages"], seen[estimator][1]["advantages"])
+        torch.testing.assert_close(seen["k1"][1].advantages, seen[estimator][1].advantages)
 
 
 def test_gradients_of_the_clipped_losses_by_hand():
@@ -215,8 +218,8 @@ def test_gradients_of_the_clipped_losses_by_hand():
     new = torch.log(torch.tensor([0.75, 0.75, 0.25, 0.25])).requires_grad_(True)  # ratios 1.5, 1.5, 0.5, 0.5
     values = torch.tensor([1.0, 0.1, 0.0, 0.5], requires_grad=True)
     advantages, returns = torch.tensor([1.0, -1.0, 1.0, -1.0]), torch.tensor([2.0, 0.0, 0.0, 0.2])
-    parts = ppo_loss(new, values, old, torch.zeros(4), advantages, returns, clip=0.2, value_clip=0.2)
-    (parts.policy + parts.value).backward()
+    parts = ppo_loss(new, values, OldTokens(old, torch.zeros(4), advantages, returns), 0.2, 0.2)
+    (parts.policy_loss + parts.value_loss).backward()
     assert new.grad.tolist() == pytest.approx([0, 1.5, -0.5, 0])  # -A r where it is not clipped
     assert values.grad.tolist() == pytest.approx(
         [0, 0.1, 0, 0.3]
@@ -233,16 +236,9 @@ def test_gradients_of_the_clipped_losses_by_hand():
         Adapt(lora_rank=0, train_layers=2),
     ],
 )
-def test_the_first_epochs_ratio_is_one_with_temperature_top_p_and_top_k(tmp_path, monkeypatch, family, adapt):
+def test_the_first_epochs_ratio_is_one_with_temperature_top_p_and_top_k(tmp_path, family, adapt):
     """Every token's re-scored log-probability is the sampler's, in every update: also once the policy has
     left its reference. The monitors say so at run time."""
-    drift, plain = [], Ppo._metrics
-
-    def metrics(self, rollout, *others):
-        drift.extend((new - old).abs().max() for new, old in zip(others[-1], rollout.logprobs, strict=True))
-        return plain(self, rollout, *others)
-
-    monkeypatch.setattr(Ppo, "_metrics", metrics)
     model = Model(name=model_folder(tmp_path / "model", CONFIGS[family]), dtype="float32")
     (tmp_path / "r.py").write_text(COUNT)
     how = engine_rig.recipe(
@@ -253,18 +249,15 @@ def test_the_first_epochs_ratio_is_one_with_temperature_top_p_and_top_k(tmp_path
         sampling=Sampling(max_new_tokens=10, temperature=0.7, top_p=0.9, top_k=30),
         optimizer=Optimizer(lr=0.003, warmup=0),
     )
-    train_policy(
-        how,
-        model,
-        [Prompt(id=text, prompt=text) for text in ("the film was", "I", "very much a")],
-        tmp_path / "out",
-    )
-    lines = [json.loads(line) for line in (tmp_path / "out/log.jsonl").read_text().splitlines()]
-    assert len(lines) == 3
-    assert all(line["first_ratio_error"] < 1e-4 and line["sampler_drift_max"] < 1e-4 for line in lines)
-    assert lines[-1]["kl"] > 1e-3
-    assert len(drift) == 3 * 8
-    assert max(drift) < 1e-4
+    prompts = [Prompt(id=text, prompt=text) for text in ("the film was", "I", "very much a")]
+    trainer = build_ppo(how, model, prompts, Accelerator())
+    for step in range(3):
+        metrics, batch = trainer.update(step)
+        assert metrics["first_ratio_error"] < 1e-4
+        assert metrics["sampler_drift_max"] < 1e-4
+        for new, old in zip(batch.rows(batch.logprobs), batch.rollout.logprobs, strict=True):
+            assert (new - old).abs().max() < 1e-4
+    assert metrics["kl"] > 1e-3
 
 
 @pytest.mark.parametrize("adapt", ["LoRA", "LoRA, upper layers", "full"])
@@ -284,7 +277,7 @@ def test_a_sequence_reward_is_ordinary_ppo(model, tmp_path, adapt):
         sampling=Sampling(max_new_tokens=10, temperature=0.8),
         optimizer=Optimizer(lr=0.003, head_lr=0.01, warmup=0.3, decay="linear", max_grad_norm=0.5),
     )
-    rig = Rig(tmp_path, model, how, prompts)
+    rig = Rig(model, how, prompts)
     steps, rising = 3 * 2 * 2, round(0.3 * 12)
     twin = Twin(
         rig,
@@ -294,11 +287,11 @@ def test_a_sequence_reward_is_ordinary_ppo(model, tmp_path, adapt):
     )
     norms = []
     for step in range(3):
-        metrics, columns = rig.ppo.update(step)
+        metrics, batch = rig.ppo.update(step)
         norms.append(metrics["grad_norm"])
-        rollout = columns["rollout"]
+        rollout = batch.rollout
         scores = [
-            float(rig.ppo.tokenizer.decode(ids, skip_special_tokens=True).count("a"))
+            float(rig.tokenizer.decode(ids, skip_special_tokens=True).count("a"))
             for ids in rollout.response_ids
         ]
         batch = [
@@ -323,7 +316,5 @@ def test_values_within_the_clip_range_are_not_counted_as_clipped():
     generator = torch.Generator().manual_seed(0)
     old, values = 0.05 * torch.rand(10000, generator=generator), 0.1 * torch.rand(10000, generator=generator)
     zeros, returns = torch.zeros(10000), torch.randn(10000, generator=generator)
-    assert (
-        ppo_loss(zeros, values, zeros, old, zeros, returns, clip=0.2, value_clip=0.2).value_clipped.item()
-        == 0
-    )
+    parts = ppo_loss(zeros, values, OldTokens(zeros, old, zeros, returns), clip=0.2, value_clip=0.2)
+    assert parts.value_clip_fraction.item() == 0

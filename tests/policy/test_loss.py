@@ -5,7 +5,7 @@ import torch
 
 from redline.engine import logprobs
 from redline.engine.logprobs import token_logprobs
-from redline.policy.loss import ppo_loss
+from redline.policy.loss import OldTokens, ppo_loss
 
 
 def test_clipped_losses_by_hand():
@@ -17,13 +17,13 @@ def test_clipped_losses_by_hand():
         torch.zeros(4),
         torch.tensor([2.0, 0.0, 0.0, 0.2]),
     )
-    parts = ppo_loss(new, values, old, old_values, advantages, returns, clip=0.2, value_clip=0.2)
+    parts = ppo_loss(new, values, OldTokens(old, old_values, advantages, returns), clip=0.2, value_clip=0.2)
     # -1.2 (clipped), +1.5, -0.5, +0.8 (clipped)
-    assert parts.policy.item() == pytest.approx(-1.2 + 1.5 - 0.5 + 0.8)
-    assert parts.clipped.item() == 2
+    assert parts.policy_loss.item() == pytest.approx(-1.2 + 1.5 - 0.5 + 0.8)
+    assert parts.clip_fraction.item() == 2
     # value: (1-2)^2=1 against (0.2-2)^2=3.24; 0.01 = 0.01; 0; (0.5-0.2)^2=0.09 against (0.2-0.2)^2=0
-    assert parts.value.item() == pytest.approx(0.5 * (3.24 + 0.01 + 0 + 0.09))
-    assert parts.value_clipped.item() == 1
+    assert parts.value_loss.item() == pytest.approx(0.5 * (3.24 + 0.01 + 0 + 0.09))
+    assert parts.value_clip_fraction.item() == 1
 
 
 @pytest.mark.parametrize("trained_head", [False, True])

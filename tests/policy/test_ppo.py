@@ -1,6 +1,7 @@
 """PPO on a tiny model: it learns, resumes bit for bit, equals a plain loop, and stops on what is not
 finite."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -14,8 +15,9 @@ from redline.data.records import Prompt
 from redline.engine.models import load_causal_lm
 from redline.engine.settings import Adapt, Model, Optimizer
 from redline.errors import UserError
-from redline.policy.ppo import Ppo, train_policy
+from redline.policy.ppo import Ppo
 from redline.policy.settings import Kl, Policy
+from redline.policy.train import build_ppo, train_policy
 from redline.reward.settings import RewardTerm
 from redline.sampling.settings import Sampling
 from tiny_models import model_folder
@@ -204,31 +206,36 @@ def test_a_reward_that_is_none_is_one_clear_line(tmp_path, model, rewards, funct
 
 
 @pytest.mark.parametrize("length_normalise", [False, True])
-def test_the_scale_gives_the_references_returns_a_standard_deviation_of_1(
-    tmp_path, model, rewards, monkeypatch, length_normalise
-):
+def test_the_scale_gives_the_references_returns_a_standard_deviation_of_1(model, rewards, length_normalise):
     how = recipe(rewards, length_normalise=length_normalise, sampling=Sampling(max_new_tokens=12))
-    trainer = Ppo(how, model, PROMPTS, tmp_path, Accelerator(), None, 0)
-    trainer.eos = list(range(100, 160))  # so that responses differ in length
-    seen, scored = [], trainer.reward
-    monkeypatch.setattr(
-        trainer, "reward", lambda rollout: seen.append((rollout, scored(rollout))) or seen[-1][1]
-    )
-    trainer._calibrate()
+    trainer, seen = watched_trainer(how, model)
+    trainer.calibrate()
     rows = [row for _, rewards in seen for row in rewards]
     sizes = [size for rollout, _ in seen for size in rollout.sizes]
     assert len(rows) == 4 * how.batch_size
     assert len(set(sizes)) > 2
-    returns = np.array([trainer.shape(row, False).sum().item() for row in rows])
+    returns = np.array([trainer.shaping.shape(row, False).sum().item() for row in rows])
     plain = np.array([row.sum().item() for row in rows]) / (np.array(sizes) if length_normalise else 1)
     assert returns.std() == pytest.approx(1, rel=1e-4)
     assert returns / returns.std() == pytest.approx(plain / plain.std(), rel=1e-4, abs=1e-6)
     if length_normalise:
-        assert trainer.mean_length == pytest.approx(np.mean(sizes))
+        assert trainer.shaping.mean_length == pytest.approx(np.mean(sizes))
+
+
+def watched_trainer(how: Policy, model: Model) -> tuple[Ppo, list]:
+    """A trainer whose responses end often, so that they differ in length, and what its reward is given and
+    gives."""
+    built, seen = build_ppo(how, model, PROMPTS, Accelerator()), []
+
+    def reward(rollout):
+        seen.append((rollout, built.reward(rollout)))
+        return seen[-1][1]
+
+    return dataclasses.replace(built, stop=list(range(100, 160)), reward=reward), seen
 
 
 def test_a_few_sampled_responses_are_logged_with_four_numbers_a_token(tmp_path, model, rewards, monkeypatch):
-    monkeypatch.setattr("redline.policy.ppo.SHOWN", 3)
+    monkeypatch.setattr("redline.policy.train.SHOWN", 3)
     train_policy(recipe(rewards, updates=5, sample_every=3), model, PROMPTS, tmp_path)
     records = [json.loads(line) for line in (tmp_path / "samples.jsonl").read_text().splitlines()]
     assert [record["update"] for record in records] == [1, 1, 1, 3, 3, 3, 5, 5, 5]
@@ -247,20 +254,17 @@ def test_a_family_without_plain_layers_trains_by_whole_passes(tmp_path, rewards)
     assert log(tmp_path / "out")[0]["first_ratio_error"] < 1e-4
 
 
-def test_rewards_at_the_end_of_text(tmp_path, model, rewards, monkeypatch):
+def test_rewards_at_the_end_of_text(model, rewards):
     """On the last token: one for a response that ended, another for one that was cut off."""
     how = recipe(rewards, updates=1, eos_reward=2.0, no_eos_penalty=3.0, reward_scale=0.0)
-    trainer = Ppo(how, model, PROMPTS, tmp_path, Accelerator(), None, 0)
-    trainer.eos = list(range(100, 160))  # so that some end
-    seen, scored = [], trainer.reward
-    monkeypatch.setattr(trainer, "reward", lambda rollout: seen.append(rollout) or scored(rollout))
-    trainer.run()
-    ended = [ids[-1].item() in trainer.eos for ids in seen[0].response_ids]
+    trainer, _ = watched_trainer(how, model)
+    _, batch = trainer.update(0)
+    ended = [ids[-1].item() in trainer.stop for ids in batch.rollout.response_ids]
     assert set(ended) == {True, False}
-    lines = [json.loads(line) for line in (tmp_path / "samples.jsonl").read_text().splitlines()]
-    assert [line["ended"] for line in lines] == ended
-    assert [line["rewards"][-1] for line in lines] == [2.0 if end else -3.0 for end in ended]
-    assert not any(any(line["rewards"][:-1]) for line in lines)
+    assert batch.rollout.ended == ended
+    rows = batch.rows(batch.rewards)
+    assert [row[-1].item() for row in rows] == [2.0 if end else -3.0 for end in ended]
+    assert not any(row[:-1].any() for row in rows)
 
 
 def test_a_critic_of_its_own_leaves_the_policy_to_the_policy_loss(tmp_path, model, rewards):

@@ -18,8 +18,8 @@ from redline.data.records import Prompt, Response
 from redline.engine.settings import Adapt, Model, Optimizer
 from redline.errors import UserError
 from redline.policy.monitors import advantage_monitors, phase_gb, reward_monitors
-from redline.policy.ppo import train_policy
 from redline.policy.settings import Kl, Policy
+from redline.policy.train import train_policy
 from redline.policy.watch import Gold, Point, parted
 from redline.reward.settings import RewardTerm
 from redline.sampling.rollouts import sample_rollout

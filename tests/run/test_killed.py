@@ -97,10 +97,11 @@ class Killer:
 
 def note_phases(path: Path) -> None:
     """Write the name of each phase of an update to a file as it begins."""
-    from redline.policy.ppo import Ppo
 
-    timed = Ppo._timed
-    Ppo._timed = lambda self, phase: path.write_text(phase) and timed(self, phase)
+    from redline.policy.monitors import Phases
+
+    measure = Phases.measure
+    Phases.measure = lambda self, phase: path.write_text(phase) and measure(self, phase)
 
 
 def main(folder: Path, model: str, *kinds: str) -> None:
@@ -112,7 +113,7 @@ def main(folder: Path, model: str, *kinds: str) -> None:
 
     import redline.direct.sft
     import redline.label.stage
-    import redline.policy.ppo
+    import redline.policy.train
     import redline.reward.train
 
     assert all(

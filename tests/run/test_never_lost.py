@@ -247,7 +247,7 @@ def test_other_data_or_another_backbone_are_refused(tmp_path, model, rewards, po
 
 def test_a_loss_that_is_not_finite_stops_with_the_batch_and_the_last_checkpoint(tmp_path, model, rewards):
     from redline.data.records import Prompt
-    from redline.policy.ppo import train_policy
+    from redline.policy.train import train_policy
 
     folder = tmp_path / "rewards"
     folder.mkdir()
@@ -272,7 +272,7 @@ def test_a_policy_far_from_its_reference_stops_with_the_batch_and_the_last_check
     tmp_path, model, rewards
 ):
     from redline.data.records import Prompt
-    from redline.policy.ppo import train_policy
+    from redline.policy.train import train_policy
 
     how = policy_recipe(
         rewards, optimizer=Optimizer(lr=0.1, warmup=0), kl=Kl(target=None, coefficient=0, stop=0.5), updates=9

@@ -11,8 +11,8 @@ from redline.direct.best_of_n import best_of_n
 from redline.engine.settings import Adapt, Model
 from redline.errors import UserError
 from redline.policy.evaluate import side_by_side
-from redline.policy.ppo import train_policy
 from redline.policy.settings import Policy
+from redline.policy.train import train_policy
 from redline.policy.watch import Gold
 from redline.reward.settings import RewardTerm
 from redline.sampling.local import InProcess

@@ -209,6 +209,16 @@ def keep_batch(folder: Path, records: Iterable[dict[str, Any]]) -> Path:
     return path
 
 
+def not_finite(stage: str, what: str, batch: str, last: Path | None, advice: str) -> UserError:
+    """What is said when a training ends on numbers that it cannot go on with: ``batch`` says where the batch
+    is kept, ``last`` is the last good checkpoint."""
+    kept = f"; {batch}" if batch else ""
+    return UserError(
+        f"{stage}: {what}{kept}, the last good checkpoint is {last or 'none: too early'}. {advice}, with "
+        "another --out."
+    )
+
+
 def guarding(settings: dict[str, Any], stage: str) -> Any:
     """A callback of Transformers' Trainer, for what Trainer leaves to others.
 
@@ -242,12 +252,10 @@ def guarding(settings: dict[str, Any], stage: str) -> Any:
                 return
             work, step = Path(args.output_dir), state.global_step + 1
             rows = [{"step": step, "text": processing_class.decode(row)} for ids in self.batch for row in ids]
-            kept = f"; its batch is in {keep_batch(work, rows)}" if rows else ""
-            last = next((folder for folder in trainer_checkpoints(work) if intact(folder)), "none: too early")
-            raise UserError(
-                f"{stage}: the gradient of step {step} is not finite{kept}, the last good checkpoint is "
-                f"{last}. Lower {stage}.lr, or use dtype float32, with another --out."
-            )
+            batch = f"its batch is in {keep_batch(work, rows)}" if rows else ""
+            last = next((folder for folder in trainer_checkpoints(work) if intact(folder)), None)
+            what = f"the gradient of step {step} is not finite"
+            raise not_finite(stage, what, batch, last, f"Lower {stage}.lr, or use dtype float32")
 
         def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             wait_for_everyone()  # each process has written its random states

@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -138,6 +139,15 @@ def predicted(
     return states, rows.to(device), columns.to(device), targets.to(device)
 
 
+@dataclass
+class Rescored:
+    """What a model makes of a rollout's tokens, ``[R_i]`` a response."""
+
+    logprobs: list[Tensor]
+    values: list[Tensor]
+    entropies: list[Tensor]
+
+
 @torch.no_grad()
 def rescore(
     actor: ActorCritic,
@@ -146,17 +156,18 @@ def rescore(
     budget: int,
     reference: bool = False,
     entropy: bool = False,
-) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
-    """Log-probabilities, values and entropies ``[R_i]`` of every response, by the policy or its reference."""
+) -> Rescored:
+    """Log-probabilities, values and entropies of every response, by the policy or its reference (which has no
+    values). ``budget`` tokens are computed at once."""
     device = actor.value_head.weight.device
-    found: list[list[Tensor]] = [[torch.zeros(0)] * len(rollout) for _ in range(3)]
+    columns: list[list[Tensor]] = [[torch.zeros(0)] * len(rollout) for _ in range(3)]
     for members in pack([len(ids) for ids in rollout.sequences], budget):
-        outputs = actor(
-            *predicted(rollout, members, actor.split.cut, device), temperature, entropy, reference
-        )
+        inputs = predicted(rollout, members, actor.split.cut, device)
+        outputs = actor(*inputs, temperature, entropy, reference)
         sizes = [rollout.sizes[index] for index in members]
-        for kind, output in enumerate(outputs):
-            if output is not None:
-                for index, part in zip(members, output.float().cpu().split(sizes), strict=True):
-                    found[kind][index] = part
-    return found[0], found[1], found[2]
+        for column, output in zip(columns, outputs, strict=True):
+            if output is None:
+                continue
+            for index, part in zip(members, output.float().cpu().split(sizes), strict=True):
+                column[index] = part
+    return Rescored(*columns)

@@ -49,7 +49,7 @@ class RunLog:
     def samples(self, records: list[dict[str, Any]]) -> None:
         self._append(self.files.samples, records)
 
-    def last(self) -> dict[str, float]:
+    def last(self) -> dict[str, Any]:
         """The metrics of the last update."""
         lines = _lines(self.files.log)
         return lines[-1] if lines else {}

@@ -6,43 +6,43 @@ import torch
 from torch import Tensor
 
 
-@dataclass
+@dataclass(frozen=True)
+class OldTokens:
+    """What was known of some response tokens before the update. Shapes ``[N]``."""
+
+    logprobs: Tensor  # of the policy that sampled them
+    values: Tensor  # of its critic
+    advantages: Tensor
+    returns: Tensor
+
+
+@dataclass(frozen=True)
 class LossParts:
     """Sums over tokens: divide by a minibatch's count of tokens for its means."""
 
-    policy: Tensor
-    value: Tensor
-    clipped: Tensor
-    value_clipped: Tensor
-    moved: Tensor
+    policy_loss: Tensor
+    value_loss: Tensor
+    clip_fraction: Tensor  # tokens whose ratio was clipped
+    value_clip_fraction: Tensor  # tokens whose value was clipped
+    batch_kl: Tensor  # KL(old, new) in nats, estimated by k3
 
 
-def ppo_loss(
-    logprobs: Tensor,
-    values: Tensor,
-    old_logprobs: Tensor,
-    old_values: Tensor,
-    advantages: Tensor,
-    returns: Tensor,
-    clip: float,
-    value_clip: float,
-) -> LossParts:
+def ppo_loss(logprobs: Tensor, values: Tensor, old: OldTokens, clip: float, value_clip: float) -> LossParts:
     """The clipped objective and the clipped value loss (Schulman et al. 2017), summed over tokens. Shapes
     ``[N]``.
 
-    policy: ``max(-A r, -A clip(r, 1 ± clip))`` with ``r = exp(logprob - old)``. value: half the larger of
+    Policy: ``max(-A r, -A clip(r, 1 ± clip))`` with ``r = exp(logprob - old)``. Value: half the larger of
     ``(v - R)^2`` and ``(v_clipped - R)^2``, where ``v_clipped`` stays within ``value_clip`` of the old value.
-    moved: KL(old, new), estimated by k3.
     """
-    change, drift = logprobs - old_logprobs, values - old_values
+    change, drift = logprobs - old.logprobs, values - old.values
     ratio = change.exp()
-    plain, held = -advantages * ratio, -advantages * ratio.clamp(1 - clip, 1 + clip)
-    near = old_values + drift.clamp(-value_clip, value_clip)
-    error, held_error = (values - returns).square(), (near - returns).square()
+    plain, held = -old.advantages * ratio, -old.advantages * ratio.clamp(1 - clip, 1 + clip)
+    near = old.values + drift.clamp(-value_clip, value_clip)
+    error, held_error = (values - old.returns).square(), (near - old.returns).square()
     return LossParts(
-        policy=torch.maximum(plain, held).sum(),
-        value=0.5 * torch.maximum(error, held_error).sum(),
-        clipped=(held > plain).sum(),
-        value_clipped=((drift.abs() > value_clip) & (held_error > error)).sum(),
-        moved=(ratio - 1 - change).detach().sum(),
+        policy_loss=torch.maximum(plain, held).sum(),
+        value_loss=0.5 * torch.maximum(error, held_error).sum(),
+        clip_fraction=(held > plain).sum(),
+        value_clip_fraction=((drift.abs() > value_clip) & (held_error > error)).sum(),
+        batch_kl=(ratio - 1 - change).detach().sum(),
     )

@@ -3,7 +3,9 @@ gauges."""
 
 import os
 import resource
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -93,3 +95,28 @@ def phase_gb() -> float:
     if torch.cuda.is_available() or not held.exists():
         return peak_gb()
     return int(held.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e9
+
+
+class Phases:
+    """Time and memory of each phase of an update."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self.gb: dict[str, float] = {}
+
+    @contextmanager
+    def measure(self, phase: str) -> Iterator[None]:
+        """Around a phase; its parts add up."""
+        start_phase()
+        start = time.perf_counter()
+        yield
+        self.seconds[phase] = self.seconds.get(phase, 0.0) + time.perf_counter() - start
+        self.gb[phase] = phase_gb()
+
+    def metrics(self) -> dict[str, float]:
+        """For the log: ``seconds_*`` and ``gb_*`` by phase, and of the update."""
+        by_phase = {f"seconds_{phase}": seconds for phase, seconds in self.seconds.items()}
+        by_phase["seconds"] = sum(self.seconds.values())
+        by_phase |= {f"gb_{phase}": size for phase, size in self.gb.items()}
+        by_phase["peak_gb"] = max(peak_gb(), *self.gb.values())
+        return by_phase

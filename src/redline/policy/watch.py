@@ -242,12 +242,9 @@ class Watch:
             )
             kl = [0.0] * len(rollout)
             if update:
-                own, base = (
-                    rescore(
-                        actor, rollout, how.sampling.temperature, how.microbatch_tokens, reference=reference
-                    )[0]
-                    for reference in (False, True)
-                )
+                heat, budget = how.sampling.temperature, how.microbatch_tokens
+                own = rescore(actor, rollout, heat, budget).logprobs
+                base = rescore(actor, rollout, heat, budget, reference=True).logprobs
                 kl = [float((new - old).sum()) for new, old in zip(own, base, strict=True)]
         return [
             Response.model_validate(

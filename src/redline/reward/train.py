@@ -4,7 +4,7 @@ computed once."""
 import math
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,19 +16,18 @@ from redline.console import console, progress_bar
 from redline.data.files import write_json, write_jsonl
 from redline.data.records import Labels
 from redline.engine.batching import draw_rows, pack, pad
-from redline.engine.checkpoints import Checkpoints, keep_batch, writing
+from redline.engine.checkpoints import Checkpoints, keep_batch, not_finite, writing
 from redline.engine.processes import finish_tracking, new_accelerator, wait_for_everyone
 from redline.engine.schedule import scheduler
 from redline.engine.settings import Model
 from redline.engine.sharding import (
     assemble,
-    clip_gradients,
     gathered,
     load_trained,
     prepare,
     trained_weights,
-    unfinished,
 )
+from redline.engine.steps import Stepper, adamw
 from redline.engine.trunk import StateCache, forks_of
 from redline.errors import UserError
 from redline.reward.examples import Example, checksum, common_prefix, examples
@@ -133,19 +132,8 @@ class _Trainer:
     def __init__(self, recipe: Reward, reward: RewardModel, accelerator: Any, out: Path, seed: int):
         self.recipe, self.accelerator, self.out, self.seed = recipe, accelerator, out, seed
         self.best = RewardFiles(out).best
-        heads = list(reward.head.parameters())
-        others = [
-            parameter
-            for parameter in reward.parameters()
-            if parameter.requires_grad and not any(parameter is head for head in heads)
-        ]
-        how = recipe.optimizer
-        optimizer = torch.optim.AdamW(
-            [{"params": others, "lr": how.lr}, {"params": heads, "lr": how.head_lr}],
-            eps=how.eps,
-            weight_decay=how.weight_decay,
-        )
         self.reward = reward
+        optimizer = adamw(reward.head, reward, recipe.optimizer)
         self.model, self.optimizer = prepare(accelerator, reward, optimizer)
         self._padding = 0 if reward.split.cut else reward.padding
         self.budget = CPU_MICROBATCH_TOKENS if accelerator.device.type == "cpu" else MICROBATCH_TOKENS
@@ -187,6 +175,7 @@ class _Trainer:
         steps = math.ceil(len(train) * recipe.epochs / batch)
         every = max(1, round(len(train) * recipe.eval_every / batch))
         schedule = scheduler(self.optimizer, recipe.optimizer, steps)
+        stepper = Stepper(accelerator, self.model, self.optimizer, schedule, recipe.optimizer.max_grad_norm)
         settings = recipe.model_dump() | {
             "seed": self.seed,
             "edits": len(train),
@@ -205,16 +194,17 @@ class _Trainer:
         with progress_bar("reward model", steps, start, accelerator.is_main_process) as bar:
             for step in range(start, steps):
                 edits = [train[row] for row in draw_rows(len(train), batch, step, self.seed)]
-                loss = self._step(edits)
+                loss = self._step(stepper, edits)
                 if not math.isfinite(loss):
                     mine = edits[accelerator.process_index :: accelerator.num_processes]
-                    kept, last = keep_batch(self.out, self._records(mine, step)), checkpoints.newest(step)
-                    raise UserError(
-                        f"reward training: the gradient of step {step + 1} is not finite; its batch is in "
-                        f"{kept}, the last good checkpoint is {last or 'none: too early'}. Lower "
-                        "reward.optimizer.lr, or use dtype float32, with another --out."
+                    path = keep_batch(self.out, self._records(mine, step))
+                    raise not_finite(
+                        "reward training",
+                        f"the gradient of step {step + 1} is not finite",
+                        f"its batch is in {path}",
+                        checkpoints.newest(step),
+                        "Lower reward.optimizer.lr, or use dtype float32",
                     )
-                schedule.step()
                 bar.advance()
                 bar.note(
                     f"loss {loss:.3f}"
@@ -249,29 +239,19 @@ class _Trainer:
             for example in batch
         ]
 
-    def _step(self, batch: list[Example]) -> float:
+    def _step(self, stepper: Stepper, batch: list[Example]) -> float:
         """One optimizer step on a batch of edits, in micro-batches whose gradients add up to the batch's
         exactly. Returns the loss: NaN, and no step is taken, where the gradient is not finite."""
         mine = batch[self.accelerator.process_index :: self.accelerator.num_processes]
-        groups = pack([example.cost for example in mine], self.budget)
-        passes = int(
-            self.accelerator.gather(torch.tensor([len(groups)], device=self.accelerator.device)).max()
-        )
         total = self._weight(batch)
         loss_sum = torch.zeros(1, device=self.accelerator.device)
-        # every process makes as many passes, since sharded layers are gathered together: idle ones count for
-        # nothing
-        for place, group in enumerate(groups + [[0]] * (passes - len(groups))):
-            with nullcontext() if place == passes - 1 else unfinished(self.accelerator, self.model):
-                with self.accelerator.autocast():
-                    loss = float(place < len(groups)) * self._loss([mine[index] for index in group]) / total
-                self.accelerator.backward(loss * self.accelerator.num_processes)
+        for members, counts in stepper.micro_batches(pack([example.cost for example in mine], self.budget)):
+            with self.accelerator.autocast():
+                loss = counts * self._loss([mine[index] for index in members]) / total
+            stepper.backward(loss)
             loss_sum += loss.detach()
-        norm = clip_gradients(self.accelerator, self.model, self.recipe.optimizer.max_grad_norm)
-        if not math.isfinite(norm):
+        if not math.isfinite(stepper.step()):
             return math.nan
-        self.optimizer.step()
-        self.optimizer.zero_grad()
         return self.accelerator.reduce(loss_sum).item()
 
     def _weight(self, batch: list[Example]) -> float:

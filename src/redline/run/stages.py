@@ -166,7 +166,7 @@ def policy(job: Job) -> None:
     if recipe.direct is not None:
         without_ppo(job)
         return
-    from redline.policy.ppo import train_policy
+    from redline.policy.train import train_policy
 
     own = job.files.reward.folder
     train_policy(
