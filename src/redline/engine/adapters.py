@@ -17,6 +17,7 @@ from peft.tuners.lora import Linear
 from torch import Tensor, nn
 
 from redline.engine.siblings import Together, siblings
+from redline.engine.switch import plain
 
 if TYPE_CHECKING:
     from peft import LoraConfig, PeftModel
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 def fused(config: "LoraConfig") -> "LoraConfig":
     """The same LoRA configuration, its plain linear layers computed by ``FusedLinear``."""
+    if plain():
+        return config
     config._register_custom_module({nn.Linear: FusedLinear})
     return config
 

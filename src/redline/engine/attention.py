@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from redline.engine.switch import plain
+
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
@@ -45,7 +47,12 @@ def use_short_attention(model: "PreTrainedModel") -> None:
     from transformers import AttentionInterface, AttentionMaskInterface
     from transformers.masking_utils import sdpa_mask
 
-    if model.device.type != "cpu" or model.config._attn_implementation != "sdpa" or _has_index(model):
+    if (
+        plain()
+        or model.device.type != "cpu"
+        or model.config._attn_implementation != "sdpa"
+        or _has_index(model)
+    ):
         return
     AttentionInterface.register(NAME, short_attention)
     AttentionMaskInterface.register(NAME, sdpa_mask)

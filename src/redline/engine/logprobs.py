@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from redline.engine.switch import plain
+
 CHUNK = 256  # rows of logits in memory at once
 BLOCK = 8  # of them, on a CPU, in float32: they stay in its cache
 
@@ -26,6 +28,8 @@ def token_logprobs(
     (``(w_target - sum p w) / T``), so the backward pass needs no logits; a trained head, or a cap, computes
     each chunk again there. Entropies carry no gradient.
     """
+    if plain():
+        return _plain_logprobs(hidden, head, targets, temperature, cap, entropy)
     weight: Tensor = head.weight
     bias: Tensor | None = head.bias
     if torch.is_autocast_enabled(hidden.device.type):
@@ -38,6 +42,25 @@ def token_logprobs(
     else:
         found, entropies = _Fused.apply(hidden, weight, bias, targets, temperature, entropy)
     return found, entropies if entropy else None
+
+
+def _plain_logprobs(
+    hidden: Tensor,
+    head: torch.nn.Linear,
+    targets: Tensor,
+    temperature: float,
+    cap: float | None,
+    entropy: bool,
+) -> tuple[Tensor, Tensor | None]:
+    """``token_logprobs`` with whole logits and autograd's own gradients."""
+    logits = head(hidden).float()
+    if cap is not None:
+        logits = torch.tanh(logits / cap) * cap
+    logprobs = (logits / temperature).log_softmax(-1)
+    chosen = logprobs.gather(1, targets[:, None])[:, 0]
+    if not entropy:
+        return chosen, None
+    return chosen, -(logprobs.exp() * logprobs).sum(1).detach()
 
 
 @torch.no_grad()

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from redline.engine.adapters import FusedLinear
 from redline.engine.siblings import Together, siblings
+from redline.engine.switch import plain
 
 
 @contextmanager
@@ -24,7 +25,7 @@ def packed(model: nn.Module, rows: int) -> Iterator[None]:
     """Inside, the linear layers of a bfloat16 model on a CPU run on packed copies of their weights, made for
     about ``rows`` rows at a time. Only for passes without gradients; a change of the weights inside goes
     unnoticed."""
-    groups = list(_groups(model)) if _can_pack() else []
+    groups = list(_groups(model)) if _can_pack() and not plain() else []
     for layers in groups:
         product = Together(_Product(layers, rows))
         for place, layer in enumerate(layers):

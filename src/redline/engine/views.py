@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from redline.console import console
+from redline.engine.switch import plain
 
 if TYPE_CHECKING:
     from transformers import Cache, PreTrainedModel
@@ -40,6 +41,7 @@ class Split:
     def __init__(self, model: "PreTrainedModel", cut: int, recompute: bool = False):
         self.model, self.base = model, model.base_model
         self._whole: Any = self.base
+        cut = 0 if plain() else cut
         self.fits = cut > 0 and _fits(self.base, cut)
         if cut > 0 and not self.fits:
             console.print(
@@ -75,6 +77,8 @@ class Split:
         Asked of random tokens: an architecture may not take such a mask, or mix tokens by other means than
         attention. Local attention would need masks of its own, so a window shorter than ``longest`` says no.
         """
+        if plain():
+            return False
         config: Any = self.model.config.get_text_config()
         windows = [getattr(config, name, None) for name in ("sliding_window", "attention_chunk_size")]
         if any(window is not None and window < longest for window in windows):
@@ -86,7 +90,7 @@ class Split:
         )
         ids[1, :fork] = ids[0, :fork]
         row, forks = torch.cat([ids[0], ids[1, fork:]])[None], torch.tensor([[fork, size]], device=device)
-        plain = self.upper(self.lower(ids)).float()
+        alone = self.upper(self.lower(ids)).float()
         try:
             joint = self.upper(self.lower(row, forks), forks)[0].float()
         except (TypeError, AttributeError, IndexError, ValueError, RuntimeError):
@@ -95,7 +99,7 @@ class Split:
         tolerance = (
             5e-2 if torch.finfo(self.model.dtype).bits == 16 else 1e-3
         )  # the same sums in another order
-        return bool((both - plain).norm() <= tolerance * plain.norm())
+        return bool((both - alone).norm() <= tolerance * alone.norm())
 
 
 def forked(forks: Tensor, length: int, dtype: torch.dtype) -> dict[str, Tensor]:

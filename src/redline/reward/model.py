@@ -18,6 +18,7 @@ from redline.engine.batching import pack, pad
 from redline.engine.models import for_training, is_quantised, load_config, load_model, tokenizer_of
 from redline.engine.saving import ADAPTER, save
 from redline.engine.settings import Model
+from redline.engine.switch import plain
 from redline.engine.trunk import Trunk
 from redline.engine.views import Split, layers_of
 from redline.errors import UserError
@@ -286,8 +287,8 @@ def load_reward_model(
         raise UserError(f"{name}: it has {len(names)} classes; a sequence reward model has one.")
     auto = model_class(kind, config, name)
     ours = getattr(config, "redline", None) or {}
-    if share is not None and is_quantised(share):
-        share = None  # its layers hold no plain weights
+    if share is not None and (plain() or is_quantised(share)):  # 4-bit layers hold no plain weights
+        share = None
     if (
         share is not None
         and (Path(name) / ADAPTER).is_dir()
