@@ -140,7 +140,7 @@ class Search:
         self.sampler.sync(current)
         rollout = sample_rollout(self.sampler, current, self.ids, self.request, texts=self.texts)
         own, base = (
-            rescore(self.actor, rollout, self.temperature, 4096, reference=reference)[0]
+            rescore(self.actor, rollout, self.temperature, 4096, reference=reference).logprobs
             for reference in (False, True)
         )
         rewards = [float(row.sum()) for row in self.reward(rollout)]
