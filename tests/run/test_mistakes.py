@@ -236,4 +236,4 @@ def test_help_is_quick_and_every_command_has_an_example():
         ][1:]
         assert not {"torch", "transformers", "datasets"} & {module.strip() for _, _, module in loaded}
         assert not name or "Example:" in done.stdout
-        assert sum(int(microseconds) for microseconds, _, _ in loaded) < 1_000_000  # each module's own
+        assert sum(int(microseconds) for microseconds, _, _ in loaded) < 3_000_000  # each module's own

@@ -10,6 +10,7 @@ from redline.data.records import as_text
 from redline.report import charts
 from redline.report.charts import number, percent
 from redline.report.folder import Line, RunFolder
+from redline.report.sanity import headline, is_shown, sanity
 from redline.report.tokens import Tokens, from_record, legend, render, scale_of
 from redline.run.files import SYSTEMS
 
@@ -34,6 +35,8 @@ def result(run: RunFolder) -> dict[str, Any] | None:
         "low": percent(low),
         "high": percent(high),
         "drawn": charts.interval(found["win_rate"], low, high),
+        "headline": None if is_shown(found) else headline(found),
+        "sanity": sanity(run),
         "sentence": _sentence(found, low, high),
         "guards": _guards(found),
         "outcomes": charts.share_bar(
@@ -44,13 +47,14 @@ def result(run: RunFolder) -> dict[str, Any] | None:
 
 
 def _sentence(found: Line, low: float, high: float) -> str:
-    verdict = (
-        "The interval lies above one half: it writes better by this judge."
-        if low > 0.5
-        else "The interval lies below one half: it writes worse by this judge."
-        if high < 0.5
-        else "The interval contains one half: no difference is shown."
-    )
+    if low <= 0.5 <= high:
+        verdict = "The interval contains one half: no difference is shown."
+    elif not is_shown(found):
+        verdict = "There are too few wins and losses to show a difference."
+    elif low > 0.5:
+        verdict = "The interval lies above one half: it writes better by this judge."
+    else:
+        verdict = "The interval lies below one half: it writes worse by this judge."
     return f"{verdict} {_degenerated(found)}".strip()
 
 
@@ -68,6 +72,10 @@ def _degenerated(found: Line) -> str:
                 found["perplexity_a"] > PERPLEXITY * found["perplexity_b"],
             ),
             (
+                "perplexity fell more than 1.5 times",
+                found["perplexity_a"] * PERPLEXITY < found["perplexity_b"],
+            ),
+            (
                 "distinct bigrams fell by more than a fifth",
                 found["text"]["a"]["distinct_bigrams"] < BIGRAMS * found["text"]["b"]["distinct_bigrams"],
             ),
@@ -75,7 +83,7 @@ def _degenerated(found: Line) -> str:
         if is_worse
     ]
     return (
-        f"But the text has degenerated: {' and '.join(worse)}."
+        f"But the text may have degenerated: {' and '.join(worse)}."
         if worse
         else (
             "The text has not degenerated: perplexity is within 1.5 times of before, distinct bigrams "

@@ -10,6 +10,7 @@ from rich.text import Text
 from redline.data.records import as_text
 from redline.data.show import visible
 from redline.report.folder import RunFolder
+from redline.report.sanity import headline, is_shown, sanity
 
 SAMPLES = 3
 LONGEST = 400  # characters of a text
@@ -30,6 +31,8 @@ def print_summary(run: Path, page: Path, console: Console | None = None) -> None
     else:
         console.print(_headline(result))
         console.print(_guards(result))
+        for line in sanity(folder):
+            console.print(Text.assemble(("! ", "bold yellow"), visible(line)), soft_wrap=True)
         for row in folder.drawn(folder.verdicts(), SAMPLES):
             console.print(_sample(row))
     console.print(Text.assemble("the page: ", (visible(str(page)), "bold")), soft_wrap=True)
@@ -37,10 +40,14 @@ def print_summary(run: Path, page: Path, console: Console | None = None) -> None
 
 def _headline(result: dict[str, Any]) -> Text:
     low, high = result["ci95"]
-    good = "bold green" if low > 0.5 else "bold red" if high < 0.5 else "bold"
+    good = ""
+    if is_shown(result):
+        good = "bold green" if low > 0.5 else "bold red"
+    rate = (f"{result['win_rate']:.3f}", good)
+    start = (f"{headline(result)}: ", "win rate over the model it started from ")
     return Text.assemble(
-        "win rate over the model it started from: ",
-        (f"{result['win_rate']:.3f}", good),
+        *start,
+        rate,
         f"  (95 % interval {low:.3f} to {high:.3f})\n",
         (
             f"{result['wins']} wins, {result['ties']} ties, {result['losses']} losses on {result['n']} "
