@@ -585,6 +585,30 @@ def label(
     label_command(reading.source(edits), out, tokenizer, settings, max_response_tokens, keep_unchanged)
 
 
+@app.command(
+    "import-log",
+    epilog="Example: `redline import-log log.csv --out edits.jsonl --columns draft=suggestion --columns "
+    "sent=final_text --columns user=agent --columns time=sent_at`",
+)
+@with_reading
+def import_log(
+    log: Annotated[str, typer.Argument(help=f"A product's log: {SOURCE}", show_default=False)],
+    out: Annotated[
+        Path, typer.Option(help="The edits; what is dropped goes to EDITS.rejects.jsonl beside it")
+    ],
+    reading: Reading,
+    max_ratio: Annotated[
+        float, typer.Option(help="Largest share of the words that a correction changes", min=0, max=1)
+    ] = 0.5,
+) -> None:
+    """Users' corrections out of a log of drafts and sent texts: rewrites, signatures and the unchanged
+    dropped and counted, versions of one draft joined."""
+    from redline.data import product_log
+
+    for line in product_log.import_log(reading.source(log), out, max_ratio).lines():
+        typer.echo(line)
+
+
 @app.command(epilog="Example: `redline show edits.jsonl --limit 3`")
 @with_reading
 def show(

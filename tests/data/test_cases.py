@@ -13,6 +13,7 @@ from redline.data.read import read
 from redline.data.records import Edit, Labels, Pair, Prompt, Record, ToEdit, as_text
 from redline.data.settings import Source
 from redline.data.tokenization import load_tokenizer
+from redline.label.settings import Label
 from redline.label.stage import label_edits
 
 ROOT = Path(os.environ.get("REDLINE_CASES") or Path(__file__).resolve().parents[2].parent / "shared/cases")
@@ -137,6 +138,18 @@ def labelled(cases_dir, name, tokenizer, rejects, **options) -> list[Labels]:
     return list(label_edits(edits, tokenizer, rejects=rejects, **options))
 
 
+def test_a_change_behind_the_crop(cases_dir):
+    rejects = Rejects()
+    kept = labelled(
+        cases_dir,
+        named(cases_dir, "46"),
+        load_tokenizer("smollm2-135m"),
+        rejects,
+        max_response_tokens=512,
+    )
+    assert (len(kept), rejects.total) == (1, 1)
+
+
 TEMPLATES = ("thinking", "prefilled_thinking", "trimming", "no_system", "inst")
 TOKENIZERS = ("smollm2-135m", "bpe_with_bos", "unigram", "wordpiece")
 
@@ -204,6 +217,18 @@ def test_pairs_that_labels_will_not_take_are_left_out_before_one_edit(cases_dir,
         "template" in reason or "longer" in reason
         for reason in (json.loads(line)["reason"] for line in rejects)
     )
+
+
+@pytest.mark.parametrize("name", TOKENIZERS[:1] + TOKENIZERS[2:])
+@pytest.mark.parametrize("unit", ["token", "word"])
+def test_texts_for_other_tokenizers(cases_dir, name, unit):
+    tokenizer = load_tokenizer(name if name == "smollm2-135m" else str(cases_dir / "templates" / name))
+    rejects = Rejects()
+    records = labelled(cases_dir, named(cases_dir, "64"), tokenizer, rejects, how=Label(unit=unit))
+    rows = (cases_dir / named(cases_dir, "64")).read_text(encoding="utf-8").splitlines()
+    assert len(records) + rejects.total == len(rows)
+    for record in records:
+        assert any(record.rejected_labels) or any(record.edited_labels)
 
 
 def test_show_and_edits_read_what_label_reads(cases_dir, redline):
