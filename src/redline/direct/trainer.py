@@ -45,7 +45,7 @@ def points(steps: int, number: int, rounds: int) -> set[int]:
     for point in range(1, POINTS + 1):
         place = (point / POINTS) ** 2 * rounds - number
         if 0 < place <= 1:
-            found.add(math.ceil(place * steps))
+            found.add(math.ceil(place * steps - 1e-9))
     return found
 
 
