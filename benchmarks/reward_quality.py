@@ -81,7 +81,7 @@ def sources(data: Path, scratch: Path) -> dict[str, tuple[dict[str, Any], dict[s
     }
 
 
-def labels(source: dict[str, Any], tokenizer: Any) -> list[Any]:
+def labels(source: dict[str, Any], tokenizer: Any, how: Any = None) -> list[Any]:
     """The usable edits of a source, labelled, in an order that depends on nothing but their ids."""
     from redline.data.check import Rejects
     from redline.data.read import read
@@ -91,7 +91,7 @@ def labels(source: dict[str, Any], tokenizer: Any) -> list[Any]:
 
     edits = read(Source(**source), Edit, Rejects())
     found = label_edits(
-        edits, tokenizer, max_response_tokens=RESPONSE, max_prompt_tokens=PROMPT, rejects=Rejects()
+        edits, tokenizer, how, max_response_tokens=RESPONSE, max_prompt_tokens=PROMPT, rejects=Rejects()
     )
     return sorted(found, key=lambda record: record.id)
 
