@@ -339,6 +339,55 @@ def edits(
 
 
 @app.command(
+    epilog="Example: `redline sample runs/demo/policy --prompts prompts.jsonl --out answers.jsonl --n 4 "
+    "--worst-by runs/demo/reward`"
+)
+def sample(
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="A policy's folder, a model's folder or name, or its name at --base-url", show_default=False
+        ),
+    ],
+    prompts: Annotated[str, typer.Option(help="Prompts: a file, a folder or a data set's name")],
+    out: Annotated[Path, typer.Option(help="The answers: what `edit`, `annotate` and `compare` read")],
+    n: Annotated[int, typer.Option("--n", "-n", help="Answers to each prompt", min=1)] = 1,
+    worst_by: Annotated[
+        str | None, typer.Option(help="Keep the worst of them, by this reward model", metavar="REWARD")
+    ] = None,
+    temperature: Annotated[float, typer.Option(help="Of sampling", min=0.01)] = 1.0,
+    max_new_tokens: Annotated[int, typer.Option(help="The longest answer", min=1)] = 128,
+    top_p: Annotated[
+        float, typer.Option(help="From the smallest set of tokens with this probability", min=0.01, max=1.0)
+    ] = 1.0,
+    seed: Annotated[int, typer.Option(help="Of sampling", min=0)] = 0,
+    base_url: BaseUrl = None,
+    concurrency: Concurrency = 8,
+    columns: Columns = None,
+    split: Split = "train",
+    format: Format = "auto",
+    limit: Limit = None,
+) -> None:
+    """Answers of a model to prompts, for people or an LLM to correct; continues where it stopped."""
+    from redline.data.read import source_of
+    from redline.sampling.command import sample_command
+    from redline.sampling.settings import Sampling
+
+    sampling = Sampling(max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p)
+    sample_command(
+        model,
+        source_of(prompts, columns, split, format, limit),
+        out,
+        sampling,
+        n=n,
+        worst_by=worst_by,
+        seed=seed,
+        base_url=base_url,
+        concurrency=concurrency,
+    )
+
+
+@app.command(
     epilog="Example: `redline compare policy.jsonl reference.jsonl --judge vader --out winrate.json`"
 )
 @with_reading
