@@ -33,7 +33,6 @@ app = App(
     name="redline",
     context_settings={"help_option_names": ["-h", "--help"]},
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
     help="Align language models from minimal edits: token labels, token-level rewards, fine-grained PPO, "
@@ -342,6 +341,7 @@ def edits(
     epilog="Example: `redline sample runs/demo/policy --prompts prompts.jsonl --out answers.jsonl --n 4 "
     "--worst-by runs/demo/reward`"
 )
+@with_reading
 def sample(
     model: Annotated[
         str,
@@ -349,8 +349,9 @@ def sample(
             help="A policy's folder, a model's folder or name, or its name at --base-url", show_default=False
         ),
     ],
-    prompts: Annotated[str, typer.Option(help="Prompts: a file, a folder or a data set's name")],
+    prompts: Annotated[str, typer.Option(help=f"Prompts: {SOURCE}")],
     out: Annotated[Path, typer.Option(help="The answers: what `edit`, `annotate` and `compare` read")],
+    reading: Reading,
     n: Annotated[int, typer.Option("--n", "-n", help="Answers to each prompt", min=1)] = 1,
     worst_by: Annotated[
         str | None, typer.Option(help="Keep the worst of them, by this reward model", metavar="REWARD")
@@ -363,20 +364,15 @@ def sample(
     seed: Annotated[int, typer.Option(help="Of sampling", min=0)] = 0,
     base_url: BaseUrl = None,
     concurrency: Concurrency = 8,
-    columns: Columns = None,
-    split: Split = "train",
-    format: Format = "auto",
-    limit: Limit = None,
 ) -> None:
     """Answers of a model to prompts, for people or an LLM to correct; continues where it stopped."""
-    from redline.data.read import source_of
     from redline.sampling.command import sample_command
     from redline.sampling.settings import Sampling
 
     sampling = Sampling(max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p)
     sample_command(
         model,
-        source_of(prompts, columns, split, format, limit),
+        reading.source(prompts),
         out,
         sampling,
         n=n,

@@ -9,7 +9,7 @@ from redline.chat import Chat, NoAnswer, open_chat
 from redline.console import Bar, console, progress_bar
 from redline.data.check import Rejects
 from redline.data.files import check_apart
-from redline.data.read import read
+from redline.data.read import read, read_files
 from redline.data.records import Prompt, Response
 from redline.data.settings import Source
 from redline.edit.journal import Journal
@@ -41,7 +41,7 @@ def sample_command(
     are left out and counted. Started again, the command goes on where it stopped. Raises UserError where
     ``out`` holds answers of another model, or where prompts stayed without an answer.
     """
-    check_apart([out], [prompts.path])
+    check_apart([out], read_files(prompts))
     if worst_by is not None and n < 2:
         raise UserError(f"--worst-by {worst_by}: the worst of one is that one. Give --n 2 or more.")
     with Rejects.beside(out) as rejects:
@@ -63,8 +63,8 @@ def sample_command(
     if answers.failed:
         first, why = next(iter(answers.failed.items()))
         raise UserError(
-            f"prompts without an answer: {len(answers.failed)} (the first, {first}: {why}). The same command asks "
-            "for them again."
+            f"prompts without an answer: {len(answers.failed)} (the first, {first}: {why}). The same command "
+            "asks for them again."
         )
     return rejects.kept
 
@@ -112,8 +112,8 @@ class _Answers:
             made_by = (self._journal.record(name).model_extra or {}).get("model")
             if name not in expected or made_by != self._model:
                 raise UserError(
-                    f"{self._journal.path}: holds other answers (record {name}, by {made_by}). Choose another "
-                    "--out, or give the prompts, model and --n that it was begun with."
+                    f"{self._journal.path}: holds other answers (record {name}, by {made_by}). Choose "
+                    "another --out, or give the prompts, model and --n that it was begun with."
                 )
 
     def write(self, prompt: Prompt, texts: Sequence[str]) -> None:
