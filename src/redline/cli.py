@@ -645,12 +645,15 @@ def import_log(
     max_ratio: Annotated[
         float, typer.Option(help="Largest share of the words that a correction changes", min=0, max=1)
     ] = 0.5,
+    chat: Annotated[
+        bool, typer.Option("--chat", help="Prompts become a user's message, for models with a chat template")
+    ] = False,
 ) -> None:
     """Users' corrections out of a log of drafts and sent texts: rewrites, signatures and the unchanged
     dropped and counted, versions of one draft joined."""
     from redline.data import product_log
 
-    for line in product_log.import_log(reading.source(log), out, max_ratio).lines():
+    for line in product_log.import_log(reading.source(log), out, max_ratio, chat).lines():
         typer.echo(line)
 
 

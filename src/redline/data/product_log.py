@@ -66,11 +66,12 @@ class Import:
         return [f"{count:>8,} {what}" for count, what in counts]
 
 
-def import_log(source: Source, out: Path | str, max_ratio: float = 0.5) -> Import:
+def import_log(source: Source, out: Path | str, max_ratio: float = 0.5, chat: bool = False) -> Import:
     """Write the corrections of a log as edits to ``out``, what is dropped to <out>.rejects.jsonl.
 
     ``source.columns`` maps ``draft`` and ``sent`` and, where the log has them, ``prompt``, ``user``, ``time``
-    and ``id`` (the same for all versions of one draft). The log is held in memory: versions may lie far
+    and ``id`` (the same for all versions of one draft). ``chat`` makes a prompt of text a user's message, for
+    models with a chat template. The log is held in memory: versions may lie far
     apart. Raises UserError when the source has no such columns, or nothing in it is a correction.
     """
     check_apart([out], read_files(source))
@@ -80,12 +81,19 @@ def import_log(source: Source, out: Path | str, max_ratio: float = 0.5) -> Impor
         joined = _joined(revisions)
         changed = Counter({"versions of one draft joined": len(revisions) - len(joined)})
         signatures = _signatures(joined)
-        edits = write_jsonl(out, _corrections(joined, signatures, max_ratio, rejects, changed))
+        corrections = _corrections(joined, signatures, max_ratio, rejects, changed)
+        edits = write_jsonl(out, map(_as_chat, corrections) if chat else corrections)
         rejects.kept = edits
         rejects.report(str(out))
     if not edits:
         raise UserError(f"{source.name}: no correction in it ({rejects.summary()}).")
     return Import(read, edits, dict(+changed), dict(rejects.counts))
+
+
+def _as_chat(edit: Edit) -> Edit:
+    if isinstance(edit.prompt, list) or not edit.prompt:
+        return edit
+    return edit.model_copy(update={"prompt": [{"role": "user", "content": edit.prompt}]})
 
 
 def _revisions(source: Source, rejects: Rejects) -> Iterator[Revision]:
