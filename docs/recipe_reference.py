@@ -61,6 +61,7 @@ def readable(annotation: object) -> str:
         else str(annotation)
     )
     text = re.sub(r"redline\.(\w+\.)*", "", text)
+    text = re.sub(r"Optional\[Annotated\[([^,]*), FieldInfo\(.*\)\]\]", r"\1 | None", text)
     for old, new in (("typing.", ""), ("<class '", ""), ("'>", ""), ("|", "\\|")):
         text = text.replace(old, new)
     return f"`{text}`"
