@@ -2,7 +2,6 @@
 documentation's), else aside."""
 
 import json
-import os
 import random
 import re
 from collections.abc import Iterator
@@ -58,14 +57,6 @@ RECORDS = [
         for number in range(4)
     ),
 ]
-
-
-@pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = Path(os.environ.get("REDLINE_SCREENSHOTS") or tmp_path_factory.mktemp("screenshots"))
-    folder.mkdir(parents=True, exist_ok=True)
-    print(f"screenshots: {folder}")
-    return folder
 
 
 @pytest.fixture

@@ -1,4 +1,5 @@
-"""Eight annotators at once, and a server that is killed: what was acknowledged is there, and none twice."""
+"""Eight annotators at once, with double tabs and stale submissions among them, and a server that is killed:
+what was acknowledged is there, nothing is replaced unseen, and none is there twice."""
 
 import threading
 from collections import Counter
@@ -60,6 +61,66 @@ def test_eight_annotators(serve: Callable[..., Server], db_url: str, tmp_path: P
     mine = export(server, "--person", "person3")
     assert {record["editor"] for record in mine} == {"person3"}
     assert len(mine) == sum(name == "person3" for _, name, _ in acknowledged)
+
+
+def _work_in_two_tabs(client: Client, taken: list[tuple[str, str]], stale: list[str], number: int) -> None:
+    """Work with a second tab open, which sends its own text a moment later, or at the same time, or repeats
+    what the first one sent."""
+    while data := client.page():
+        first = data["original"].replace("bad", f"good {number}")
+        second = data["original"].replace("bad", f"worse {number}")
+        with ThreadPoolExecutor(2) as both:
+            sent = [(text, both.submit(client.submit, text)) for text in (first, second)]
+            answers = [(text, answer.result()) for text, answer in sent]
+        for text, answer in answers:
+            if answer.status_code == 200:
+                taken.append((data["original"], text))
+            else:
+                assert answer.status_code == 409, answer.text
+                assert answer.json()["current"]["edited"] in (first, second), "the page can show what stands"
+                stale.append(text)
+        fine = client.submit(None, "fine")  # a third tab that nobody touched
+        assert fine.status_code == 409
+        stale.append(data["original"])
+        if data["work"] % 5 == 0:  # seen what stands, and replaced knowingly; the answer is lost, sent again
+            body = {
+                "work": data["work"],
+                "verdict": "edited",
+                "text": f"{first} indeed",
+                "note": "",
+                "seconds": 3,
+            }
+            body |= {"revision": fine.json()["current"]["revision"], "token": f"again {data['work']}"}
+            for _ in range(2):
+                assert client.post("/api/submit", body).status_code == 200
+            taken.append((data["original"], first + " indeed"))
+
+
+def test_double_tabs(serve: Callable[..., Server], db_url: str, tmp_path: Path) -> None:
+    pairs = write_pairs(tmp_path / "pairs.jsonl", 160)
+    server = serve(str(pairs), "--annotators", ",".join(PEOPLE), "--agreement", "0", db=db_url)
+    taken: list[tuple[str, str]] = []
+    stale: list[str] = []
+    with ThreadPoolExecutor(8) as pool:
+        clients = [server.client(name) for name in PEOPLE]
+        done = [
+            pool.submit(_work_in_two_tabs, client, taken, stale, number)
+            for number, client in enumerate(clients)
+        ]
+        for one in done:
+            one.result()
+    records = export(server, "--history")
+    assert len(records) == 160
+    assert len(stale) == 2 * 160, "of two tabs one was refused, and the third"
+    kept = [
+        (record["rejected"], line["edited"])
+        for record in records
+        for line in record["history"]
+        if line["act"] == "submitted"
+    ]
+    assert sorted(kept) == sorted(taken), "every acknowledged submission is kept, once"
+    last = dict(taken)  # in the order of the acknowledgements of each item
+    assert {record["rejected"]: record["edited"] for record in records} == last
 
 
 @pytest.mark.parametrize("kills", [2])

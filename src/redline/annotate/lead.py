@@ -11,6 +11,7 @@ from sqlalchemy import (
     ColumnElement,
     Connection,
     Engine,
+    FromClause,
     Row,
     Select,
     and_,
@@ -22,6 +23,7 @@ from sqlalchemy import (
     update,
 )
 
+from redline.annotate import schema
 from redline.annotate.schema import (
     HELD,
     OPEN,
@@ -108,7 +110,9 @@ def find(engine: Engine, wanted: Filter, page: int) -> tuple[list[Listed], int]:
 
 
 def _condition(wanted: Filter) -> ColumnElement[bool]:
-    """The filter in SQL."""
+    """The filter in SQL, on ``item``. Its tables are aliases, so that they are never those of the query
+    around it."""
+    work, slot, gold = (table.alias() for table in (schema.work, schema.slot, schema.gold))
     is_practice = exists().where(practice.c.item_id == item.c.id)
     parts: list[ColumnElement[bool]] = [is_practice if wanted.state == "practice" else ~is_practice]
     of_item = work.c.item_id == item.c.id
@@ -134,16 +138,21 @@ def _condition(wanted: Filter) -> ColumnElement[bool]:
         as_json = _like(f'"reason": {json.dumps(wanted.reason, ensure_ascii=False)}')
         parts.append(exists().where(of_item, work.c.reasons.like(as_json, escape="\\")))
     if wanted.text:
-        parts.append(_holds(wanted.text))
+        parts.append(_holds(wanted.text, work))
     if wanted.disagreement:
         answers = func.count(distinct(func.coalesce(work.c.edited, work.c.verdict)))
         parts.append(
-            select(answers).where(of_item, work.c.state == "done").correlate(item).scalar_subquery() > 1
+            select(answers)
+            .select_from(work)
+            .where(of_item, work.c.state == "done")
+            .correlate(item)
+            .scalar_subquery()
+            > 1
         )
     return and_(*parts)
 
 
-def _holds(text: str) -> ColumnElement[bool]:
+def _holds(text: str, work: FromClause) -> ColumnElement[bool]:
     """Whether the record, an edit of it or a note holds ``text``, in whatever case."""
     pattern = _like(text.lower())
     in_json = _like(json.dumps(text.lower(), ensure_ascii=False)[1:-1])

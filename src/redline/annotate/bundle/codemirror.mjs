@@ -2,5 +2,5 @@
 export { EditorState, StateEffect, StateField, Transaction } from "@codemirror/state";
 export { Decoration, EditorView, ViewPlugin, WidgetType, highlightSpecialChars, keymap } from "@codemirror/view";
 export {
-  history, historyKeymap, insertNewline, isolateHistory, redo, redoDepth, standardKeymap, undo, undoDepth,
+  history, insertNewline, isolateHistory, redo, redoDepth, standardKeymap, undo, undoDepth,
 } from "@codemirror/commands";

@@ -35,9 +35,9 @@ export const remove = (token) => write(without(token));
 export const waits = (work) => read().some((entry) => entry.body.work === work && !entry.refused);
 
 /** Tell the next page what was done, so that it offers to undo it. */
-export function announce(work, revision, verdict) {
+export function announce(work, revision, verdict, late = false) {
   try {
-    sessionStorage.setItem(DONE, JSON.stringify({ work, revision, verdict, at: Date.now() }));
+    sessionStorage.setItem(DONE, JSON.stringify({ work, revision, verdict, late, at: Date.now() }));
   } catch {
     return; // then it can be undone from the page of one's last work
   }
@@ -88,8 +88,17 @@ function offerUndo() {
   }
   if (!done || Date.now() - done.at > SECONDS * 1000 || data.work === done.work) return;
   undoable = done;
-  toast(done.verdict === "skipped" ? "Skipped." : `Submitted as ${NAMES[done.verdict]}.`, [["Undo", undoLast]]);
+  const what = done.verdict === "skipped" ? "Skipped." : `Submitted as ${NAMES[done.verdict]}.`;
+  toast(done.late ? `What you did without a connection is sent now. ${what}` : what, [["Undo", undoLast]]);
   setTimeout(() => { undoable = null; }, SECONDS * 1000);
+}
+
+function forgetDraft(work) {
+  try {
+    localStorage.removeItem(`redline ${data.uid} ${work}`);
+  } catch {
+    return; // then there is none
+  }
 }
 
 /** Send all that waits. Resolves to whether all of it was answered. */
@@ -97,9 +106,12 @@ export async function flush() {
   for (const entry of read()) {
     if (entry.refused) continue;
     try {
-      await post(entry.path, entry.body);
+      const { revision } = await post(entry.path, entry.body);
       remove(entry.token);
-      toast("What you submitted without a connection is sent now.");
+      const { work, verdict } = entry.body;
+      forgetDraft(work);
+      if (work === data.work) announce(work, revision, verdict ?? "skipped", true); // this page goes on to the next item
+      else toast(`What you did without a connection is sent now: ${NAMES[verdict ?? "skipped"]}.`);
     } catch (error) {
       if (!(error instanceof Answer)) throw error;
       if (!error.status) return false;

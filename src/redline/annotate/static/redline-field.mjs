@@ -2,7 +2,7 @@
 // what is inserted is underlined. A click on either mark's handle takes that change back.
 import {
   Decoration, EditorState, EditorView, StateEffect, StateField, Transaction, ViewPlugin, WidgetType, highlightSpecialChars, history,
-  historyKeymap, insertNewline, isolateHistory, keymap, redo, redoDepth, standardKeymap, undo, undoDepth,
+  insertNewline, isolateHistory, keymap, redo, redoDepth, standardKeymap, undo, undoDepth,
 } from "./codemirror.bundle.mjs";
 import { sameLetters, spaces } from "./diff.mjs";
 import { HIDDEN, direction, named, put, signs } from "./redline.mjs";
@@ -112,6 +112,15 @@ const directionPlugin = ViewPlugin.fromClass(class {
   }
 }, { decorations: (plugin) => plugin.decorations });
 
+// By the letter and Shift alone, so that Caps Lock does not make an undo of a redo.
+function undoKeys(event, view) {
+  if (!(event.ctrlKey || event.metaKey) || event.altKey || !/^[zy]$/i.test(event.key)) return false;
+  if (event.shiftKey || /y/i.test(event.key)) redo(view);
+  else undo(view);
+  event.preventDefault();
+  return true;
+}
+
 function hiddenCharacters() {
   const render = (code) => {
     const mark = document.createElement("span");
@@ -138,7 +147,8 @@ export class RedlineField {
       doc: text,
       extensions: [
         history({ minDepth: 1000, newGroupDelay: 800 }),
-        keymap.of([{ key: "Enter", run: insertNewline }, ...standardKeymap, ...historyKeymap]),
+        EditorView.domEventHandlers({ keydown: undoKeys }),
+        keymap.of([{ key: "Enter", run: insertNewline }, ...standardKeymap]),
         EditorView.lineWrapping,
         EditorView.perLineTextDirection.of(true),
         EditorView.cspNonce.of(nonce),

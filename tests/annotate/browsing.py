@@ -1,0 +1,189 @@
+"""What the browser tests share: a server in this process, a tab that reports errors, axe."""
+
+import re
+import threading
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+from sqlalchemy import Engine
+
+from conftest import wait_until
+from redline.annotate import people
+from redline.annotate.app import build
+from redline.annotate.export import export
+from redline.annotate.schema import connect
+
+AXE = Path(__file__).parents[1] / "vendor" / "axe-core" / "axe.min.js"
+SETTLED = "(!document.querySelector('body.working') || document.querySelector('body.settled'))"
+
+
+class LocalServer:
+    """The app in a thread of this process, over a database that the test fills. ``links``: name -> link."""
+
+    def __init__(self, engine: Engine, names: list[str]):
+        self.engine = engine
+        config = uvicorn.Config(build(engine), port=0, log_level="warning", access_log=False)
+        self.server = uvicorn.Server(config)
+        self.thread = threading.Thread(target=self.server.run, daemon=True)
+        self.thread.start()
+        wait_until(lambda: self.server.started)
+        port = self.server.servers[0].sockets[0].getsockname()[1]
+        self.base = f"http://127.0.0.1:{port}"
+        self.links = {}
+        for name in ["admin", *names]:
+            token = people.new_link(engine, people.ensure(engine, name, admin=name == "admin"))
+            self.links[name] = f"{self.base}/open/{token}"
+
+    def stop(self) -> None:
+        self.server.should_exit = True
+        self.thread.join(10)
+
+    def exported(self, folder: Path, *arguments: Any) -> list[dict[str, Any]]:
+        import json
+
+        export(self.engine, folder / "out.jsonl", *arguments)
+        lines = (folder / "out.jsonl").read_text(encoding="utf-8").split("\n")
+        return [json.loads(line) for line in lines if line]
+
+
+def database(folder: Path) -> Engine:
+    return connect(f"sqlite:///{folder}/edits.db")
+
+
+class Tab:
+    """A page that must have no error in its console and ask no other host."""
+
+    def __init__(
+        self,
+        browser: Any,
+        server: Any,
+        width: int = 1280,
+        height: int = 800,
+        scheme: str = "light",
+        field: str = "redline",
+        **more: Any,
+    ):
+        self.context = browser.new_context(
+            viewport={"width": width, "height": height}, color_scheme=scheme, **more
+        )
+        choice = f"localStorage.setItem('redline view', '{field}')"
+        self.context.add_init_script(f"localStorage.getItem('redline view') ?? {choice}")
+        self.server = server
+        self.problems: list[str] = []
+        self.page = self.new_page()
+
+    def new_page(self) -> Any:
+        page = self.context.new_page()
+        page.on("console", self._console)
+        page.on("pageerror", lambda error: self.problems.append(str(error)))
+        page.on("request", self._request)
+        return page
+
+    def _request(self, request: Any) -> None:
+        if not request.url.startswith(self.server.base):
+            self.problems.append(request.url)
+
+    def _console(self, message: Any) -> None:
+        if message.type == "error":
+            self.problems.append(message.text)
+
+    def open(self, link: str, guidelines: bool = False) -> Any:
+        """Open a link as a person does; ``guidelines``: leave them open where they open by themselves."""
+        self.page.goto(link)
+        done = "main:has(h1:has-text('That is all'))"
+        self.page.wait_for_selector(f"body.working, main.wide-page, {done}, #stay a")
+        if self.page.locator("#stay").is_visible():  # this browser was somebody else's
+            self.page.click("#enter button")
+        self.page.wait_for_url(re.compile(r"/(admin)?$"))
+        self.settle()
+        if not guidelines and self.page.locator("#guidelines[open]").count():
+            self.page.keyboard.press("Escape")
+            self.page.wait_for_selector("#guidelines", state="hidden")
+        return self.page
+
+    def settle(self) -> None:
+        """Wait until the page takes input."""
+        until(self.page, "true")
+
+    def expect_lost_connections(self) -> None:
+        """A request that gets no answer is no problem in this test."""
+        self.problems = [text for text in self.problems if "Failed to load resource" not in text]
+
+    def close(self) -> None:
+        assert self.problems == []
+        self.context.close()
+
+
+def until(page: Any, condition: str, seconds: float = 30) -> None:
+    """Wait for a JavaScript condition on a page that has loaded and takes input (the policy of the page keeps
+    Playwright's wait_for_function from working)."""
+    from playwright.sync_api import Error
+
+    def holds() -> bool:
+        try:
+            ready = f"document.readyState === 'complete' && {SETTLED}"
+            return bool(page.evaluate(f"{ready} && ({condition})"))
+        except Error as error:
+            if "navigation" in str(error) or "destroyed" in str(error):  # the next page is loading
+                return False
+            raise
+
+    wait_until(holds, seconds)
+
+
+def text_of(page: Any) -> str:
+    """The text in the editor, whichever field it is."""
+    return str(
+        page.evaluate(
+            """() => {
+        const editor = document.getElementById('editor');
+        if (editor.localName === 'textarea') return editor.value;
+        return [...editor.querySelectorAll('.cm-line')].map(line => {
+            const copy = line.cloneNode(true);
+            for (const mark of copy.querySelectorAll('[contenteditable=false]')) mark.remove();
+            return copy.textContent;
+        }).join('\\n');
+    }"""
+        )
+    )
+
+
+def select_text(page: Any, text: str) -> None:
+    """Select the first ``text`` in the editor, as a drag of the mouse would."""
+    page.evaluate(
+        """text => {
+        const editor = document.getElementById('editor');
+        editor.focus();
+        if (editor.localName === 'textarea') {
+            const at = editor.value.indexOf(text);
+            editor.setSelectionRange(at, at + text.length);
+            return;
+        }
+        const walker = document.createTreeWalker(editor, NodeFilter.SHOW_TEXT);
+        for (let node = walker.nextNode(); node; node = walker.nextNode()) {
+            const at = node.data.indexOf(text);
+            if (at < 0 || node.parentElement.closest('[contenteditable=false]')) continue;
+            getSelection().setBaseAndExtent(node, at, node, at + text.length);
+            return;
+        }
+        throw new Error(`${text} is not in one piece of the text`);
+    }""",
+        text,
+    )
+    page.wait_for_timeout(60)  # the editor hears of a selection in the next frame
+
+
+def violations(page: Any) -> list[str]:
+    """What axe finds wrong with the page as it is now."""
+    page.evaluate(AXE.read_text(encoding="utf-8"))
+    found = page.evaluate("axe.run(document, {resultTypes: ['violations']})")
+    return [
+        f"{one['id']}: {node['html'][:160]} {node['failureSummary'][:200]}"
+        for one in found["violations"]
+        for node in one["nodes"]
+    ]
+
+
+def fits(page: Any) -> None:
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), "nothing sticks out sideways"
