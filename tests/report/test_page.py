@@ -16,7 +16,7 @@ from redline.cli import app
 from redline.errors import UserError
 from redline.recipe import Recipe
 from redline.report.page import write_report
-from redline.report.stages import method_of
+from redline.report.section_run import method_of
 from redline.report.tokens import Tokens, render
 
 MOST_BYTES = 3_000_000

@@ -13,7 +13,7 @@ from redline.embedded import EMBEDDED
 from redline.recipe import Recipe
 from redline.report.charts import number, percent
 from redline.report.folder import RunFolder
-from redline.report.stages import method_of
+from redline.report.section_run import method_of
 from redline.run.files import SOURCES
 
 MARK = "<!-- Written by `redline report`. Delete this line, and it leaves your changes alone. -->"

@@ -12,7 +12,7 @@ from redline.data.files import read_json, whole_file
 from redline.errors import UserError
 from redline.report.charts import Series, line_chart, number, percent
 from redline.report.page import render, write_report
-from redline.report.stages import duration
+from redline.report.section_run import duration
 from redline.urls import without_logins
 
 Json = dict[str, Any]

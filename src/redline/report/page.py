@@ -11,9 +11,13 @@ from markupsafe import Markup
 from redline import __version__
 from redline.data.files import whole_file
 from redline.data.show import visible
-from redline.report import result, stages
+from redline.report import result
 from redline.report.cards import write_cards
 from redline.report.folder import RunFolder
+from redline.report.section_data import data
+from redline.report.section_policy import policy
+from redline.report.section_reward import reward
+from redline.report.section_run import setup
 
 HERE = Path(__file__).parent
 
@@ -43,10 +47,10 @@ def build_page(run: RunFolder) -> str:
         "page.html",
         name=run.name,
         folder=run.path.resolve().name,
-        setup=stages.setup(run),
-        data=stages.data(run),
-        reward=stages.reward(run),
-        policy=stages.policy(run),
+        setup=setup(run),
+        data=data(run),
+        reward=reward(run),
+        policy=policy(run),
         result=result.result(run),
         comparison=result.comparison(run),
     )
