@@ -19,9 +19,8 @@ from redline.run.files import SYSTEMS, RunFiles
 from redline.run.run import Run
 from redline.run.state import State
 
-Preferences = dict[
-    str, float
-]  # by the prompt's id: 1 the policy's response is better, 0 the reference's, 0.5 a tie
+# by the prompt's id: 1 the policy's response is better, 0 the reference's, 0.5 a tie
+Preferences = dict[str, float]
 KEPT = ("win_rate", "ci95", "standard_error", "n", "wins", "ties", "losses", "length_controlled_win_rate")
 
 
@@ -78,55 +77,55 @@ def collect(experiment: Experiment, cells: Sequence[Cell], out: Path) -> list[Re
     judge that cannot be had, or that gave no verdict.
     """
     finished = [cell for cell in cells if Run(cell.recipe, cell.folder).is_done("compare") and not cell.lacks]
-    judges = [judge_of(one) for one in experiment.judges[1:]] if finished else []
+    further = experiment.judges[1:] if finished else []
+    judges = [judge_of(section) for section in further]
     results = [_result(cell, judges) for cell in track(finished, "results")]
-    write_jsonl(
-        out / "results.jsonl",
-        [
-            {
-                "arm": one.cell.arm,
-                "seed": one.cell.seed,
-                **one.figures,
-                "curve": [_plain(point) for point in one.curve],
-            }
-            for one in results
-        ],
-    )
+    lines = []
+    for result in results:
+        curve = [_plain(point) for point in result.curve]
+        lines.append({"arm": result.cell.arm, "seed": result.cell.seed, **result.figures, "curve": curve})
+    write_jsonl(out / "results.jsonl", lines)
     return results
 
 
 def _result(cell: Cell, judges: Sequence[Judge]) -> Result:
-    folder = cell.folder
-    files = RunFiles(folder)
+    files = RunFiles(cell.folder)
     first = read_json(files.winrate)
-    found = {first["judge"]: (first, files.verdicts)}
+    compared = {first["judge"]: first}
+    preferences = {first["judge"]: _preferences(files.verdicts)}
     for number, judge in enumerate(judges, 2):
-        found[judge.name] = _judged(cell, judge, number)
+        compared[judge.name], verdicts = _judged(cell, judge, number)
+        preferences[judge.name] = _preferences(verdicts)
     done = State(files).done
-    text, log = first["text"], _lines(files.policy.log)
-    seconds = {stage: done[stage].seconds for stage in Run(cell.recipe, folder).stages if stage in done}
-    if "policy" in seconds:  # log and metrics count more where training was stopped and went on
-        seconds["policy"] = max(
-            seconds["policy"], round(sum(line.seconds + line.seconds_watch for line in log), 1)
-        )
-    if "reward" in seconds and files.reward.metrics.exists():
-        seconds["reward"] = max(seconds["reward"], read_json(files.reward.metrics)["seconds"])
+    log = _lines(files.policy.log)
     figures = {
-        "folder": str(folder),
-        "judges": {name: {key: result[key] for key in KEPT} for name, (result, _) in found.items()},
+        "folder": str(cell.folder),
+        "judges": {name: {key: result[key] for key in KEPT} for name, result in compared.items()},
         "kl": first["kl"],
         "kl_error": first["kl_error"],
         "perplexity": first["perplexity_a"],
         "perplexity_reference": first["perplexity_b"],
-        **{key: text["a"][key] for key in text["a"]},
-        **{f"{key}_reference": text["b"][key] for key in text["b"]},
-        "seconds": seconds,
+        **first["text"]["a"],
+        **{f"{key}_reference": value for key, value in first["text"]["b"].items()},
+        "seconds": _seconds(cell, log),
         "taken_over": {stage: entry.taken_from for stage, entry in done.items() if entry.taken_from},
         "peak_gb": max((line.peak_gb for line in log if line.peak_gb), default=None),
     }
-    return Result(
-        cell, figures, {name: _preferences(path) for name, (_, path) in found.items()}, _curve(cell)
-    )
+    return Result(cell, figures, preferences, _curve(cell))
+
+
+def _seconds(cell: Cell, log: Sequence[Line]) -> dict[str, float]:
+    """Seconds of each stage. Where a training was stopped and went on, its log and its metrics know more than
+    the run's state."""
+    files = RunFiles(cell.folder)
+    done = State(files).done
+    seconds = {stage: done[stage].seconds for stage in Run(cell.recipe, cell.folder).stages if stage in done}
+    if "policy" in seconds:
+        logged = round(sum(line.seconds + line.seconds_watch for line in log), 1)
+        seconds["policy"] = max(seconds["policy"], logged)
+    if "reward" in seconds and files.reward.metrics.exists():
+        seconds["reward"] = max(seconds["reward"], read_json(files.reward.metrics)["seconds"])
+    return seconds
 
 
 def _judged(cell: Cell, judge: Judge, number: int) -> tuple[dict[str, Any], Path]:

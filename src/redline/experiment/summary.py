@@ -34,59 +34,70 @@ def summarise(experiment: Experiment, cells: Sequence[Cell], results: Sequence[R
     Differences are of preferences for the same prompts and seeds, at the end (``kl`` None, for every judge)
     and where the curves are at each of the experiment's KL levels (by the first judge).
     """
-    arms = [arm for arm in experiment.arms if any(result.cell.arm == arm for result in results)]
-    by_arm = {arm: [result for result in results if result.cell.arm == arm] for arm in arms}
+    by_arm: dict[str, list[Result]] = {}
+    for arm in experiment.arms:
+        runs = [result for result in results if result.cell.arm == arm]
+        if runs:
+            by_arm[arm] = runs
     judges = list(dict.fromkeys(name for result in results for name in result.preferences))
-    asked = {arm: [cell.seed for cell in cells if cell.arm == arm] for arm in experiment.arms}
-    finished = {(result.cell.arm, result.cell.seed) for result in results}
-    unfinished = {
-        arm: [seed for seed in seeds if (arm, seed) not in finished] for arm, seeds in asked.items()
-    }
-    ends = {
-        judge: {arm: {one.cell.seed: one.preferences[judge] for one in by_arm[arm]} for arm in arms}
-        for judge in judges
-    }
-    levels = {
-        kl: {
-            arm: {
-                one.cell.seed: there for one in by_arm[arm] if (there := at_level(one.curve, kl)) is not None
-            }
-            for arm in arms
-        }
-        for kl in experiment.kl_levels
-    }
     first = judges[0] if judges else None
-    differences = [
-        _difference(tables, a, b) | {"judge": judge, "kl": kl}
-        for tables, judge, kl in [
-            *((ends[judge], judge, None) for judge in judges),
-            *((levels[kl], first, kl) for kl in experiment.kl_levels),
-        ]
-        for a, b in combinations(arms, 2)
-    ]
+    ends = {judge: _ends(by_arm, judge) for judge in judges}
+    levels = {kl: _at_levels(by_arm, kl) for kl in experiment.kl_levels}
+    comparisons: list[tuple[dict[str, Table], str | None, float | None]] = []
+    comparisons += [(ends[judge], judge, None) for judge in judges]
+    comparisons += [(levels[kl], first, kl) for kl in experiment.kl_levels]
+    differences = []
+    for tables, judge, kl in comparisons:
+        for a, b in combinations(by_arm, 2):
+            difference = _difference(tables, a, b)
+            if difference["seeds"]:
+                differences.append(difference | {"judge": judge, "kl": kl})
+    arms = []
+    for arm, runs in by_arm.items():
+        asked = [cell.seed for cell in cells if cell.arm == arm]
+        by_judge = {judge: tables[arm] for judge, tables in ends.items()}
+        by_level = {kl: tables[arm] for kl, tables in levels.items()}
+        arms.append(_arm(arm, runs, asked, by_judge, by_level, experiment.gold_levels))
     return {
         "name": experiment.name,
         "baseline": experiment.baseline or next(iter(experiment.arms)),
         "judges": judges,
         "gold": first,
-        "arms": [
-            _arm(
-                arm,
-                by_arm[arm],
-                asked[arm],
-                {judge: ends[judge][arm] for judge in judges},
-                {kl: levels[kl][arm] for kl in levels},
-                experiment.gold_levels,
-            )
-            for arm in arms
-        ],
-        "unfinished": [
-            f"{arm}, seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
-            for arm, seeds in unfinished.items()
-            if seeds
-        ],
-        "differences": [difference for difference in differences if difference["seeds"]],
+        "arms": arms,
+        "unfinished": _unfinished(cells, results),
+        "differences": differences,
     }
+
+
+def _ends(by_arm: dict[str, list[Result]], judge: str) -> dict[str, Table]:
+    """A judge's preferences at the end of training, by arm and seed."""
+    tables: dict[str, Table] = {}
+    for arm, runs in by_arm.items():
+        tables[arm] = {run.cell.seed: run.preferences[judge] for run in runs}
+    return tables
+
+
+def _at_levels(by_arm: dict[str, list[Result]], kl: float) -> dict[str, Table]:
+    """The preferences where each run's curve is at a KL, by arm and seed; runs that do not come there are
+    left out."""
+    tables: dict[str, Table] = {}
+    for arm, runs in by_arm.items():
+        tables[arm] = {}
+        for run in runs:
+            preferences = at_level(run.curve, kl)
+            if preferences is not None:
+                tables[arm][run.cell.seed] = preferences
+    return tables
+
+
+def _unfinished(cells: Sequence[Cell], results: Sequence[Result]) -> list[str]:
+    """The arms with the seeds that are not finished, as text."""
+    finished = {(result.cell.arm, result.cell.seed) for result in results}
+    missing: dict[str, list[str]] = {}
+    for cell in cells:
+        if (cell.arm, cell.seed) not in finished:
+            missing.setdefault(cell.arm, []).append(str(cell.seed))
+    return [f"{arm}, seed{'s' * (len(seeds) > 1)} {', '.join(seeds)}" for arm, seeds in missing.items()]
 
 
 def at_level(curve: Sequence[Point], kl: float) -> Preferences | None:
@@ -111,32 +122,35 @@ def _arm(
     levels: dict[float, Table],
     gold_levels: Sequence[float],
 ) -> dict[str, Any]:
+    """One arm's row: means over its seeds, its curve at each level, its price and its cost."""
     figures = [result.figures for result in results]
-    stages = list(dict.fromkeys(stage for one in figures for stage in one["seconds"]))
-    seconds = {stage: _mean([one["seconds"].get(stage, 0.0) for one in figures]) for stage in stages}
+    stages = dict.fromkeys(stage for figure in figures for stage in figure["seconds"])
+    seconds = {stage: _mean([figure["seconds"].get(stage, 0.0) for figure in figures]) for stage in stages}
+    kl = [figure["kl"] for figure in figures]
+    peaks = [figure["peak_gb"] for figure in figures if figure["peak_gb"]]
+    length_controlled = {}
+    for judge in ends:
+        rates = [figure["judges"][judge]["length_controlled_win_rate"] for figure in figures]
+        length_controlled[judge] = _mean_if_known(rates)
+    gold_at_kl = []
+    for level, table in levels.items():
+        row: dict[str, Any] = {"kl": level, "seeds": len(table)}
+        if table:
+            row |= {"apart": _apart(results, level), **_win_rate(table)}
+        gold_at_kl.append(row)
     return {
         "arm": arm,
         "seeds": [result.cell.seed for result in results],
         "asked": list(asked),
         "win_rates": {judge: _win_rate(table) for judge, table in ends.items()},
-        "length_controlled": {
-            judge: _mean_if_known([one["judges"][judge]["length_controlled_win_rate"] for one in figures])
-            for judge in ends
-        },
-        **{key: _mean([one[key] for one in figures]) for key in MEANS},
-        "kl_range": [min(one["kl"] for one in figures), max(one["kl"] for one in figures)],
-        "gold_at_kl": [
-            {
-                "kl": kl,
-                "seeds": len(table),
-                **({"apart": _apart(results, kl), **_win_rate(table)} if table else {}),
-            }
-            for kl, table in levels.items()
-        ],
+        "length_controlled": length_controlled,
+        **{key: _mean([figure[key] for figure in figures]) for key in MEANS},
+        "kl_range": [min(kl), max(kl)],
+        "gold_at_kl": gold_at_kl,
         "price": [_price(results, level) for level in gold_levels],
         "seconds": seconds,
         "seconds_total": sum(seconds.values()),
-        "peak_gb": max((one["peak_gb"] for one in figures if one["peak_gb"]), default=None),
+        "peak_gb": max(peaks, default=None),
     }
 
 
@@ -178,30 +192,34 @@ def _difference(tables: dict[str, Table], a: str, b: str) -> dict[str, Any]:
 def _values(tables: Sequence[Table], seeds: Sequence[int]) -> list[Floats]:
     """Preferences (S, P) of each table, for the prompts that all of them judged with every seed."""
     every = [table[seed] for table in tables for seed in seeds]
-    ids = [name for name in every[0] if all(name in given for given in every)] if every else []
-    return [
-        np.array([[table[seed][name] for name in ids] for seed in seeds], dtype=np.float64)
-        for table in tables
-    ]
+    if not every:
+        return [np.zeros((0, 0)) for _ in tables]
+    judged_by_all = [name for name in every[0] if all(name in preferences for preferences in every)]
+    values = []
+    for table in tables:
+        rows = [[table[seed][name] for name in judged_by_all] for seed in seeds]
+        values.append(np.array(rows, dtype=np.float64))
+    return values
 
 
 def _price(results: Sequence[Result], level: float) -> dict[str, Any]:
     """Median samples and seconds of learning until the gold score is at a level, over the runs that come
     there."""
-    found: dict[str, list[float]] = {"samples": [], "seconds": []}
+    samples: list[float] = []
+    seconds: list[float] = []
     for result in results:
         points = [point for point in result.curve if point.samples is not None and point.seconds is not None]
         gold = [point.gold for point in points]
-        reached = [
-            first_reach(gold, [float(getattr(point, key)) for point in points], level) for key in found
-        ]
-        for key, value in zip(found, reached, strict=True):
-            if value is not None:
-                found[key].append(value)
+        reached = first_reach(gold, [float(point.samples or 0) for point in points], level)
+        took = first_reach(gold, [point.seconds or 0.0 for point in points], level)
+        if reached is not None and took is not None:
+            samples.append(reached)
+            seconds.append(took)
     return {
         "gold": level,
-        "seeds": len(found["samples"]),
-        **{key: median(values) if values else None for key, values in found.items()},
+        "seeds": len(samples),
+        "samples": median(samples) if samples else None,
+        "seconds": median(seconds) if seconds else None,
     }
 
 
