@@ -66,7 +66,7 @@ def changed_actor(model):
 def test_the_adapter_draws_and_its_logprobs_are_the_policys(stand_in, url, model, tmp_path):
     actor = changed_actor(model)
     sampler = sampler_for(url, tmp_path)
-    sampler.sync(actor.current(set()))
+    sampler.sync(actor.current())
     drawn = sampler.sample(PROMPTS, 2, request(temperature=0.8))
     assert len(drawn.ids) == 6
     for prompt, response, told in zip(
@@ -97,8 +97,8 @@ def test_an_adapter_is_loaded_once_and_old_ones_are_let_go(stand_in, url, model,
     sampler = sampler_for(url, tmp_path)
     names = []
     for update in range(4):
-        sampler.sync(actor.current(set()))
-        sampler.sync(actor.current(set()))
+        sampler.sync(actor.current())
+        sampler.sync(actor.current())
         names.append(sampler.adapter.name)
         with torch.no_grad():
             next(p for n, p in actor.named_parameters() if "lora_B" in n).add_(update + 1)
@@ -112,7 +112,7 @@ def test_two_servers_share_a_batch(stand_in, url, model, tmp_path, tiny_model):
     other = StandIn(tiny_model)
     with serving(other) as second:
         sampler = sampler_for([url, second], tmp_path)
-        sampler.sync(changed_actor(model).current(set()))
+        sampler.sync(changed_actor(model).current())
         drawn = sampler.sample(PROMPTS, 2, request())
     assert len(drawn.ids) == 6
     assert len(stand_in.completions) == len(other.completions) == 4  # three responses and the trial each
@@ -120,7 +120,7 @@ def test_two_servers_share_a_batch(stand_in, url, model, tmp_path, tiny_model):
 
 def test_a_restarted_server_gets_its_adapter_again(stand_in, url, model, tmp_path):
     sampler = sampler_for(url, tmp_path)
-    sampler.sync(changed_actor(model).current(set()))
+    sampler.sync(changed_actor(model).current())
     before = sampler.sample(PROMPTS, 1, request()).ids
     stand_in.restart()
     assert sampler.sample(PROMPTS, 1, request()).ids == before
@@ -166,6 +166,12 @@ def test_a_cut_distribution_has_no_comparable_logprobs(url, model, tmp_path):
     sampler = sampler_for(url, tmp_path)
     sampler.sync(CurrentPolicy(load_causal_lm(model)))
     assert sampler.sample(PROMPTS, 1, request(top_p=0.9)).logprobs is None
+
+
+def test_full_fine_tuning_is_refused_in_one_line(url, model, tmp_path):
+    actor = ActorCritic(model, Adapt(lora_rank=0))
+    with pytest.raises(UserError, match="takes adapters, and this policy trains the model's own weights"):
+        sampler_for(url, tmp_path).sync(actor.current())
 
 
 def test_a_key_that_is_not_set_is_said_at_once(tmp_path):

@@ -62,6 +62,12 @@ class Vllm:
 
     def sync(self, policy: CurrentPolicy) -> None:
         """Draw from these weights from now on. Raises UserError where the server cannot take them."""
+        if policy.adapter is None and _trains_its_weights(policy.lm):
+            raise UserError(
+                "policy.sampler: a vLLM server takes adapters, and this policy trains the model's own "
+                "weights. Set "
+                "policy.adapt.lora_rank above 0, or leave policy.sampler out."
+            )
         self.policy = policy
         self.adapter = None if policy.adapter is None else self._load(policy.adapter)
 
@@ -182,6 +188,11 @@ class Vllm:
             answer = self._ask_one(server, self.adapter, _probe_ids(lm), trial.seed, trial)
             _check_probe(server.url, lm, answer, temperature)
         self.checked.add(kind)
+
+
+def _trains_its_weights(lm: "PreTrainedModel") -> bool:
+    named = lm.named_parameters()
+    return any(parameter.requires_grad and "lora_" not in name for name, parameter in named)
 
 
 def _write(adapter: "PeftModel", folder: Path) -> None:
