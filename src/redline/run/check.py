@@ -4,6 +4,7 @@ Each problem is one line: where, what, and how to mend it. All are found at once
 """
 
 import inspect
+import os
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from importlib.util import find_spec
@@ -18,6 +19,7 @@ from redline.judge.settings import JudgedBy
 from redline.run.check_data import data_problems
 from redline.run.check_model import ModelFiles, disk_problems
 from redline.run.job import Job
+from redline.sampling.settings import VllmServer
 
 PACKAGES = {"tensorboard": "tensorboard", "wandb": "wandb", "trackio": "trackio"}
 
@@ -167,7 +169,9 @@ def _reward_problems(job: Job) -> Iterator[str]:
 def _policy_problems(job: Job) -> Iterator[str]:
     policy = job.recipe.policy
     sampler = policy.sampler
-    if sampler is not None:
+    if isinstance(sampler, VllmServer):
+        yield from _server_problems(sampler, job)
+    elif sampler is not None:
         yield from _function_problems(sampler, "policy.sampler", "")
     if job.recipe.direct is None and policy.minibatch_size > policy.batch_size:
         yield (
@@ -183,6 +187,19 @@ def _policy_problems(job: Job) -> Iterator[str]:
                 f"{where}.min_new_tokens is {sampling.min_new_tokens}, more than max_new_tokens "
                 f"{sampling.max_new_tokens}. Lower it."
             )
+
+
+def _server_problems(server: VllmServer, job: Job) -> Iterator[str]:
+    """What is wrong with a server that shall draw the responses, without asking it."""
+    where = "policy.sampler"
+    trains = job.recipe.direct is None or job.recipe.direct.method != "best_of_n"
+    if trains and not job.recipe.policy.adapt.lora_rank:
+        yield f"{where}: a vLLM server takes adapters. Set policy.adapt.lora_rank above 0, or leave it out."
+    for url in server.urls:
+        if not url.startswith(("http://", "https://")):
+            yield f"{where}.url: {url} is no address. Give one such as http://127.0.0.1:8000."
+    if server.api_key_env is not None and not os.environ.get(server.api_key_env):
+        yield f"{where}.api_key_env: the environment variable {server.api_key_env} is not set."
 
 
 def _scorer_problems(name: str, where: str) -> Iterator[str]:
