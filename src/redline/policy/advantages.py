@@ -20,6 +20,14 @@ def token_kl(logprobs: Tensor, reference: Tensor, estimator: str = "k1") -> Tens
     return -ratio if estimator == "k1" else ratio.exp() - 1 - ratio
 
 
+def importance_weights(logprobs: Tensor, sampled: Tensor, cap: float) -> Tensor:
+    """Truncated importance weights ``min(p / q, cap)`` (Ionides 2008) of tokens that another distribution
+    than the policy's drew: ``p`` the policy's probability, ``q`` the sampler's. Any shape. Equal
+    probabilities give 1.
+    """
+    return (logprobs - sampled).exp().clamp(max=cap)
+
+
 def gae(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float, lam: float) -> tuple[Tensor, Tensor]:
     """Generalised advantage estimation (Schulman et al. 2016): advantages and returns ``[B, T]``, zero where
     masked.
@@ -53,6 +61,12 @@ def whiten(values: Tensor, mask: Tensor, total: Callable[[Tensor], Tensor] = lam
     if count < 2:
         return values.where(mask, 0)
     return ((kept - mean) / (variance + 1e-8).sqrt() * mask).to(values.dtype)
+
+
+def masked_mean(values: Tensor, mask: Tensor, total: Callable[[Tensor], Tensor] = lambda part: part) -> float:
+    """The mean of the valid entries ``[B, T]`` over all processes."""
+    count, summed = total(torch.stack([mask.sum().double(), values.where(mask, 0).double().sum()])).tolist()
+    return float(summed / max(count, 1))
 
 
 def explained_variance(

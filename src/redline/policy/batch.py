@@ -29,6 +29,7 @@ class Batch:
     kl: Tensor = field(init=False)  # [B, T] each token's estimate, in nats
     rewards: Tensor = field(init=False)  # [B, T] scaled, with the terms for the end
     advantages: Tensor = field(init=False)  # [B, T]
+    importance: Tensor = field(init=False)  # [B, T] weights of the advantages, 1 without a correction
     returns: Tensor = field(init=False)  # [B, T] what the critic learns
 
     @classmethod

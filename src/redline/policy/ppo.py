@@ -4,7 +4,7 @@
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,14 +13,15 @@ import torch
 from torch import Tensor
 
 from redline.console import console
-from redline.data.records import Prompt
+from redline.data.records import Prompt, Text
 from redline.engine.batching import draw_rows, minibatches, pack, pad
 from redline.engine.rollout import Rollout
 from redline.engine.sharding import gathered
 from redline.engine.steps import Stepper
 from redline.errors import UserError
 from redline.policy.actor import ActorCritic, predicted, rescore
-from redline.policy.advantages import AdaptiveKl, gae, token_kl, whiten
+from redline.policy.advantages import AdaptiveKl, gae, importance_weights, masked_mean, token_kl, whiten
+from redline.policy.ahead import Ahead
 from redline.policy.batch import Batch
 from redline.policy.loss import ppo_loss
 from redline.policy.metrics import LossSums, batch_metrics, monitors
@@ -28,8 +29,8 @@ from redline.policy.monitors import Phases
 from redline.policy.settings import Policy
 from redline.policy.shaping import Shaping
 from redline.reward.rewards import Reward
-from redline.sampling.protocol import Request, Sampler
-from redline.sampling.rollouts import sample_rollout
+from redline.sampling.protocol import Drawn, Request, Sampler
+from redline.sampling.rollouts import rollout_of, sample_rollout
 
 CALIBRATION = 4  # batches of the reference's responses that the reward scale is measured on
 
@@ -41,6 +42,15 @@ class BadBatch(Exception):
     def __init__(self, message: str, rollout: Rollout, step: int, sound: int | None = None):
         super().__init__(message)
         self.rollout, self.step, self.sound = rollout, step, sound
+
+
+@dataclass(frozen=True)
+class Share:
+    """A process's share of a batch: prompts as token ids and as given, and how responses are drawn."""
+
+    ids: list[Sequence[int]]
+    texts: list[Text]
+    request: Request
 
 
 @dataclass
@@ -63,12 +73,20 @@ class Ppo:
     kl: AdaptiveKl = field(init=False)
     shaping: Shaping = field(init=False)
     phases: Phases = field(init=False, default_factory=Phases)
+    ahead: Ahead | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         self.accelerator = self.stepper.accelerator
         kl = self.settings.kl
         self.kl = AdaptiveKl(kl.coefficient, kl.target, kl.horizon)
         self.shaping = Shaping(self.settings, self.total)
+        if self.settings.ahead:
+            if not hasattr(self.sampler, "later"):
+                raise UserError(
+                    "policy.ahead: 1 needs a sampler that draws outside of this process. Set "
+                    "policy.sampler, or policy.ahead to 0."
+                )
+            self.ahead = Ahead(self.drawing_later)
 
     def update(self, step: int) -> tuple[dict[str, Any], Batch]:
         """Update number ``step``, from 0; returns its line in the log, and its batch. Raises BadBatch when a
@@ -89,11 +107,14 @@ class Ppo:
         penalised = batch.rewards - self.kl.coefficient * token_kl(batch.logprobs, batch.reference)
         # 5. advantages and returns
         batch.advantages, batch.returns = self.advantages(penalised, batch)
+        batch.importance = self.importance(batch)
         # 6. several epochs of clipped policy and value losses over minibatches
         with self.phases.measure("optimise"):
             losses = self.learn(batch, step)
         metrics = batch_metrics(batch, self.kl.coefficient, self.accelerator, self.total)
         metrics |= losses | monitors(batch, self.total)
+        if settings.importance_cap is not None:
+            metrics["importance"] = masked_mean(batch.importance, batch.mask, self.total)
         self.kl.update(metrics["kl"], settings.batch_size)
         rollout.states.clear()  # the largest thing here, and done with
         return metrics | self.phases.metrics(), batch
@@ -101,19 +122,42 @@ class Ppo:
     def sample(self, step: int) -> Rollout:
         """This process's share of the batch of an update."""
         rows = draw_rows(len(self.prompts), self.settings.batch_size, step, self.seed)
-        return self.respond(rows, step)
+        if self.ahead is None:
+            return self.respond(rows, step)
+        share = self.share(rows, step)
+        with self.phases.measure("sample"):
+            if step == 0:
+                self.sampler.sync(self.actor.current())
+            drawn = self.ahead.take(step)
+            policy = self.actor.current()
+            self.sampler.sync(policy)
+            if step + 1 < self.settings.updates:
+                self.ahead.start(step + 1)
+            return rollout_of(drawn, policy, share.ids, share.request, texts=share.texts)
 
     def respond(self, rows: Sequence[int], step: int) -> Rollout:
         """Responses to this process's share of some prompts, the numbers of which are ``rows``."""
+        share = self.share(rows, step)
+        with self.phases.measure("sample"):
+            policy = self.actor.current()
+            self.sampler.sync(policy)
+            return sample_rollout(self.sampler, policy, share.ids, share.request, texts=share.texts)
+
+    def share(self, rows: Sequence[int], step: int) -> "Share":
+        """This process's share of some prompts, the numbers of which are ``rows``."""
         places = range(self.accelerator.process_index, len(rows), self.accelerator.num_processes)
         mine = [rows[place] for place in places]
         seed = (self.seed * 1_000_003 + step) * 1009
         request = Request(self.settings.sampling, self.stop, seed, places)
-        ids, texts = [self.prompt_ids[row] for row in mine], [self.prompts[row].prompt for row in mine]
-        with self.phases.measure("sample"):
-            policy = self.actor.current()
-            self.sampler.sync(policy)
-            return sample_rollout(self.sampler, policy, ids, request, texts=texts)
+        ids = [self.prompt_ids[row] for row in mine]
+        return Share(ids, [self.prompts[row].prompt for row in mine], request)
+
+    def drawing_later(self, step: int) -> Callable[[], Drawn]:
+        """What draws the responses of an update from the weights as they are now."""
+        rows = draw_rows(len(self.prompts), self.settings.batch_size, step, self.seed)
+        share = self.share(rows, step)
+        later: Callable[..., Callable[[], Drawn]] = getattr(self.sampler, "later")  # noqa: B009
+        return later(share.ids, 1, share.request)
 
     def score(self, rollout: Rollout, step: int) -> list[Tensor]:
         """The reward of every token, ``[R_i]`` a response."""
@@ -140,11 +184,19 @@ class Ppo:
             _, returns = gae(rewards, batch.values, batch.mask, settings.gamma, settings.value_lambda)
         return advantages, returns
 
+    def importance(self, batch: Batch) -> Tensor:
+        """The weights of the tokens' advantages ``[B, T]``: 1 without ``importance_cap``, or where the
+        sampler gave no log-probabilities."""
+        cap, sampled = self.settings.importance_cap, batch.rollout.logprobs
+        if cap is None or not sampled:
+            return torch.ones_like(batch.logprobs)
+        return importance_weights(batch.logprobs, pad(sampled), cap)
+
     def learn(self, batch: Batch, step: int) -> dict[str, float]:
         """All epochs over a batch; returns means of what the loss gave, and the largest error of a ratio that
         should have been 1: before the first step."""
         settings, stepper, device = self.settings, self.stepper, self.accelerator.device
-        advantages = whiten(batch.advantages, batch.mask, self.total)
+        advantages = whiten(batch.advantages, batch.mask, self.total) * batch.importance
         sums, ratio_error, norms = LossSums(device, self.total), torch.zeros(1, device=device), []
         order = self.minibatches(step)
         for number, minibatch in enumerate(order):
@@ -256,8 +308,11 @@ class Ppo:
             "kl": self.kl.state_dict(),
             "scale": self.shaping.scale,
             "mean_length": self.shaping.mean_length,
+            "ahead": {} if self.ahead is None else self.ahead.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.kl.load_state_dict(state["kl"])
         self.shaping.scale, self.shaping.mean_length = state["scale"], state["mean_length"]
+        if self.ahead is not None:
+            self.ahead.load_state_dict(state["ahead"])

@@ -62,6 +62,13 @@ class Policy(Section):
     """Who draws the responses. None: this process. `{kind: vllm, url: ..., adapter_dir: ...}`: a running vLLM
     server (docs/scale.md). `module:name` or `file.py:name`: a class (or a function that returns an object) of
     yours, with `sync(policy)` and `sample(prompts, n, request)`."""
+    ahead: Literal[0, 1] = 0
+    """1: the server draws the next batch while this one is learned from, so that its responses are one update
+    old. Needs a sampler outside of this process, and should go with `importance_cap`."""
+    importance_cap: float | None = Field(None, gt=0)
+    """Weight each token's advantage by the trainer's probability over the sampler's, at most this: a
+    correction for a sampler that rounds otherwise or is an update behind (truncated importance sampling). 2
+    is usual. None: no weights."""
     updates: int = Field(40, ge=1)
     """PPO updates: each samples `batch_size` responses and learns from them `epochs` times."""
     batch_size: int = Field(32, ge=1)

@@ -69,7 +69,12 @@ class Drawn:
 
 
 class Sampler(Protocol):
-    """Draws responses from the policy as it was when ``sync`` was last called."""
+    """Draws responses from the policy as it was when ``sync`` was last called.
+
+    A sampler that can draw while the policy learns (``policy.ahead``) also has ``later(prompts, n,
+    request)``, which returns a function without parameters: it draws from the weights of the time of the
+    call, in another thread.
+    """
 
     def sync(self, policy: CurrentPolicy) -> None:
         """Draw from these weights from now on."""

@@ -53,6 +53,18 @@ def sample_rollout(
     """
     returned = sampler.sample([list(prompt) for prompt in prompt_ids], n, request)
     drawn = returned if isinstance(returned, Drawn) else Drawn(*returned)
+    return rollout_of(drawn, policy, prompt_ids, request, n, texts)
+
+
+def rollout_of(
+    drawn: Drawn,
+    policy: CurrentPolicy,
+    prompt_ids: Sequence[Sequence[int]],
+    request: Request,
+    n: int = 1,
+    texts: Sequence[Text] | None = None,
+) -> Rollout:
+    """What a sampler returned, checked and completed; see ``sample_rollout``."""
     repeated = [prompt for prompt in prompt_ids for _ in range(n)]
     texts = [""] * len(prompt_ids) if texts is None else texts
     ids = [[int(token) for token in response] for response in drawn.ids]

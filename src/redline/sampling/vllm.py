@@ -10,7 +10,7 @@ still draws the same for the same request. docs/scale.md has the commands.
 import hashlib
 import itertools
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,8 +65,7 @@ class Vllm:
         if policy.adapter is None and _trains_its_weights(policy.lm):
             raise UserError(
                 "policy.sampler: a vLLM server takes adapters, and this policy trains the model's own "
-                "weights. Set "
-                "policy.adapt.lora_rank above 0, or leave policy.sampler out."
+                "weights. Set policy.adapt.lora_rank above 0, or leave policy.sampler out."
             )
         self.policy = policy
         self.adapter = None if policy.adapter is None else self._load(policy.adapter)
@@ -74,23 +73,33 @@ class Vllm:
     def sample(self, prompts: Sequence[Sequence[int]], n: int, request: Request) -> Drawn:
         """``n`` responses to each prompt. Raises UserError when no server answers, or one runs another
         model."""
+        return self.later(prompts, n, request)()
+
+    def later(self, prompts: Sequence[Sequence[int]], n: int, request: Request) -> Callable[[], Drawn]:
+        """What draws the responses of the weights as they are now, in another thread."""
         if self.policy is None:
             raise ValueError("sync() comes before sample()")
         self._check(self.policy.lm, request)
         repeated = [list(prompt) for prompt in prompts for _ in range(n)]
         places = request.places_of(len(repeated))
         seeds = [(request.seed * 1_000_003 + place) % SEEDS for place in places]
-        answers = self._ask_all(repeated, seeds, request)
-        ids = [answer.ids for answer in answers]
-        logprobs = [answer.logprobs for answer in answers]
-        return Drawn(ids, logprobs if self._comparable(request) else None)
+        comparable, adapter = self._comparable(request), self.adapter
 
-    def _ask_all(self, prompts: list[list[int]], seeds: list[int], request: Request) -> list[Answer]:
+        def draw() -> Drawn:
+            answers = self._ask_all(adapter, repeated, seeds, request)
+            logprobs = [answer.logprobs for answer in answers]
+            return Drawn([answer.ids for answer in answers], logprobs if comparable else None)
+
+        return draw
+
+    def _ask_all(
+        self, adapter: _Loaded | None, prompts: list[list[int]], seeds: list[int], request: Request
+    ) -> list[Answer]:
         """One answer for each prompt, the servers in turn."""
         turns = itertools.cycle(range(len(self.servers)))
         with ThreadPoolExecutor(self.settings.concurrency) as pool:
             futures = [
-                pool.submit(self._ask, turn, prompt, seed, request)
+                pool.submit(self._ask, turn, adapter, prompt, seed, request)
                 for turn, prompt, seed in zip(turns, prompts, seeds, strict=False)
             ]
             answers = []
@@ -104,9 +113,10 @@ class Vllm:
                 raise
         return answers
 
-    def _ask(self, turn: int, prompt: list[int], seed: int, request: Request) -> Answer:
+    def _ask(
+        self, turn: int, adapter: _Loaded | None, prompt: list[int], seed: int, request: Request
+    ) -> Answer:
         """One response, from the server whose turn it is, or from another one when that fails."""
-        adapter = self.adapter
         servers = self.servers[turn:] + self.servers[:turn]
         for number, server in enumerate(servers, 1):
             try:
