@@ -11,6 +11,7 @@ from rich.table import Table
 from redline.data.files import whole_file, write_json
 from redline.errors import UserError
 from redline.experiment.arms import cells, load_experiment
+from redline.experiment.export import export_tables
 from redline.experiment.recipe import Experiment
 from redline.experiment.results import collect
 from redline.experiment.run import run_cells
@@ -29,8 +30,8 @@ def run_experiment(
     """Run what is missing (of the named arms), then sum up all that is finished; returns what failed, in one
     line, and the folder.
 
-    Writes experiment.yaml, results.jsonl (a line a run) and summary.json into the experiment's folder, and
-    prints the arms.
+    Writes experiment.yaml, results.jsonl (a line a run), summary.json, and its table as summary.csv and
+    summary.tex into the experiment's folder, and prints the arms.
     """
     experiment = load_experiment(recipe, overrides)
     folder = out or Path("runs") / experiment.name
@@ -40,6 +41,7 @@ def run_experiment(
     failures = [] if only_report else run_cells(wanted, _others(experiment, folder), parallel)
     summary = summarise(experiment, asked, collect(experiment, asked, folder))
     write_json(folder / "summary.json", summary)
+    export_tables(summary, folder)
     print_summary(summary)
     if not failures:
         return None, folder
