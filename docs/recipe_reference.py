@@ -61,7 +61,8 @@ def readable(annotation: object) -> str:
         else str(annotation)
     )
     text = re.sub(r"redline\.(\w+\.)*", "", text)
-    text = re.sub(r"Optional\[Annotated\[([^,]*), FieldInfo\(.*\)\]\]", r"\1 | None", text)
+    # one of several sections, told apart by a key
+    text = re.sub(r"(typing\.)?Optional\[(typing\.)?Annotated\[([^,]*), FieldInfo\(.*", r"\3 | None", text)
     for old, new in (("typing.", ""), ("<class '", ""), ("'>", ""), ("|", "\\|")):
         text = text.replace(old, new)
     return f"`{text}`"
