@@ -235,7 +235,7 @@ def wait_until(condition: Callable[[], bool], seconds: float = 30) -> None:
 
 @pytest.fixture(scope="session")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where screenshots go: $REDLINE_SCREENSHOTS (docs/images renews the documentation's), else aside."""
+    """Where screenshots go: $REDLINE_SCREENSHOTS, else aside."""
     folder = Path(os.environ.get("REDLINE_SCREENSHOTS") or tmp_path_factory.mktemp("screenshots"))
     folder.mkdir(parents=True, exist_ok=True)
     print(f"screenshots: {folder}")

@@ -97,7 +97,7 @@ def _work_in_two_tabs(client: Client, taken: list[tuple[str, str]], stale: list[
 
 
 def test_double_tabs(serve: Callable[..., Server], db_url: str, tmp_path: Path) -> None:
-    pairs = write_pairs(tmp_path / "pairs.jsonl", 160)
+    pairs = write_pairs(tmp_path / "pairs.jsonl", 80)
     server = serve(str(pairs), "--annotators", ",".join(PEOPLE), "--agreement", "0", db=db_url)
     taken: list[tuple[str, str]] = []
     stale: list[str] = []
@@ -110,8 +110,8 @@ def test_double_tabs(serve: Callable[..., Server], db_url: str, tmp_path: Path) 
         for one in done:
             one.result()
     records = export(server, "--history")
-    assert len(records) == 160
-    assert len(stale) == 2 * 160, "of two tabs one was refused, and the third"
+    assert len(records) == 80
+    assert len(stale) == 2 * 80, "of two tabs one was refused, and the third"
     kept = [
         (record["rejected"], line["edited"])
         for record in records

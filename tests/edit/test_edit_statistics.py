@@ -132,3 +132,25 @@ def test_human_edits_are_mostly_minimal(data_dir: Path) -> None:
     )
     assert 0.2 < figures.all.median < 0.35
     assert figures.all.words["kept"] > figures.all.words["substituted"] + figures.all.words["deleted"]
+
+
+def test_reasons_of_changes(capsys) -> None:
+    """What `redline annotate` exports as reasons is counted by reason."""
+    wrong = {"deleted": "Sydney", "inserted": "Canberra", "reason": "wrong fact"}
+    missing = {"deleted": "", "inserted": "not", "reason": "missing"}
+    given = [[wrong, missing], [wrong, wrong], "somebody's own key", [{"no": "reason"}]]
+    edits = [
+        Edit.model_validate(
+            {"id": str(n), "prompt": "p", "rejected": "a b", "edited": f"a {n}", "reasons": reasons}
+        )
+        for n, reasons in enumerate(given)
+    ]
+    figures = statistics(edits)
+    assert {name: (one.changes.total(), one.edits) for name, one in figures.by_reason.items()} == {
+        "wrong fact": (3, 2),
+        "missing": (1, 1),
+    }
+    show(figures, "edits", Console(width=120))
+    shown = capsys.readouterr().out
+    assert "Sydney -> Canberra (3)" in shown
+    assert "(nothing) -> not (1)" in shown

@@ -51,11 +51,21 @@ class Group:
 
 
 @dataclass
+class Reason:
+    """The single changes that have one reason, of `redline annotate`'s export: how many, in which edits, and
+    the most frequent of them as (deleted, inserted)."""
+
+    edits: int = 0
+    changes: Counter[tuple[str, str]] = field(default_factory=Counter)
+
+
+@dataclass
 class Statistics:
     """Figures on a set of edits."""
 
     all: Group
     by_editor: dict[str, Group]
+    by_reason: dict[str, Reason]  # the reasons that people gave for single changes, the most frequent first
     outliers: list[
         tuple[str, float, str]
     ]  # (id, ratio, editor) beyond Tukey's upper fence, the largest ratio first
@@ -70,7 +80,9 @@ def statistics(edits: Iterable[Edit]) -> Statistics:
     every, by_editor = Group(), defaultdict[str, Group](Group)
     ids: list[tuple[str, float, str]] = []
     texts = defaultdict[bytes, list[str]](list)
+    by_reason = defaultdict[str, Reason](Reason)
     for edit in edits:
+        _count_reasons(edit, by_reason)
         rejected, edited = _text(edit.rejected), _text(edit.edited)
         before, after = words(rejected), words(edited)
         ratio, kinds = edit_ratio(before, after), word_changes(before, after)
@@ -85,11 +97,28 @@ def statistics(edits: Iterable[Edit]) -> Statistics:
     return Statistics(
         every,
         dict(sorted(by_editor.items(), key=lambda item: -item[1].edits)),
+        dict(sorted(by_reason.items(), key=lambda item: -item[1].changes.total())),
         sorted((line for line in ids if line[1] > fence), key=lambda line: -line[1]),
         fence,
         {edit_id: count for edit_id, count in counts.items() if count > 1},
         [same for same in texts.values() if len(set(same)) > 1],
     )
+
+
+def _count_reasons(edit: Edit, by_reason: dict[str, Reason]) -> None:
+    """Count the changes of an edit that have a reason; what is no list of reasons is somebody else's key."""
+    given = (edit.model_extra or {}).get("reasons")
+    if not isinstance(given, list):
+        return
+    met = set()
+    for change in given:
+        if not isinstance(change, dict) or not isinstance(change.get("reason"), str):
+            continue
+        reason = by_reason[change["reason"]]
+        reason.changes[str(change.get("deleted", "")), str(change.get("inserted", ""))] += 1
+        met.add(change["reason"])
+    for name in met:
+        by_reason[name].edits += 1
 
 
 def _text(response: Text) -> str:
@@ -156,6 +185,8 @@ def show(figures: Statistics, title: str, out: Console) -> None:
             *(f"{group.words[kind]:,}" for kind in KINDS),
         )
     out.print(table)
+    if figures.by_reason:
+        _show_reasons(figures.by_reason, out)
     if figures.outliers:
         ids = ", ".join(f"{edit_id} ({ratio:.2f})" for edit_id, ratio, _ in figures.outliers[:8])
         out.print(Line(visible(f"{len(figures.outliers)} outliers, ratio above {figures.fence:.2f}: {ids}")))
@@ -167,3 +198,13 @@ def show(figures: Statistics, title: str, out: Console) -> None:
     if figures.repeated_texts:
         ids = "; ".join(" = ".join(same[:4]) for same in figures.repeated_texts[:4])
         out.print(Line(visible(f"{len(figures.repeated_texts)} edits occur under several ids: {ids}")))
+
+
+def _show_reasons(by_reason: dict[str, Reason], out: Console) -> None:
+    table = Table("reason", "changes", "edits", "most often", box=None, pad_edge=False)
+    for name, reason in by_reason.items():
+        (deleted, inserted), times = reason.changes.most_common(1)[0]
+        example = f"{deleted[:30] or '(nothing)'} -> {inserted[:30] or '(nothing)'} ({times})"
+        counts = (str(reason.changes.total()), str(reason.edits))
+        table.add_row(Line(visible(name)), *counts, Line(visible(example)))
+    out.print(table)
