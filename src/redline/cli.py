@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 import typer
 
 from redline import __version__
-from redline.console import is_verbose, speak
+from redline.console import is_verbose, print_json, speak
 from redline.data.reading import Reading
 from redline.errors import CheckFailed, UserError
 from redline.options import (
@@ -154,7 +154,7 @@ def plan(
     recipe: RecipeFile,
     overrides: Overrides = None,
     gpus: Annotated[int | None, typer.Option(help="How many; default: this machine's CPU")] = None,
-    gpu_memory: Annotated[str, typer.Option(help="Of each GPU")] = "80GB",
+    gpu_memory: Annotated[str | None, typer.Option(help="Of each GPU; default: 80GB")] = None,
     price_per_hour: Annotated[float | None, typer.Option(help="Of one GPU, or of this machine")] = None,
     prompt_tokens: Annotated[
         int | None, typer.Option(help="Longest prompt; default: data.max_prompt_tokens")
@@ -204,15 +204,16 @@ def experiment(
     arms: Annotated[str, typer.Option(help="Run only these, with commas; default: all")] = "",
     parallel: Annotated[int, typer.Option(help="Runs at once", min=1)] = 1,
     report: Annotated[bool, typer.Option("--report", help="Run nothing: sum up what is finished")] = False,
+    json: Json = False,
 ) -> None:
     """Arms by seeds on equal terms: runs what is missing, then puts the arms side by side."""
     from redline.experiment.command import run_experiment
     from redline.report.experiment import write_experiment
 
     failed, folder = run_experiment(
-        recipe, overrides or [], out, [arm for arm in arms.split(",") if arm], parallel, report
+        recipe, overrides or [], out, [arm for arm in arms.split(",") if arm], parallel, report, json
     )
-    typer.echo(write_experiment(folder))
+    typer.echo(write_experiment(folder), err=json)
     if failed:
         raise UserError(failed)
 
@@ -230,11 +231,16 @@ def score(
 
 
 @app.command(epilog="Example: `redline report runs/demo`")
-def report(run: Annotated[Path, typer.Argument(metavar="RUN_DIR", show_default=False)]) -> None:
+def report(
+    run: Annotated[Path, typer.Argument(metavar="RUN_DIR", show_default=False)], json: Json = False
+) -> None:
     """One self-contained page about a run, or about an experiment."""
-    from redline.report.experiment import write_page
+    from redline.report.experiment import figures_of, write_page
 
-    typer.echo(write_page(run))
+    page = write_page(run)
+    if json:
+        print_json(figures_of(run))
+    typer.echo(page, err=json)
 
 
 @app.command(
@@ -330,11 +336,12 @@ def edits(
     edits: Annotated[str, typer.Argument(help=f"Edits: {SOURCE}", show_default=False)],
     reading: Reading,
     picture: Annotated[Path | None, typer.Option(help="Also draw them, as SVG", metavar="FILE.svg")] = None,
+    json: Json = False,
 ) -> None:
     """How minimal edits are: ratios, words kept and changed, by editor, outliers, duplicates."""
     from redline.edit.command import statistics_of
 
-    statistics_of(reading.source(edits), picture)
+    statistics_of(reading.source(edits), picture, json)
 
 
 @app.command(
@@ -418,6 +425,7 @@ def compare(
     template: Template = None,
     verdict: VerdictForm = "json",
     concurrency: Concurrency = 8,
+    json: Json = False,
 ) -> None:
     """Win rate of A over B; of three systems or more, also paired differences and Bradley-Terry strengths."""
     from redline.judge.command import compare_command
@@ -426,7 +434,7 @@ def compare(
 
     sampling = Sampling(max_new_tokens=max_new_tokens, temperature=temperature)
     chosen = load_judge(judge, base_url, template, verdict, concurrency, api_key_env)
-    compare_command(systems, chosen, out, prompts, sampling, cache, seed, reading)
+    compare_command(systems, chosen, out, prompts, sampling, cache, seed, reading, json)
 
 
 @app.command(epilog="Example: `redline judge-check testset-v1.json --judge length`")
@@ -455,6 +463,7 @@ def judge_check(
     template: Template = None,
     verdict: VerdictForm = "json",
     concurrency: Concurrency = 8,
+    json: Json = False,
 ) -> None:
     """Before trusting a judge: its agreement with people and with itself, and what order and length do to
     it."""
@@ -467,7 +476,7 @@ def judge_check(
     chosen = load_judge(judge, base_url, template, verdict, concurrency, api_key_env)
     ours, codes = assignments(columns, "--columns"), assignments(values, "--values")
     source = replace(reading, columns=None, values=None).source(verdicts)
-    check_command(source, chosen, ours, codes, cache, again, out, by)
+    check_command(source, chosen, ours, codes, cache, again, out, by, json)
 
 
 @app.command(epilog="Example: `redline annotate pairs.jsonl --db sqlite:///edits.db --annotators ada,ben`")
@@ -660,11 +669,11 @@ def import_log(
 @app.command(epilog="Example: `redline show edits.jsonl --limit 3`")
 @with_reading
 def show(
-    file: Annotated[str, typer.Argument(help=f"Edits, labels or scores: {SOURCE}", show_default=False)],
+    file: Annotated[str, typer.Argument(help=f"Anything that Redline writes: {SOURCE}", show_default=False)],
     reading: Reading,
     limit: Annotated[int, typer.Option(help="Print so many records", min=1)] = 10,
 ) -> None:
-    """Edits, labels and scores in the terminal, in colour."""
+    """Edits, labels, scores, pairs, responses, verdicts, left-out records in the terminal, in colour."""
     from redline.data.show import show_file
 
     show_file(reading.source(file), limit)

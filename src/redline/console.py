@@ -1,6 +1,8 @@
 """What people see while they wait: one console on stderr, and progress bars with a rate and an estimate."""
 
+import json
 import logging
+import math
 import os
 import time
 from collections.abc import Iterable, Iterator, Sized
@@ -56,6 +58,21 @@ def warn(text: str) -> None:
 def say(text: str) -> None:
     """A plain line on stderr: nothing in it is markup."""
     console.print(text, highlight=False, markup=False)
+
+
+def print_json(value: object) -> None:
+    """Print figures as JSON on stdout, for programs; what is no number there (NaN) is null."""
+    print(json.dumps(_finite(value), ensure_ascii=False, indent=2, default=str))
+
+
+def _finite(value: object) -> object:
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, dict):
+        return {str(key): _finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
+    return value
 
 
 def span(seconds: float) -> str:

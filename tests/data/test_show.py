@@ -86,7 +86,7 @@ def test_broken_records_are_named_and_other_files_refused(tmp_path):
     assert "line 2: rejected_labels.0" in text
     assert "bad(-0.50)" in text
     for record, message in (
-        ({"a": 1}, "neither an edit"),
+        ({"a": 1}, "none of what is shown here"),
         (LABELS | {"edited_labels": []}, "2 edited tokens but 0 labels"),
         (SCORES | {"rewards": []}, "3 offsets but 0 rewards"),
     ):
@@ -100,3 +100,40 @@ def test_the_command(tmp_path):
     run = CliRunner().invoke(app, ["show", str(path), "--limit", "2"])
     assert run.exit_code == 0
     assert run.stdout.count("The film") == 2
+
+
+@pytest.mark.parametrize(
+    ("row", "shown"),
+    [
+        ({"id": "1", "prompt": "q", "chosen": "good", "rejected": "bad"}, ["chosen  good", "rejected  bad"]),
+        ({"id": "1", "prompt": "q", "response": "well"}, ["well"]),
+        ({"id": "1", "prompt": "q"}, ["1  q"]),
+        (
+            {
+                "id": "1",
+                "prompt": "q",
+                "a": "x",
+                "b": "y",
+                "preference": 1.0,
+                "systems": ["policy", "reference"],
+            },
+            ["policy  x", "reference  y", "preference for policy: 1"],
+        ),
+        (
+            {"reason": "too long", "file": "f", "line": 1, "record": {"id": "7", "prompt": "q"}},
+            ["7  q", "too long"],
+        ),
+        (
+            {"id": "1", "prompt": "q", "rejected": "bad", "gate": "ratio", "why": "too much", "answer": "x"},
+            ["ratio: too much"],
+        ),
+        ({"id": "1", "text": "ab", "offsets": [[0, 2]], "rewards": [0.5], "side": "edited"}, ["1  (edited)"]),
+    ],
+)
+def test_whatever_a_run_writes_is_shown(tmp_path, capsys, row, shown):
+    path = tmp_path / "records.jsonl"
+    path.write_text(json.dumps(row) + "\n")
+    show_file(path)
+    printed = capsys.readouterr().out
+    for text in shown:
+        assert text in printed

@@ -18,7 +18,7 @@ def test_front_matter(run: Path) -> None:
     reward, policy = front(reward_card(run)), front(policy_card(run))
     assert reward["pipeline_tag"] == "token-classification"
     assert reward["library_name"] == "transformers"
-    assert policy["library_name"] == "peft"
+    assert policy["library_name"] == "transformers"
     assert reward["base_model"] == policy["base_model"] == "HuggingFaceTB/SmolLM2-135M-Instruct"
     assert "datasets" not in reward  # local files are no data sets of the Hub
     metric = policy["model-index"][0]["results"][0]["metrics"][0]  # type: ignore[index]

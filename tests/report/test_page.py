@@ -143,6 +143,7 @@ def test_stopped_half_way(
 ) -> None:
     half = tmp_path / "half"
     half.mkdir()
+    (half / "begun.json").write_text("{}")  # as a run leaves it that is under way
     for name in kept:
         (shutil.copytree if (run / name).is_dir() else shutil.copy)(run / name, half / name)
     page = write_report(half).read_text(encoding="utf-8")
@@ -151,6 +152,15 @@ def test_stopped_half_way(
         sum(heading in page for heading in ("What was read", "What it is sure of", "Explained variance"))
         == sections
     )
+
+
+def test_a_recipe_alone_makes_no_run(run: Path, tmp_path: Path) -> None:
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    shutil.copy(run / "recipe.yaml", mine)
+    with pytest.raises(UserError, match="was not written by `redline run`"):
+        write_report(mine)
+    assert [path.name for path in mine.iterdir()] == ["recipe.yaml"]
 
 
 def test_torn_last_line_of_a_run_under_way(run: Path) -> None:

@@ -4,6 +4,7 @@ out."""
 import csv
 import fcntl
 import json
+import re
 import shutil
 import warnings
 from pathlib import Path
@@ -56,7 +57,7 @@ def lines(path: Path) -> list[dict]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
-def test_every_stage_from_edits_to_win_rate(redline, recipe, tmp_path):
+def test_every_stage_from_edits_to_win_rate(redline, recipe, tmp_path, monkeypatch):
     out = tmp_path / "run"
     status, printed, err = redline("run", recipe, "--out", out)
     assert status == 0, err
@@ -74,6 +75,17 @@ def test_every_stage_from_edits_to_win_rate(redline, recipe, tmp_path):
     assert len(lines(out / "policy/log.jsonl")) == 3
     stages = json.loads((out / "state.json").read_text())
     assert list(stages) == ["data", "label", "reward", "policy", "compare", "report"]
+
+    for name in ("reward", "policy"):  # the code on the cards, in the folders that they lie in
+        monkeypatch.chdir(out / name)
+        [code] = re.findall(r"```python\n(.*?)```", (out / name / "README.md").read_text(), re.DOTALL)
+        exec(code, {})
+        assert (out / name / "model.safetensors").stat().st_mode == (
+            out / name / "config.json"
+        ).stat().st_mode
+    monkeypatch.chdir(tmp_path)
+    status, figures, _ = redline("report", out, "--json")
+    assert (status, json.loads(figures)["winrate"]) == (0, result)
 
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()}
     assert redline("run", recipe, "--out", out)[0] == 0  # nothing is done again

@@ -16,7 +16,7 @@ from redline.data.alignment import align
 from redline.data.check import Rejects
 from redline.data.files import explain
 from redline.data.read import read
-from redline.data.records import Edit, Labels, Record, Scores, as_text
+from redline.data.records import Edit, Labels, Pair, Prompt, Record, Response, Scores, Text, as_text
 from redline.data.rows import rows
 from redline.data.settings import Source
 from redline.errors import UserError
@@ -24,11 +24,34 @@ from redline.errors import UserError
 R = TypeVar("R", bound=Record)
 Pieces = Iterator[tuple[str, str]]  # (style, text); style "" is unchanged
 DELETED, INSERTED = "red strike", "green underline"
+
+
+class Verdict(Record):
+    """Two compared responses, and the judge's preference for the first; None without a verdict."""
+
+    a: Text
+    b: Text
+    preference: float | None = None
+
+
+class LeftOut(Record):
+    """A record that was left out, and why."""
+
+    reason: str
+
+
 KINDS: tuple[tuple[set[str], type[Record]], ...] = (
     ({"rejected_labels", "edited_labels"}, Labels),
     ({"text", "offsets", "rewards"}, Scores),
     ({"rejected", "edited"}, Edit),
+    ({"rejected", "gate", "why"}, LeftOut),
+    ({"reason", "record"}, LeftOut),
+    ({"a", "b", "prompt"}, Verdict),
+    ({"chosen", "rejected"}, Pair),
+    ({"prompt", "response"}, Response),
+    ({"prompt"}, Prompt),
 )
+KNOWN = "edits, labels, scores, pairs, prompts, responses, verdicts or what was left out"
 
 
 class _Shown(Rejects):
@@ -76,20 +99,32 @@ def _show_our_own(source: Source, limit: int, console: Console) -> None:
         kind = next((kind for keys, kind in KINDS if keys <= set(row.values)), None)
         if kind is None:
             raise UserError(
-                f"{heading}: neither an edit (rejected, edited), nor labels (rejected_labels, "
-                "edited_labels), nor "
-                f"scores (text, offsets, rewards). Its keys: {', '.join(map(str, row.values))}."
+                f"{heading}: none of what is shown here ({KNOWN}). Its keys: "
+                f"{', '.join(map(str, row.values))}."
             )
         try:
-            record = kind.model_validate({"id": str(row.line), "prompt": "", **row.values})
+            record = kind.model_validate(_plain(kind, row.values, row.line))
         except ValidationError as error:
             print_safe(console, [("bold red", f"{heading}: {explain(error)}")])
             continue
         _show(record, console)
 
 
+def _plain(kind: type[Record], row: dict[str, Any], line: int | None) -> dict[str, Any]:
+    """A row as its kind of record; what was left out lies in one of its keys, or beside its reason."""
+    if kind is LeftOut and "why" in row:
+        row = {**row, "reason": f"{row['gate']}: {row['why']}"}
+    elif kind is LeftOut and isinstance(row.get("record"), dict):
+        row = {**row["record"], "reason": str(row["reason"])}
+    row = {"id": str(line), "prompt": "", **row}
+    return {**row, "id": str(row["id"])}
+
+
 def _show(record: Record, console: Console) -> None:
-    print_safe(console, [("bold", f"{record.id}  "), ("dim", _short(getattr(record, "prompt", "")))])
+    more = record.model_extra or {}
+    side = " ".join(str(more[key]) for key in ("set", "side", "system") if key in more)
+    heading = f"{record.id}  " + (f"({side})  " if side else "")
+    print_safe(console, [("bold", heading), ("dim", _short(getattr(record, "prompt", "")))])
     for pieces in _pieces(record):
         print_safe(console, pieces)
     console.print()
@@ -100,8 +135,25 @@ def _pieces(record: Record) -> Iterable[Pieces]:
         return _label_pieces(record)
     if isinstance(record, Scores):
         return [_score_pieces(record)]
+    if isinstance(record, LeftOut):
+        return [iter([("bold red", record.reason)])]
+    if isinstance(record, Verdict):
+        return [iter([("", line)]) for line in _verdict_lines(record)]
+    if isinstance(record, Pair):
+        sides = {"chosen": record.chosen, "rejected": record.rejected}
+        return [iter([("dim", f"{name}  "), ("", as_text(text))]) for name, text in sides.items()]
+    if isinstance(record, Response):
+        return [iter([("", as_text(record.response))])]
+    if isinstance(record, Prompt):
+        return []
     assert isinstance(record, Edit)
     return [diff(as_text(record.rejected), as_text(record.edited))]
+
+
+def _verdict_lines(record: Verdict) -> list[str]:
+    names = (record.model_extra or {}).get("systems") or ["a", "b"]
+    given = "no verdict" if record.preference is None else f"preference for {names[0]}: {record.preference:g}"
+    return [f"{names[0]}  {as_text(record.a)}", f"{names[1]}  {as_text(record.b)}", given]
 
 
 def diff(rejected: str, edited: str) -> Pieces:

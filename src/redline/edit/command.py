@@ -8,6 +8,7 @@ from pydantic import ValidationError
 from rich.console import Console
 from rich.text import Text
 
+from redline.console import print_json
 from redline.data.check import Rejects
 from redline.data.files import check_apart, explain, whole_file
 from redline.data.read import read, read_files
@@ -52,7 +53,7 @@ def edit(source: Source, out: Path, settings: dict[str, Any], dry: bool) -> None
             )
 
 
-def statistics_of(source: Source, drawing: Path | None) -> None:
+def statistics_of(source: Source, drawing: Path | None, as_json: bool = False) -> None:
     """Print the statistics of edits, and draw them."""
     edits = source.name
     if drawing is not None and drawing.suffix != ".svg":
@@ -64,9 +65,12 @@ def statistics_of(source: Source, drawing: Path | None) -> None:
     if not found:
         raise UserError(f"{edits}: no edit in it ({rejects.summary()}).")
     figures, name, out = statistics(found), Path(edits).name, Console()
-    show(figures, name, out)
     refused = _refused(Path(edits))
-    if refused:
+    if as_json:
+        print_json(figures.as_json() | {"refused": dict(refused)})
+    else:
+        show(figures, name, out)
+    if refused and not as_json:
         reasons = ", ".join(
             f"{count} {gate} ({REASONS.get(gate, 'other')})" for gate, count in refused.most_common()
         )

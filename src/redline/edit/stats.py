@@ -49,6 +49,12 @@ class Group:
         counts = Counter(max(0, -int(-round(ratio / BIN, 9) // 1) - 1) for ratio in self.ratios)
         return [counts[place] for place in range(round(1 / BIN))]
 
+    def as_json(self) -> dict[str, object]:
+        """The figures as plain data."""
+        words = {kind: self.words[kind] for kind in KINDS}
+        figures = {"edits": self.edits, "unchanged": self.unchanged, "mean": self.mean, "median": self.median}
+        return figures | {"words": words, "histogram": self.histogram()}
+
 
 @dataclass
 class Reason:
@@ -72,6 +78,17 @@ class Statistics:
     fence: float
     repeated_ids: dict[str, int]  # id -> how often, where more than once
     repeated_texts: list[list[str]]  # ids of edits that have both texts in common
+
+    def as_json(self) -> dict[str, object]:
+        """The figures as plain data."""
+        return {
+            **self.all.as_json(),
+            "by_editor": {name: group.as_json() for name, group in self.by_editor.items()},
+            "fence": self.fence,
+            "outliers": [{"id": name, "ratio": ratio, "editor": who} for name, ratio, who in self.outliers],
+            "repeated_ids": self.repeated_ids,
+            "repeated_texts": self.repeated_texts,
+        }
 
 
 def statistics(edits: Iterable[Edit]) -> Statistics:

@@ -40,6 +40,14 @@ def save(
         _make_valid(model)
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
+        _make_readable(folder)
+
+
+def _make_readable(folder: Path) -> None:
+    """Give weights the mode of other new files: safetensors leaves them to their owner alone."""
+    mode = (folder / "config.json").stat().st_mode
+    for weights in folder.rglob("*.safetensors"):
+        weights.chmod(mode)
 
 
 def _make_valid(model: "PreTrainedModel") -> None:

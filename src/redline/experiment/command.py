@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from redline.console import print_json
 from redline.data.files import whole_file, write_json
 from redline.errors import UserError
 from redline.experiment.arms import cells, load_experiment
@@ -26,6 +27,7 @@ def run_experiment(
     arms: Sequence[str] = (),
     parallel: int = 1,
     only_report: bool = False,
+    as_json: bool = False,
 ) -> tuple[str | None, Path]:
     """Run what is missing (of the named arms), then sum up all that is finished; returns what failed, in one
     line, and the folder.
@@ -42,7 +44,7 @@ def run_experiment(
     summary = summarise(experiment, asked, collect(experiment, asked, folder))
     write_json(folder / "summary.json", summary)
     export_tables(summary, folder)
-    print_summary(summary)
+    print_json(summary) if as_json else print_summary(summary)
     if not failures:
         return None, folder
     reasons = "; ".join(f"{failure.cell.name}: {failure.reason}" for failure in failures[:3])

@@ -3,6 +3,7 @@
 from dataclasses import fields
 from pathlib import Path
 
+from redline.console import print_json
 from redline.data.check import Rejects
 from redline.data.files import check_apart, write_json
 from redline.data.read import read_files
@@ -28,6 +29,7 @@ def compare_command(
     cache: Path | None = None,
     seed: int = 0,
     reading: Reading | None = None,
+    as_json: bool = False,
 ) -> WinRate | Tournament:
     """Compare files of responses or models; writes ``out`` and what lies beside it, and prints the result."""
     if len(systems) < 2:
@@ -58,14 +60,14 @@ def compare_command(
     if len(systems) > 2:
         tournament = compare_many({**answers}, judge, cache, seed, verdicts_beside(out))
         write_json(out, tournament.as_json())
-        print_tournament(tournament, out)
+        print_json(tournament.as_json()) if as_json else print_tournament(tournament, out)
         return tournament
     first, second = systems
     result = compare(
         answers[first], answers[second], judge, cache, seed, verdicts_beside(out), (first, second)
     )
     write_json(out, result.as_json())
-    print_win_rate(result, out)
+    print_json(result.as_json()) if as_json else print_win_rate(result, out)
     return result
 
 
@@ -88,6 +90,7 @@ def check_command(
     again: int = 100,
     out: Path | None = None,
     by: str = "",
+    as_json: bool = False,
 ) -> JudgeCheck:
     """Check a judge against people's verdicts; prints one table, and writes ``out`` where it is given."""
     unknown = sorted(columns.keys() - {field.name for field in fields(Columns)})
@@ -99,7 +102,8 @@ def check_command(
         pairs = read_human_verdicts(source, rejects, Columns(**columns) if columns else None, values, by)
     rejects.report(source.name)
     result = check_judge(pairs, judge, cache, again)
+    figures = result.as_json() | {"left_out": rejects.total}
     if out is not None:
-        write_json(out, result.as_json() | {"left_out": rejects.total})
-    print_check(result)
+        write_json(out, figures)
+    print_json(figures) if as_json else print_check(result)
     return result

@@ -43,7 +43,7 @@ def memory_of(text: str) -> float:
 def machine_of(
     recipe: Recipe,
     gpus: int | None,
-    gpu_memory: str,
+    gpu_memory: str | None,
     tflops: float | None,
     bandwidth: float | None,
     mixed: bool,
@@ -53,6 +53,11 @@ def machine_of(
 
     Raises UserError for fewer than one GPU or a memory that cannot be read.
     """
+    if gpus is None and gpu_memory is not None:
+        raise UserError(
+            f"--gpu-memory {gpu_memory}: plans GPUs, and --gpus is not given. Add --gpus 1, or leave it out "
+            "to plan for this machine's CPU."
+        )
     if gpus is not None and gpus < 1:
         raise UserError(f"--gpus {gpus}: give at least 1, or leave it out to plan for this machine's CPU.")
     for name, value in (("--tflops", tflops), ("--bandwidth", bandwidth)):
@@ -66,7 +71,7 @@ def machine_of(
             )
         known = "layers of this model on this CPU, just measured"
     else:
-        memory, stepping = memory_of(gpu_memory), None
+        memory, stepping = memory_of(gpu_memory or "80GB"), None
         card, flops, speed_of = speed.gpu(memory)
         known = f"{speed.REACHED:.0%} of the peak of the {card}, which the GPU is taken for by its memory"
     if tflops:
@@ -88,7 +93,7 @@ def plan_recipe(
     ``prompt_tokens`` is the longest prompt of a batch (default: the recipe's limit), ``edits`` how many there
     are. Responses are taken to be as long as the recipe lets them be.
     """
-    machine = machine or machine_of(recipe, None, "", None, None, False)[0]
+    machine = machine or machine_of(recipe, None, None, None, None, False)[0]
     return [
         stage_of(name, recipe, machine, prompt_tokens or recipe.data.max_prompt_tokens, edits)
         for name in names_of(recipe)
@@ -241,7 +246,7 @@ def plan_command(
     path: Path,
     overrides: list[str],
     gpus: int | None,
-    gpu_memory: str,
+    gpu_memory: str | None,
     tflops: float | None,
     bandwidth: float | None,
     mixed: bool,

@@ -18,6 +18,7 @@ from redline.run.files import SOURCES
 
 MARK = "<!-- Written by `redline report`. Delete this line, and it leaves your changes alone. -->"
 FROM_PEFT = "[More Information Needed]"  # the card that PEFT puts beside an adapter: nobody has filled it in
+HERE = 'folder = "."  # where this card lies, or its name on the Hub'
 HUB_NAMES = {EMBEDDED: "HuggingFaceTB/SmolLM2-135M-Instruct"}
 
 
@@ -64,7 +65,7 @@ def reward_card(run: Path) -> str:
             "tokens of the rejected side that were kept against those removed from it",
         ),
         ("pairwise accuracy", "pairwise_accuracy", "the edited side's summed reward is the higher one"),
-        ("expected calibration error", "ece", "of P(better | changed)"),
+        ("expected calibration error", "ece", "of the probability that a changed token is the better one"),
     ]
     shown = [(name, best[key], what) for name, key, what in figures if isinstance(best.get(key), float)]
     what = (
@@ -103,8 +104,9 @@ def reward_card(run: Path) -> str:
             "```python",
             f"from transformers import AutoTokenizer, {auto}",
             "",
-            f'model = {auto}.from_pretrained("...")',
-            'tokenizer = AutoTokenizer.from_pretrained("...")',
+            HERE,
+            f"model = {auto}.from_pretrained(folder)",
+            "tokenizer = AutoTokenizer.from_pretrained(folder)",
             "```",
             "",
             use,
@@ -160,25 +162,12 @@ def policy_card(run: Path) -> str:
     log = folder.lines(folder.files.policy.log)
     start = "base model" if folder.recipe.sft is None else "SFT model"
     results = [(f"win rate over the {start}", result["win_rate"])] if result else []
-    load = (
-        [
-            "from peft import AutoPeftModelForCausalLM",
-            "",
-            'model = AutoPeftModelForCausalLM.from_pretrained("...")',
-        ]
-        if adapter
-        else [
-            "from transformers import AutoModelForCausalLM",
-            "",
-            'model = AutoModelForCausalLM.from_pretrained("...")',
-        ]
-    )
     return "\n".join(
         [
             _front(
                 folder,
                 base,
-                "peft" if adapter else "transformers",
+                "transformers",
                 "text-generation",
                 [
                     *(["ppo", "rlhf"] if folder.recipe.direct is None else [folder.recipe.direct.method]),
@@ -206,9 +195,14 @@ def policy_card(run: Path) -> str:
             "## Use",
             "",
             "```python",
-            *load,
+            "from transformers import AutoModelForCausalLM, AutoTokenizer",
+            "",
+            HERE,
+            "model = AutoModelForCausalLM.from_pretrained(folder)",
+            "tokenizer = AutoTokenizer.from_pretrained(folder)",
             "```",
             "",
+            *(_about_adapter(folder) if adapter else []),
             "## Data",
             "",
             *_data(folder),
@@ -238,6 +232,22 @@ def policy_card(run: Path) -> str:
             "",
         ]
     )
+
+
+def _about_adapter(folder: RunFolder) -> list[str]:
+    """Where the adapter alone is, and on which model it belongs."""
+    base = folder.recipe.model.name
+    if folder.recipe.sft is not None:
+        where = "the run's SFT model, its folder `sft/`, which has to be given along"
+    elif base in HUB_NAMES:
+        where = f"`{HUB_NAMES[base]}`, which Redline calls `{_plain(base)}`"
+    else:
+        where = f"`{_plain(base)}`"
+    return [
+        f"The weights are whole. The adapter alone is in `adapter/`; its base is {where}: "
+        '`PeftModel.from_pretrained(base, "adapter")`.',
+        "",
+    ]
 
 
 def _method(recipe: Recipe) -> dict[str, Any]:

@@ -11,7 +11,9 @@ from markupsafe import Markup
 from redline.data.files import read_json, whole_file
 from redline.errors import UserError
 from redline.report.charts import Series, line_chart, number, percent
+from redline.report.folder import RunFolder
 from redline.report.page import render, write_report
+from redline.report.sanity import sanity
 from redline.report.section_run import duration
 from redline.urls import without_logins
 
@@ -29,6 +31,19 @@ def write_page(folder: Path) -> Path:
     """Write the page of a run, or of an experiment, and return its path. Raises UserError when the folder is
     neither's."""
     return write_experiment(folder) if (folder / "summary.json").exists() else write_report(folder)
+
+
+def figures_of(folder: Path) -> dict[str, Any]:
+    """The figures of a run (its comparison, its reward model, what should be minded) or of an experiment."""
+    if (folder / "summary.json").exists():
+        found: dict[str, Any] = read_json(folder / "summary.json")
+        return found
+    run = RunFolder(folder)
+    return {
+        "winrate": run.json(run.files.winrate),
+        "reward": run.json(run.files.reward.metrics),
+        "sanity": sanity(run),
+    }
 
 
 def write_experiment(folder: Path) -> Path:

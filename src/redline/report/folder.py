@@ -28,6 +28,11 @@ class RunFolder:
                 f"{path}: not the folder of a run (it has no recipe.yaml). Give what `redline run` wrote, "
                 "such as runs/quickstart."
             )
+        if not any(path.exists() for path in (self.files.state, self.files.begun, self.files.data("edits"))):
+            raise UserError(
+                f"{path}: not the folder of a run: its recipe.yaml was not written by `redline run`, which "
+                "leaves state.json beside it. Give what `redline run` wrote, such as runs/quickstart."
+            )
         try:
             plain = yaml.safe_load(recipe.read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:

@@ -1,9 +1,9 @@
 """The commands about a run: ``redline check``."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from redline.console import print_json
 from redline.errors import CheckFailed, Problems
 from redline.recipe import load_recipe
 from redline.run.check import check_run
@@ -27,7 +27,7 @@ def check_command(path: Path, overrides: Sequence[str], out: Path | None, ask: b
     except Problems as error:
         problems = error.problems
     if as_json:
-        print(json.dumps({"problems": problems, "stages": todo, "changed": changed}, ensure_ascii=False))
+        print_json({"problems": problems, "stages": todo, "changed": changed})
     if problems:
         lines = [] if as_json else problems
         raise CheckFailed("\n".join([*lines, f"{path}: {len(problems)} to mend"]))
