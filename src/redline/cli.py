@@ -27,7 +27,7 @@ from redline.options import (
     Template,
     VerdictForm,
 )
-from redline.reading import SOURCE, with_reading
+from redline.reading import SOURCE, ForModel, MaxPromptTokens, with_reading
 
 app = App(
     name="redline",
@@ -300,6 +300,8 @@ def edit(
     ] = None,
     price_in: Annotated[float, typer.Option(help="Price of a million tokens asked")] = 0.0,
     price_out: Annotated[float, typer.Option(help="Price of a million tokens answered")] = 0.0,
+    for_model: ForModel = None,
+    max_prompt_tokens: MaxPromptTokens = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show three prompts and the tokens it would take")
     ] = False,
@@ -327,7 +329,7 @@ def edit(
         "price_in": price_in,
         "price_out": price_out,
     }
-    run_edit(reading.source(pairs), out, settings, dry_run)
+    run_edit(reading.source(pairs), out, settings, dry_run, for_model, max_prompt_tokens)
 
 
 @app.command(epilog="Example: `redline edits edits.jsonl --picture edits.svg`")
@@ -537,6 +539,8 @@ def annotate(
             show_default=False,
         ),
     ] = None,
+    for_model: ForModel = None,
+    max_prompt_tokens: MaxPromptTokens = None,
     host: Annotated[str, typer.Option(help="Address to listen on")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on; 0: any free one")] = 8000,
     url: Annotated[
@@ -562,6 +566,8 @@ def annotate(
             blind=(reading.source(blind[0]), reading.source(blind[1])) if blind else None,
             thumbs=reading.source(thumbs) if thumbs else None,
             practice=practice,
+            for_model=for_model,
+            max_prompt_tokens=max_prompt_tokens,
             guideline=guideline,
             annotators=annotators.split(","),
             agreement=agreement,

@@ -46,6 +46,17 @@ OPTIONS: dict[str, tuple[Any, Any]] = {
     "encoding": (str | None, typer.Option(help="Of a file that is neither UTF-8 nor marked UTF-16")),
 }
 PANEL = "Reading"
+ForModel = Annotated[
+    str | None,
+    typer.Option(
+        help="The model that will learn from this: leave out first what its chat template refuses",
+        rich_help_panel=PANEL,
+    ),
+]
+MaxPromptTokens = Annotated[
+    int | None,
+    typer.Option(help="With --for-model: leave longer prompts out too", min=1, rich_help_panel=PANEL),
+]
 SOURCE = "a file (.jsonl .json .csv .tsv .parquet .xlsx), a folder, a pattern or a data set's name"
 
 

@@ -239,3 +239,18 @@ def test_show_and_edits_read_what_label_reads(cases_dir, redline):
     status, out, _ = redline("edits", path)
     assert status == 0
     assert "1 edits" in out
+
+
+def test_edit_leaves_out_first_what_a_model_will_not_take(cases_dir, tmp_path, redline):
+    template = str(cases_dir / "templates/no_system.jinja")
+    load_tokenizer("smollm2-135m", chat_template=template).save_pretrained(tmp_path / "model")
+    arguments = ["edit", cases_dir / named(cases_dir, "62"), "--out", tmp_path / "e.jsonl", "--dry-run"]
+    editor = ["--model", "m", "--base-url", "http://127.0.0.1:9", "--template", "plain"]
+    limits = ["--for-model", tmp_path / "model", "--max-prompt-tokens", "512"]
+    status, out, err = redline(*arguments, *editor, *limits)
+    assert status == 0, err
+    assert "4 pairs: about" in out
+    assert "4 records, 6 left out" in err
+    status, _, err = redline(*arguments, *editor, *limits[2:])
+    assert status == 2
+    assert "name it with --for-model" in err

@@ -25,6 +25,7 @@ from redline.annotate.shown import duration, moment
 from redline.console import console, track
 from redline.data.check import Rejects
 from redline.data.files import read_jsonl
+from redline.data.fits import fits_model
 from redline.data.read import read
 from redline.data.records import Edit, Response, ToEdit
 from redline.data.settings import Source
@@ -42,6 +43,8 @@ class Options:
     blind: tuple[Source, Source] | None = None
     thumbs: Source | None = None
     practice: Path | None = None
+    for_model: str | None = None  # that learns from the edits; pairs that it cannot take are left out
+    max_prompt_tokens: int | None = None
     guideline: Path | None = None
     annotators: list[str] = field(default_factory=list)
     agreement: float | None = None
@@ -212,7 +215,8 @@ def _guideline(path: Path | None) -> str | None:
 def _fill(engine: Engine, options: Options) -> None:
     if options.pairs:
         with _rejects(engine, "pairs") as rejects:
-            pairs = read(options.pairs, ToEdit, rejects)
+            refuse = fits_model(options.for_model, options.max_prompt_tokens)
+            pairs = read(options.pairs, ToEdit, rejects, refuse=refuse)
             _say(options.pairs.name, add_pairs(engine, track(pairs, "pairs"), rejects), rejects)
     if options.drafts:
         with _rejects(engine, "drafts") as rejects:

@@ -9,10 +9,22 @@ from typing import TYPE_CHECKING
 from redline.data.chat_template import CannotRender
 from redline.data.check import MAY_BE_EMPTY, TEXTS
 from redline.data.records import Record, Text
-from redline.data.tokenization import encode_prompt, response_turn
+from redline.data.tokenization import encode_prompt, load_tokenizer, response_turn
+from redline.errors import UserError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+
+def fits_model(
+    model: str | None, max_prompt_tokens: int | None = None
+) -> Callable[[Record], str | None] | None:
+    """``fits`` for the tokenizer of a model, by its name or folder; None where no model is named."""
+    if model is None:
+        if max_prompt_tokens is not None:
+            raise UserError("--max-prompt-tokens counts a model's tokens: name it with --for-model.")
+        return None
+    return fits(load_tokenizer(model), max_prompt_tokens)
 
 
 def fits(

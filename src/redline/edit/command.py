@@ -11,6 +11,7 @@ from rich.text import Text
 from redline.console import print_json
 from redline.data.check import Rejects
 from redline.data.files import check_apart, explain, whole_file
+from redline.data.fits import fits_model
 from redline.data.read import read, read_files
 from redline.data.records import Edit, ToEdit
 from redline.data.rows import rows
@@ -24,8 +25,18 @@ from redline.edit.stats import show, statistics
 from redline.errors import CheckFailed, UserError
 
 
-def edit(source: Source, out: Path, settings: dict[str, Any], dry: bool) -> None:
-    """Read the pairs and edit them, or show what would be asked. ``settings`` is what the options say."""
+def edit(
+    source: Source,
+    out: Path,
+    settings: dict[str, Any],
+    dry: bool,
+    for_model: str | None = None,
+    max_prompt_tokens: int | None = None,
+) -> None:
+    """Read the pairs and edit them, or show what would be asked. ``settings`` is what the options say.
+
+    Pairs that ``for_model``, the model that is to learn from the edits, cannot take are left out first.
+    """
     pairs = source.name
     try:
         how = EditWith.model_validate(settings)
@@ -37,8 +48,8 @@ def edit(source: Source, out: Path, settings: dict[str, Any], dry: bool) -> None
         check_apart([out, rejects_path(out)], read_files(source))
     unreadable = None if dry else out.with_suffix(".unreadable.jsonl")
     with Rejects(unreadable) as rejects:
-        todo = list(read(source, ToEdit, rejects))
-    if rejects.total:
+        todo = list(read(source, ToEdit, rejects, refuse=fits_model(for_model, max_prompt_tokens)))
+    if rejects.total or rejects.notes:
         rejects.report(pairs)
     if not todo:
         raise UserError(f"{pairs}: no pair in it that can be edited ({rejects.summary()}).")

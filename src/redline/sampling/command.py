@@ -9,6 +9,7 @@ from redline.chat import Chat, NoAnswer, open_chat
 from redline.console import Bar, console, progress_bar
 from redline.data.check import Rejects
 from redline.data.files import check_apart
+from redline.data.fits import fits_model
 from redline.data.read import read, read_files
 from redline.data.records import Prompt, Response
 from redline.data.settings import Source
@@ -45,9 +46,10 @@ def sample_command(
     if worst_by is not None and n < 2:
         raise UserError(f"--worst-by {worst_by}: the worst of one is that one. Give --n 2 or more.")
     with Rejects.beside(out) as rejects:
-        asked = list(read(prompts, Prompt, rejects))
+        refuse = None if base_url is not None else fits_model(model)
+        asked = list(read(prompts, Prompt, rejects, refuse=refuse))
         if not asked:
-            raise UserError(f"{prompts.path}: holds no prompts ({rejects.summary()}).")
+            raise UserError(f"{prompts.name}: holds no prompts ({rejects.summary()}).")
         with Journal(out) as journal:
             answers = _Answers(journal, rejects, model, n, None if worst_by is None else scorer(worst_by))
             answers.check_same_model(asked)
