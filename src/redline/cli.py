@@ -230,6 +230,40 @@ def score(
     score_file(file, reward, out)
 
 
+@app.command(epilog="Example: `redline serve-reward runs/demo/reward --port 8100`")
+def serve_reward(
+    reward: Annotated[str, typer.Argument(help="A reward model's folder or name", show_default=False)],
+    host: Annotated[str, typer.Option(help="Where to listen; 0.0.0.0: on all addresses")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="0: any that is free", min=0, max=65535)] = 8100,
+    batch: Annotated[int, typer.Option(help="Texts that are scored at once", min=1)] = 32,
+    waiting: Annotated[int, typer.Option(help="Texts that may wait; more are refused", min=1)] = 1024,
+) -> None:
+    """Token rewards over HTTP, for OpenRLHF, verl, slime or your own trainer. Clients need its token:
+    REDLINE_REWARD_TOKEN, or one that is made up and printed."""
+    from redline.integrations.serve_command import serve_reward as run_server
+
+    run_server(reward, host, port, batch, waiting)
+
+
+@app.command(epilog="Example: `redline push runs/demo --to ada/kinder-answers --upload`")
+def push(
+    run: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="A run's folder, or a model's")],
+    to: Annotated[
+        str,
+        typer.Option(metavar="OWNER/MODEL", help="Its name on the Hub; the reward model's ends in -reward"),
+    ],
+    what: Annotated[Literal["policy", "reward", "both"], typer.Option(help="What to upload")] = "both",
+    upload: Annotated[
+        bool, typer.Option("--upload", help="Do it; without this, show what it would be")
+    ] = False,
+    public: Annotated[bool, typer.Option("--public", help="For everybody to see; default: private")] = False,
+) -> None:
+    """A run's policy and reward model to the Hugging Face Hub, with their cards. A dry run by default."""
+    from redline.integrations.hub import push_command
+
+    push_command(run, to, what, upload, public)
+
+
 @app.command(epilog="Example: `redline report runs/demo`")
 def report(
     run: Annotated[Path, typer.Argument(metavar="RUN_DIR", show_default=False)], json: Json = False
