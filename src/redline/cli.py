@@ -706,6 +706,49 @@ def import_log(
         typer.echo(line)
 
 
+@app.command(epilog="Example: `redline rounds rounds.yaml --out runs/rounds`")
+def rounds(
+    recipe: Annotated[Path, typer.Argument(help="YAML recipe of rounds", show_default=False)],
+    overrides: Overrides = None,
+    out: Annotated[Path | None, typer.Option(help="Their folder; default: runs/ and its name")] = None,
+) -> None:
+    """Round after round: sample the last policy, correct its answers, train on all edits so far; continues
+    where it stopped."""
+    from redline.run.rounds import rounds_command
+
+    rounds_command(recipe, overrides or [], out)
+
+
+@app.command(epilog="Example: `redline schema --out redline.schema.json`")
+def schema(
+    out: Annotated[Path | None, typer.Option(help="A file; default: stdout")] = None,
+) -> None:
+    """The JSON schema of recipes, for editors that complete and check YAML."""
+    from redline.recipe import schema_text
+    from redline.run.init import write_text
+
+    if out is None:
+        typer.echo(schema_text())
+    else:
+        write_text(out, schema_text() + "\n")
+
+
+@app.command(epilog="Example: `redline init edits.csv --out recipe.yaml`")
+@with_reading
+def init(
+    file: Annotated[str, typer.Argument(help=f"Edits or pairs: {SOURCE}", show_default=False)],
+    reading: Reading,
+    out: Annotated[Path, typer.Option(help="The recipe to write")] = Path("recipe.yaml"),
+    model: Annotated[
+        str, typer.Option(help="The model to align: a Hugging Face name, a folder, or the embedded one")
+    ] = "smollm2-135m",
+) -> None:
+    """A commented recipe for a file of yours: columns guessed and shown, ten records checked."""
+    from redline.run.init import init_command
+
+    init_command(reading.source(file), out, model)
+
+
 @app.command(epilog="Example: `redline show edits.jsonl --limit 3`")
 @with_reading
 def show(

@@ -4,6 +4,7 @@ Each section lives in the room that it configures. A key that is not listed is r
 """
 
 import difflib
+import json
 import os
 import re
 from collections.abc import Iterator
@@ -274,6 +275,13 @@ def set_key(plain: dict[str, Any], key: str, value: Any, override: str) -> None:
         here[_place(last, here, override)] = value
     else:
         here[last] = value
+
+
+def schema_text() -> str:
+    """The JSON schema of recipes: what editors with a YAML language server complete and check by."""
+    schema = Recipe.model_json_schema()
+    schema |= {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "A recipe of Redline"}
+    return json.dumps(schema, indent=2, ensure_ascii=False)
 
 
 def as_yaml(section: Section) -> str:

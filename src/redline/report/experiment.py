@@ -13,6 +13,7 @@ from redline.errors import UserError
 from redline.report.charts import Series, line_chart, number, percent
 from redline.report.folder import RunFolder
 from redline.report.page import render, write_report
+from redline.report.rounds import write_rounds
 from redline.report.sanity import sanity
 from redline.report.section_run import duration
 from redline.urls import without_logins
@@ -28,13 +29,19 @@ NOTHING = {"text": "–", "interval": "", "sure": False, "seeds": ""}  # a cell 
 
 
 def write_page(folder: Path) -> Path:
-    """Write the page of a run, or of an experiment, and return its path. Raises UserError when the folder is
-    neither's."""
+    """Write the page of a run, of an experiment or of rounds, and return its path. Raises UserError when the
+    folder is none of theirs."""
+    if (folder / "rounds.json").exists():
+        return write_rounds(folder)
     return write_experiment(folder) if (folder / "summary.json").exists() else write_report(folder)
 
 
 def figures_of(folder: Path) -> dict[str, Any]:
-    """The figures of a run (its comparison, its reward model, what should be minded) or of an experiment."""
+    """The figures of a run (its comparison, its reward model, what should be minded), of an experiment or of
+    rounds."""
+    if (folder / "rounds.json").exists():
+        rounds: dict[str, Any] = read_json(folder / "rounds.json")
+        return rounds
     if (folder / "summary.json").exists():
         found: dict[str, Any] = read_json(folder / "summary.json")
         return found
