@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
 
-from redline.console import console
+from redline.console import console, say
 from redline.data.files import write_jsonl
 from redline.engine.processes import this_process, wait_for_everyone
 from redline.engine.sharding import load_optimizer, load_trained, optimizer_state, trained_weights, whole
@@ -93,6 +93,7 @@ class Checkpoints:
                 continue
             same_settings(folder, manifest["settings"], self.settings)
             self._read(folder)
+            say_continued(folder, manifest["step"])
             return manifest["step"], manifest["extra"]
         return 0, {}
 
@@ -271,8 +272,14 @@ def newest_sealed(work: Path, settings: dict[str, Any]) -> str | None:
     for folder in trainer_checkpoints(work):
         if (manifest := intact(folder)) is not None:
             same_settings(folder, manifest["settings"], settings)
+            say_continued(folder, int(folder.name.rpartition("-")[2]))
             return str(folder)
     return None
+
+
+def say_continued(folder: Path, step: int) -> None:
+    """Say on the console from where a stopped training goes on."""
+    say(f"stopped before: continues after step {step}, from {folder}")
 
 
 def trainer_checkpoints(work: Path) -> list[Path]:

@@ -100,6 +100,8 @@ class Policy(Section):
     """Updates between checkpoints."""
     sample_every: int = Field(10, ge=1)
     """Updates between sampled responses written to samples.jsonl."""
+    show_samples: int = Field(0, ge=0)
+    """So many of them are also shown on the console and sent to the `trackers`. 0: none."""
 
 
 class Watch(Section):

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from redline.console import progress_bar
-from redline.data.records import Prompt
+from redline.console import progress_bar, say
+from redline.data.records import Prompt, as_text
+from redline.data.show import visible
 from redline.engine.checkpoints import Checkpoints, keep_batch, not_finite
 from redline.engine.models import eos_ids, tokenizer_of
 from redline.engine.processes import finish_tracking, new_accelerator, wait_for_everyone
@@ -138,6 +139,9 @@ def _check_positions(
         )
 
 
+NO_MATTER = {"checkpoint_every", "sample_every", "show_samples", "microbatch_tokens"}  # to a result
+
+
 class Training:
     """The updates of one training in the folder ``out``; ``base`` is the name of the model that it began
     with."""
@@ -145,7 +149,7 @@ class Training:
     def __init__(self, ppo: Ppo, tokenizer: "PreTrainedTokenizerBase", base: str, out: Path):
         self.ppo, self.tokenizer, self.base, self.out = ppo, tokenizer, base, out
         self.accelerator = ppo.accelerator
-        settings = ppo.settings.model_dump(exclude={"checkpoint_every", "sample_every", "microbatch_tokens"})
+        settings = ppo.settings.model_dump(exclude=NO_MATTER)
         settings |= {
             "seed": ppo.seed,
             "model": base,
@@ -218,9 +222,19 @@ class Training:
         if (step + 1) % self.ppo.settings.sample_every == 0 or step in (0, self.ppo.settings.updates - 1):
             names = ("rewards", "values", "kl", "advantages")
             columns = {name: batch.rows(getattr(batch, name)) for name in names}
-            log.samples(sample_records(batch.rollout, self.tokenizer, step + 1, SHOWN, **columns))
+            records = sample_records(batch.rollout, self.tokenizer, step + 1, SHOWN, **columns)
+            log.samples(records)
+            self._show(records[: self.ppo.settings.show_samples], step)
         known = {name: value for name, value in metrics.items() if value is not None}
         self.accelerator.log(known, step=step + 1)
+
+    def _show(self, records: Sequence[dict[str, Any]], step: int) -> None:
+        """Some responses, as text, on the console and in the trackers."""
+        for number, record in enumerate(records, 1):
+            text = f"{as_text(record['prompt'])} -> {record['text']}"
+            if self.accelerator.is_main_process:
+                say(f"update {step + 1}, sample {number}: {visible(' '.join(text.split()))}")
+            self.accelerator.log({f"sample {number}": text}, step=step + 1)
 
     @contextmanager
     def _bad_batches_kept(self) -> Iterator[None]:

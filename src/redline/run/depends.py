@@ -26,7 +26,7 @@ _UNKNOWN = object()  # where there is no value: None is one
 CONTENTS = "the contents of "  # begins the name of a value that is a file's contents
 NO_MATTER = {  # keys that change no result, or none that was paid for
     "edit": ("concurrency", "rate", "retries", "timeout", "price_in", "price_out", "base_url", "api_key_env"),
-    "policy": ("checkpoint_every", "sample_every"),
+    "policy": ("checkpoint_every", "sample_every", "show_samples", "microbatch_tokens"),
     "compare": ("concurrency", "api_key_env"),
     "watch": ("api_key_env",),
 }
