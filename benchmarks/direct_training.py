@@ -122,8 +122,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for time_of in range(2):
             few = labels[:4] if time_of == 0 else labels
-            measured["trl"] = trls(few, model, Path(folder) / f"trl-{time_of}")
             measured["redline"] = ours(few, model, Path(folder) / f"redline-{time_of}")
+            measured["trl"] = trls(few, model, Path(folder) / f"trl-{time_of}")
+            print(len(few), "edits:", measured, flush=True)
     ratio = {key: round(measured["trl"][key] / measured["redline"][key], 2) for key in measured["trl"]}
     result = {"edits": len(labels), "threads": torch.get_num_threads(), **measured, "ratio": ratio}
     OUT.write_text(json.dumps(result | about("direct_training.py", model), indent=1) + "\n", encoding="utf-8")

@@ -69,25 +69,10 @@ def read(path: Path, kind: Any, limit: int | None = None) -> list[Any]:
         return [kind.model_validate_json(line) for line in lines][:limit]
 
 
-def main() -> None:
-    options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    options.add_argument("source", type=Path)
-    options.add_argument("--prompts", type=int, default=60)
-    options.add_argument("--n", type=int, default=16)
-    chosen = options.parse_args()
-    lm, tokenizer = load_causal_lm(Model()), tokenizer_of(Model())
-
-    def points_of(edits: Sequence[Edit], side: str) -> Tensor:
-        ids = [tokenizer(getattr(edit, side), add_special_tokens=False)["input_ids"][:CROP] for edit in edits]
-        return pooled(lm, [[] for _ in ids], ids)
-
-    train, test = (read(chosen.source / f"{name}.jsonl", Edit) for name in ("edits", "report-edits"))
-    raw = {name: points_of(train, name) for name in ("rejected", "edited")}
-    projection = Projection.of(torch.cat(list(raw.values())), COMPONENTS)
-    judges = fitted(projection(raw["rejected"]), projection(raw["edited"]))
-    sides = [projection(points_of(test, name)) for name in ("rejected", "edited")]
-    right = {name: (score(sides[1]) > score(sides[0])).float().numpy() for name, score in judges.items()}
-
+def best_of_many(
+    lm: Any, tokenizer: Any, chosen: argparse.Namespace, projection: Projection, judges: dict[str, Score]
+) -> "dict[str, np.ndarray]":
+    """By each score, how often the best of n samples beats a single one ``[prompts]``."""
     prompts = read(chosen.source / "report-openings.jsonl", Prompt, chosen.prompts)
     asked = [encode_prompt(tokenizer, prompt.prompt) for prompt in prompts]
     sampler = InProcess()
@@ -108,17 +93,42 @@ def main() -> None:
         others = [text[chosen.n] for text in texts]
         preferences = judge.prefer([prompt.prompt for prompt in prompts], first, others)
         wins[name] = np.array([0.5 if one is None else one for one in preferences])
+    return wins
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    options.add_argument("source", type=Path)
+    options.add_argument("--edits", type=int, default=437)
+    options.add_argument("--prompts", type=int, default=60, help="0: only rank the sides of held-out edits")
+    options.add_argument("--n", type=int, default=16)
+    chosen = options.parse_args()
+    lm, tokenizer = load_causal_lm(Model()), tokenizer_of(Model())
+
+    def points_of(edits: Sequence[Edit], side: str) -> Tensor:
+        ids = [tokenizer(getattr(edit, side), add_special_tokens=False)["input_ids"][:CROP] for edit in edits]
+        return pooled(lm, [[] for _ in ids], ids)
+
+    train = read(chosen.source / "edits.jsonl", Edit, chosen.edits)
+    test = read(chosen.source / "report-edits.jsonl", Edit)
+    raw = {name: points_of(train, name) for name in ("rejected", "edited")}
+    projection = Projection.of(torch.cat(list(raw.values())), COMPONENTS)
+    judges = fitted(projection(raw["rejected"]), projection(raw["edited"]))
+    sides = [projection(points_of(test, name)) for name in ("rejected", "edited")]
+    right = {name: (score(sides[1]) > score(sides[0])).float().numpy() for name, score in judges.items()}
+
+    wins = best_of_many(lm, tokenizer, chosen, projection, judges) if chosen.prompts else {}
     result = {
         "edits": len(train),
         "held_out_edits": len(test),
-        "prompts": len(prompts),
+        "prompts": chosen.prompts,
         "n": chosen.n,
         "ranked_right": {name: summary(values) for name, values in right.items()},
         "win_rate_of_the_best": {name: summary(values) for name, values in wins.items()},
         "flow_minus": {
             name: {
                 "ranked_right": summary(right["flow"] - right[name]),
-                "win_rate": summary(wins["flow"] - wins[name]),
+                **({"win_rate": summary(wins["flow"] - wins[name])} if wins else {}),
             }
             for name in judges
             if name != "flow"
