@@ -589,6 +589,8 @@ def annotate(
     from redline.annotate import serve
     from redline.annotate.serve import Options, annotate
 
+    if as_json and not status:
+        raise UserError("--json: is for --status. Add it.")
     if status:
         serve.status(db, as_json)
         return

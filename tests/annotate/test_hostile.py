@@ -10,6 +10,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from conftest import Client, Server, export
+from redline import annotate
 from redline.annotate import people
 from redline.annotate.app import build
 from redline.annotate.intake import set_up
@@ -333,3 +334,46 @@ def test_markdown_formats_and_is_quick() -> None:
         assert part in html
     assert render("*" * 20_000 + "<b>").startswith("<pre>")
     assert "&lt;b&gt;" in render("[" * 19_000 + "<b>")
+
+
+def test_forms_that_mean_nothing(server: Server) -> None:
+    """What no form of ours sends is refused with a reason, and is no error of the server's."""
+    admin = server.client("admin")
+    page = admin.http.get("/admin/items").text
+    csrf = re.search(r'name="csrf" value="(\w+)"', page)[1]  # type: ignore[index]
+    for path, values in [
+        ("/admin/assign", {"percent": "²"}),
+        ("/admin/assign", {"percent": "0"}),
+        ("/admin/assign", {"percent": "10", "to": "9" * 40}),
+        ("/admin/return/1", {"why": "x", "to": "²"}),
+        ("/admin/return/1", {"why": "x", "to": "9" * 40}),
+        ("/admin/return/1", {"why": " "}),
+        ("/admin/return/1", {"why": "x" * 2001}),
+        ("/admin/gold/999999", {}),
+        ("/admin/decide/1", {"verdict": "perfect"}),
+        ("/admin/decide/999999", {"verdict": "fine"}),
+    ]:
+        assert admin.http.post(path, data={"csrf": csrf} | values).status_code == 422, (path, values)
+    back = admin.http.post(
+        "/admin/undecide/1", data={"csrf": csrf, "back": "https://evil.example"}, follow_redirects=False
+    )
+    assert back.headers["location"] == "/admin"
+    for query in ("?page=²", "?page=" + "9" * 30, "?text=%00%25_", "?state=nonsense", "?assigned=<b>"):
+        answer = admin.http.get(f"/admin/items{query}")
+        assert answer.status_code == 200
+        assert "<b>" not in answer.text
+    assert admin.http.get("/admin/item/999999").status_code == 404
+
+
+def test_the_bundle_names_its_licences() -> None:
+    """What is in the page's bundle is named with its licence, in the versions of the lock file; it asks no
+    other host."""
+    package = Path(annotate.__file__).parent
+    lock = json.loads((package / "bundle" / "package-lock.json").read_text())
+    notes = (package / "static" / "codemirror.bundle.LICENSE.txt").read_text()
+    named = re.findall(r"^(\S+) (\S+) \(MIT\)$", notes, re.MULTILINE)
+    assert {"@codemirror/commands", "@codemirror/state", "@codemirror/view"} <= {name for name, _ in named}
+    for name, version in named:
+        assert lock["packages"][f"node_modules/{name}"]["version"] == version
+    bundle = (package / "static" / "codemirror.bundle.mjs").read_text()
+    assert not re.search(r"\b(fetch|import)\s*\(|XMLHttpRequest|WebSocket", bundle)

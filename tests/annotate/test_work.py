@@ -25,7 +25,7 @@ from redline.annotate.submissions import Refused, Submission, save_draft, skip, 
 from redline.annotate.texts import browser_text, objection, restore_line_ends
 from redline.data.check import Rejects
 from redline.data.files import read_jsonl
-from redline.data.records import Edit, Response, ToEdit
+from redline.data.records import Edit, Feedback, Response, ToEdit
 from redline.data.settings import Source
 from redline.errors import UserError
 from redline.judge.judges import load_judge
@@ -622,3 +622,34 @@ def test_objections() -> None:
     assert objection([{"role": "user", "content": "fine", "n": [1, None]}]) is None
     assert objection({"a": ["x", {"b": "\0"}]}) is not None
     assert objection("\udc80") is not None
+
+
+def test_thumbs_and_practice_from_the_command_line(serve: Callable[..., Server], tmp_path: Path) -> None:
+    responses = [{"id": f"r{n}", "prompt": f"Q{n}", "response": f"answer {n}"} for n in range(2)]
+    (tmp_path / "responses.jsonl").write_text("".join(json.dumps(one) + "\n" for one in responses))
+    known = {"id": "k", "prompt": "Q", "response": "nonsense", "liked": False, "explanation": "It is."}
+    (tmp_path / "practice.jsonl").write_text(json.dumps(known) + "\n")
+    server = serve(
+        "--thumbs",
+        str(tmp_path / "responses.jsonl"),
+        "--practice",
+        str(tmp_path / "practice.jsonl"),
+        "--annotators",
+        "ada",
+        "--agreement",
+        "0",
+    )
+    client = server.client("ada")
+    assert client.page()
+    answer = client.submit(None, "up").json()
+    told = client.http.get(answer["next"]).text
+    assert "Your answer: thumb up. The known answer: thumb down." in told
+    for verdict in ("up", "down"):
+        assert client.page()
+        assert client.submit(None, verdict).status_code == 200
+    assert client.page() is None
+    records = [Feedback.model_validate(record) for record in exported(server)]
+    assert [(one.id, one.response, one.liked) for one in records] == [
+        ("r0", "answer 0", True),
+        ("r1", "answer 1", False),
+    ]

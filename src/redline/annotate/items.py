@@ -1,5 +1,6 @@
 """The lead's pages about items: the list with its filters, one item with all work on it, decisions."""
 
+import re
 from typing import Any
 from urllib.parse import urlencode
 
@@ -13,6 +14,8 @@ from redline.annotate.people import Person
 from redline.annotate.security import Forbidden
 from redline.annotate.site import Site
 from redline.annotate.submissions import LONGEST_NOTE, Refused
+
+NUMBER = re.compile("[0-9]{1,15}")  # more digits are no row's number
 
 
 def listing(site: Site, request: Request, person: Person) -> Response:
@@ -149,14 +152,12 @@ def send_back(site: Site, request: Request, person: Person, data: dict[str, Any]
     """Send a submission back to its author or to another person, with the reason."""
     why = str(data.get("why", "")).strip()
     to = str(data.get("to", ""))
+    recipient = int(to) if NUMBER.fullmatch(to) else None
+    if to and recipient is None:
+        raise Forbidden("There is no such person.", 422)
     if len(why) > LONGEST_NOTE or texts.objection(why):
         raise Forbidden(f"The reason has to be text of at most {LONGEST_NOTE:,} characters.", 422)
-    return _done(
-        data,
-        lambda: lead.send_back(
-            site.engine, _number(request), why, person.id, int(to) if to.isdigit() else None
-        ),
-    )
+    return _done(data, lambda: lead.send_back(site.engine, _number(request), why, person.id, recipient))
 
 
 def choose(site: Site, request: Request, person: Person, data: dict[str, Any]) -> Response:
@@ -171,6 +172,8 @@ def decide(site: Site, request: Request, person: Person, data: dict[str, Any]) -
     text = data.get("text")
     if why := texts.objection(text) or texts.objection(note):
         return JSONResponse({"error": f"The text {why}."}, 422)
+    if len(note) > LONGEST_NOTE:
+        return JSONResponse({"error": f"The note is longer than {LONGEST_NOTE:,} characters."}, 422)
     try:
         lead.decide(site.engine, item_id, person.id, verdict, text if isinstance(text, str) else None, note)
     except Refused as refused:
@@ -191,7 +194,7 @@ def assign(site: Site, request: Request, person: Person, data: dict[str, Any]) -
     """Give a share of the filter's free items to a person, or back to everybody."""
     percent = str(data.get("percent", "100"))
     to = str(data.get("to", ""))
-    if not percent.isdigit() or not 1 <= int(percent) <= 100:
+    if not NUMBER.fullmatch(percent) or not 1 <= int(percent) <= 100:
         raise Forbidden("The share is a whole number of percent from 1 to 100.", 422)
     if to and not any(str(row.id) == to and row.revoked is None for row in people.everyone(site.engine)):
         raise Forbidden("There is no such person.", 422)
