@@ -13,6 +13,7 @@ from redline.data.tokenization import load_tokenizer
 from redline.engine.batching import pad
 from redline.engine.models import load_causal_lm
 from redline.engine.settings import Adapt, Model, Optimizer
+from redline.engine.trunk import LowerStates
 from redline.errors import UserError
 from redline.label.stage import label_edits
 from redline.policy.actor import ActorCritic, rescore
@@ -72,12 +73,17 @@ SPECIAL: dict[str, dict[str, Any]] = {  # what a family needs beside the rules a
     "bamba": {**MAMBA, "attn_layer_indices": [1, 3]},
     "cohere_compass_text": {"rope_parameters": {"full_attention": ROPE, "sliding_attention": ROPE}},
     "dbrx": {
-        "attn_config": {"rope_theta": 10000.0, "kv_n_heads": 2},
+        "attn_config": {"rope_theta": 10000.0, "kv_n_heads": 2, "clip_qkv": 8.0},
         "ffn_config": {"moe_num_experts": 4, "moe_top_k": 2, "ffn_hidden_size": 48},
     },
     "deepseek_v2": {"num_experts_per_tok": 2, "topk_method": "greedy"},
-    "dots1": {"n_routed_experts": 6},
-    "falcon_h1": MAMBA,
+    "dots1": {
+        "n_routed_experts": 6,
+        "moe_intermediate_size": 24,
+        "num_experts_per_tok": 2,
+        "n_shared_experts": 1,
+    },
+    "falcon_h1": {**MAMBA, "mamba_d_ssm": 64},
     "gemma3n_text": {"num_kv_shared_layers": 0, "laurel_rank": 8},
     "gemma4_unified_assistant": {"num_kv_shared_layers": 0},
     "gpt_neo": {"attention_types": [[["global", "local"], 2]]},
@@ -90,6 +96,13 @@ SPECIAL: dict[str, dict[str, Any]] = {  # what a family needs beside the rules a
     "ministral": {"head_dim": 8},
     "moshi": {"audio_vocab_size": 64},
     "nemotron": {"num_key_value_heads": 2},
+    "qwen4_exp_text": {
+        "indexer_n_heads": 2,
+        "indexer_kv_heads": 1,
+        "indexer_head_dim": 8,
+        "indexer_compress_ratio": 4,
+        "indexer_budget": WINDOW,
+    },
     "reformer": {"is_decoder": True, "axial_pos_shape": [16, 16], "axial_pos_embds_dim": [16, 16]},
     "zamba": {
         "layers_block_type": ["linear_attention", "linear_attention", "hybrid", "linear_attention"],
@@ -276,11 +289,11 @@ def _policy(model: Model, folder: Path) -> dict[str, Any]:
     rollout = sampled(lm, rows, Sampling(max_new_tokens=12, temperature=1.0, top_p=1.0), [1], 5)
     plain = plain_logprobs(folder / "policy", rollout.sequences, [len(row) for row in rows])
     actor = ActorCritic(policy, adapt)
-    rollout.states.clear()
     if actor.split.cut:
-        states = actor.split.lower(pad(rollout.sequences))
-        lengths = [len(ids) for ids in rollout.sequences]
-        rollout.states[actor.split.cut] = [row[:size] for row, size in zip(states, lengths, strict=True)]
+        entering = actor.split.lower(pad(rollout.sequences))
+        rollout.states = LowerStates([actor.split.cut], len(rows))
+        for place, (states, ids) in enumerate(zip(entering, rollout.sequences, strict=True)):
+            rollout.states.put(actor.split.cut, place, states[: len(ids)])
     again, _, _ = rescore(actor, rollout, 1.0, 4096)
     adapter = _adapter_off(model, folder / "policy", rollout.sequences[0])
     return {

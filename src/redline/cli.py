@@ -781,8 +781,11 @@ def main() -> None:
         _print_lines(error)
         sys.exit(2)
     except RuntimeError as error:
-        from redline.engine.processes import lost_another
+        from redline.engine.processes import lost_another, memory_is_full
 
+        if full := memory_is_full(error):
+            print(f"redline: {full}", file=sys.stderr)
+            sys.exit(1)
         if not lost_another(error):
             raise
         print(

@@ -8,8 +8,9 @@ they trim, put an empty thought in front, drop earlier thoughts, open a thought 
 
 import json
 import re
-from contextvars import ContextVar
-from datetime import datetime
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime, tzinfo
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -21,9 +22,6 @@ if TYPE_CHECKING:
 
 THOUGHT, THOUGHT_END = "<think>", "</think>"
 OTHER_TEMPLATE = "another template can be given with `model.chat_template`"
-
-
-_pinned: ContextVar[datetime | None] = ContextVar("date that templates print", default=None)
 
 
 class CannotRender(UserError):
@@ -58,7 +56,7 @@ def render(tokenizer: "PreTrainedTokenizerBase", messages: list[Message], to_ans
             "prompts as plain text."
         )
     plain, tools = split_tools(messages)
-    switches = {"strftime_now": today().strftime, **template_kwargs(tokenizer)}
+    switches = template_kwargs(tokenizer)
     try:
         text = tokenizer.apply_chat_template(
             plain, tools=tools, tokenize=False, add_generation_prompt=to_answer, **switches
@@ -69,15 +67,26 @@ def render(tokenizer: "PreTrainedTokenizerBase", messages: list[Message], to_ans
     return str(text)
 
 
-def today() -> datetime:
-    """The time that templates print: a run's, once ``pin_date`` has set it, so that a run which goes on after
-    midnight has the prompts that it began with; else now."""
-    return _pinned.get() or datetime.now()
+@contextmanager
+def pinned_date(date: str) -> Iterator[None]:
+    """Inside, templates print this date (``2026-11-30``) for today's: a run that goes on after midnight has
+    the prompts that it began with. Transformers' templates ask its module's ``datetime``, and take no other
+    function from outside."""
+    import transformers.utils.chat_template_utils
 
+    module: Any = transformers.utils.chat_template_utils
+    began = datetime.fromisoformat(date)
 
-def pin_date(date: str | None) -> None:
-    """Let every template print this date (``2026-11-30``) from now on; None: today's again."""
-    _pinned.set(None if date is None else datetime.fromisoformat(date))
+    class Pinned(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> Any:
+            return began
+
+    before, module.datetime = module.datetime, Pinned
+    try:
+        yield
+    finally:
+        module.datetime = before
 
 
 def template_kwargs(tokenizer: "PreTrainedTokenizerBase") -> dict[str, Any]:

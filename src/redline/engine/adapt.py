@@ -2,7 +2,7 @@
 that mixtures keep in stacked parameters, or the weights themselves."""
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -49,7 +49,7 @@ def adapt(model: "PreTrainedModel", how: Adapt, depth: int) -> "PeftModel | PreT
     """
     base, trained = model.base_model, range(depth - train_layers(how, depth), depth)
     whole = len(trained) == depth
-    parent, name, layers = _layers(base, depth)
+    parent, name, layers = _layers(base)
     if how.lora_rank:
         return _with_lora(model, how, layers, name, trained)
     if whole:
@@ -63,16 +63,28 @@ def adapt(model: "PreTrainedModel", how: Adapt, depth: int) -> "PeftModel | PreT
     return model
 
 
-def _layers(base: nn.Module, depth: int) -> tuple[nn.Module, str, nn.ModuleList]:
-    """The module that holds the list of ``depth`` layers, the list's name in it, and the list."""
+def depth_of(model: "PreTrainedModel") -> int:
+    """How many layers a model has, by its list of them: some families count otherwise in their
+    configuration."""
+    return len(_layers(model.base_model)[2])
+
+
+def _layers(base: nn.Module) -> tuple[nn.Module, str, nn.ModuleList]:
+    """The module that holds the list of decoder layers, the list's name in it, and the list: the one of the
+    configuration's length, or else the only one of the backbone itself."""
+    known: Any = base.config
     for parent in base.modules():
         for name, child in parent.named_children():
-            if isinstance(child, nn.ModuleList) and len(child) == depth:
+            if isinstance(child, nn.ModuleList) and len(child) == known.num_hidden_layers:
                 return parent, name, child
-    raise UserError(
-        f"{type(base).__name__} has no list of {depth} layers: Redline cannot tell which of its weights to "
-        "train."
-    )
+    own = [(name, child) for name, child in base.named_children() if isinstance(child, nn.ModuleList)]
+    if len(own) != 1:
+        raise UserError(
+            f"{type(base).__name__} has no list of {known.num_hidden_layers} layers: Redline cannot tell "
+            "which of its weights to train."
+        )
+    name, child = own[0]
+    return base, name, child
 
 
 def _with_lora(

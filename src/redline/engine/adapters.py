@@ -9,11 +9,13 @@ with their A matrices and add up its gradient in place.
 
 import functools
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from peft.tuners.lora import Linear
+from safetensors import safe_open
 from torch import Tensor, nn
 
 from redline.engine.siblings import Together, siblings
@@ -29,6 +31,24 @@ def fused(config: "LoraConfig") -> "LoraConfig":
         return config
     config._register_custom_module({nn.Linear: FusedLinear})
     return config
+
+
+@torch.no_grad()
+def put_weights(wrapped: nn.Module, folder: Path) -> None:
+    """Put the weights of an adapter's folder into the adapter of the same names in a model. PEFT has put them
+    there already, but for a family whose checkpoints name modules otherwise it renames them, some to names
+    that no module has."""
+    own = {
+        path.replace(".default.", "."): parameter
+        for path, parameter in wrapped.named_parameters()
+        if "lora_" in path
+    }
+    with safe_open(str(folder / "adapter_model.safetensors"), "pt") as file:
+        names = set(file.keys())
+        for path, parameter in own.items():
+            key = path if path in names else f"base_model.model.{path}"
+            if key in names:
+                parameter.copy_(file.get_tensor(key))
 
 
 def joined(model: "PeftModel") -> "PeftModel":

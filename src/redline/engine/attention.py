@@ -61,7 +61,7 @@ def use_short_attention(model: "PreTrainedModel") -> None:
 
 def _has_index(model: "PreTrainedModel") -> bool:
     names = model.config.get_text_config().to_dict()
-    return any(name.startswith("index_") for name in names)
+    return any(name.startswith("index") for name in names)
 
 
 @torch.no_grad()

@@ -38,10 +38,10 @@ def logit_scale(lm: "PreTrainedModel") -> float:
     config: Any = lm.config.get_text_config()
     for family, name in FACTORS.items():
         if config.model_type.startswith(family):
-            return float(getattr(config, name))
+            return float(getattr(config, name) or 1)
     for family, name in DIVISORS.items():
         if config.model_type.startswith(family):
-            return 1 / float(getattr(config, name))
+            return 1 / float(getattr(config, name) or 1)
     return 1.0
 
 

@@ -1,8 +1,9 @@
 """Backbones as people bring them: folders and names, adapters on a base model, weights of 4 bits, wrappers of
 a text model. Weights load from safetensors only."""
 
+import copy
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,13 @@ from redline.errors import UserError
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+# how wrappers call the weights of their text model -> how it calls them alone
+TEXT_MODEL = {
+    r"^language_model\.model\.": "model.",
+    r"^model\.language_model\.": "model.",
+    r"^language_model\.lm_head\.": "lm_head.",
+}
+
 
 def load_config(model: Model) -> Any:
     """The configuration of a model (of an adapter's base model, of a wrapper's text model).
@@ -28,18 +36,16 @@ def load_config(model: Model) -> Any:
     Raises UserError for one that is not there, that has no text model which Transformers loads by itself, or
     whose weights are stored in a way that nothing can be trained on.
     """
-    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
 
     if adapter_folder(model.name):
         return load_config(_base_of(model))
-    with loading(model.name, "configuration"):
-        config: Any = AutoConfig.from_pretrained(
-            resolve(model.name), trust_remote_code=model.trust_remote_code, revision=model.revision or "main"
-        )
+    config = _stored_config(model)
     text = config.get_text_config(decoder=True)
     if text is not config and type(text) in MODEL_FOR_CAUSAL_LM_MAPPING:
         if stored := getattr(config, "quantization_config", None):
             text.quantization_config = stored
+        text.tie_word_embeddings |= bool(getattr(config, "tie_word_embeddings", False))
         text._commit_hash = getattr(config, "_commit_hash", None)
         config = text
     if not hasattr(config, "num_hidden_layers"):
@@ -49,6 +55,16 @@ def load_config(model: Model) -> Any:
         )
     _check_storage(model.name, config)
     return config
+
+
+def _stored_config(model: Model) -> Any:
+    """The configuration as the checkpoint has it."""
+    from transformers import AutoConfig
+
+    with loading(model.name, "configuration"):
+        return AutoConfig.from_pretrained(
+            resolve(model.name), trust_remote_code=model.trust_remote_code, revision=model.revision or "main"
+        )
 
 
 def _base_of(model: Model) -> Model:
@@ -82,12 +98,17 @@ def load_causal_lm(model: Model) -> "PreTrainedModel":
     from transformers import AutoModelForCausalLM
 
     config = load_config(model)
+    check_one_part(model.name, config)
+    return load_model(AutoModelForCausalLM, model, config)
+
+
+def check_one_part(name: str, config: Any) -> None:
+    """Raise UserError for an encoder with a decoder."""
     if getattr(config, "is_encoder_decoder", False):
         raise UserError(
-            f"{model.name}: {type(config).__name__} is an encoder with a decoder. Redline trains models that "
-            "are decoders alone."
+            f"{name}: {type(config).__name__} describes an encoder with a decoder. Redline trains models "
+            "that are one of the two."
         )
-    return load_model(AutoModelForCausalLM, model, config)
 
 
 def load_model(auto: Any, model: Model, config: Any = None, new_head: bool = False) -> "PreTrainedModel":
@@ -108,6 +129,8 @@ def load_model(auto: Any, model: Model, config: Any = None, new_head: bool = Fal
     elif stored:
         options |= {"device_map": {"": device()}}
         _keep_whole(config, _heads(auto, config))
+    if type(_stored_config(model)) is not type(config):
+        options |= {"key_mapping": TEXT_MODEL}
     with loading(model.name, "model"):
         loaded, report = auto.from_pretrained(
             resolve(model.name),
@@ -118,6 +141,8 @@ def load_model(auto: Any, model: Model, config: Any = None, new_head: bool = Fal
             **options,
         )
     _check_whole(loaded, report["missing_keys"], model.name, new_head)
+    if "key_mapping" in options:
+        _save_as_it_is(loaded)
     return _ready(loaded)
 
 
@@ -131,6 +156,8 @@ def _ready(loaded: "PreTrainedModel") -> "PreTrainedModel":
         if hasattr(module, "support_avx512bf16_for_cpu"):
             # bitsandbytes' packing for such processors has no backward pass
             module.support_avx512bf16_for_cpu = False
+    if loaded.base_model is loaded and isinstance(getattr(loaded, "model", None), torch.nn.Module):
+        loaded.base_model_prefix = "model"  # Llama 4's text model names another
     try_short_attention(loaded)
     return loaded
 
@@ -151,7 +178,7 @@ def _heads(auto: Any, config: Any) -> list[str]:
     """What a model has beside its backbone, by name: it stays as it is where the backbone is quantised."""
     with torch.device("meta"), quietly():
         build = getattr(auto, "from_config", None) or auto._from_config
-        skeleton = build(config)
+        skeleton = build(copy.deepcopy(config))  # which Transformers writes into
     return [name for name, child in skeleton.named_children() if child is not skeleton.base_model]
 
 
@@ -178,9 +205,10 @@ def _need_bitsandbytes(who: str) -> None:
 def _keep_whole(config: Any, names: list[str]) -> None:
     """Tell a quantised checkpoint's configuration that a head is not quantised."""
     stored = config.quantization_config
-    if isinstance(stored, dict):
-        before = stored.get("llm_int8_skip_modules") or []
-        stored["llm_int8_skip_modules"] = [*before, *(name for name in names if name not in before)]
+    stored = dict(stored if isinstance(stored, dict) else stored.to_dict())
+    before = stored.get("llm_int8_skip_modules") or []
+    stored["llm_int8_skip_modules"] = [*before, *(name for name in names if name not in before)]
+    config.quantization_config = stored
 
 
 def is_quantised(model: "PreTrainedModel") -> bool:
@@ -195,7 +223,14 @@ def whole_weights(model: "PreTrainedModel") -> "PreTrainedModel":
     plain: PreTrainedModel = model.dequantize(dtype=torch.bfloat16)
     if hasattr(plain.config, "quantization_config"):
         del plain.config.quantization_config
+    _save_as_it_is(plain)
     return plain
+
+
+def _save_as_it_is(model: "PreTrainedModel") -> None:
+    """Let a model be saved by the family's own names and types of weights, not by those of the checkpoint
+    that it was read from."""
+    vars(model).pop("_weight_conversions", None)
 
 
 def _merged_start(auto: Any, model: Model, config: Any, new_head: bool) -> "PreTrainedModel":
@@ -221,6 +256,8 @@ def _with_adapter(loaded: "PreTrainedModel", name: str) -> "PreTrainedModel":
     from peft import PeftConfig, PeftModel
     from safetensors import safe_open
 
+    from redline.engine.adapters import put_weights
+
     folder = Path(adapter_folder(name) or name)
     weights = folder / "adapter_model.safetensors"
     if not weights.exists():
@@ -239,8 +276,21 @@ def _with_adapter(loaded: "PreTrainedModel", name: str) -> "PreTrainedModel":
             if rows != embedding.weight.shape[0]:
                 loaded.resize_token_embeddings(rows, mean_resizing=False)
         wrapped = PeftModel.from_pretrained(loaded, str(folder), config=config, torch_device=str(device()))
+        put_weights(wrapped, folder)
         merged: PreTrainedModel = wrapped.merge_and_unload()
     return merged
+
+
+def check_tokens(lm: "PreTrainedModel", rows: Iterable[Sequence[int]], name: str) -> None:
+    """Raise UserError for token ids that the embedding has no row for: the tokenizer is larger than it."""
+    embedding: Any = lm.get_input_embeddings()
+    size = int(embedding.weight.shape[0])
+    largest = max((max(row) for row in rows if len(row)), default=0)
+    if largest >= size:
+        raise UserError(
+            f"{name}: its tokenizer gives token {largest}, its embedding has {size} rows. Give the tokenizer "
+            "that belongs to the model, or a model whose embedding was resized for it."
+        )
 
 
 def for_training(model: Model, lora_rank: int) -> Model:
@@ -300,4 +350,7 @@ def eos_ids(
     configured = lm.generation_config.eos_token_id if lm.generation_config is not None else None
     turn = turn_end(tokenizer) if any(not isinstance(prompt, str) for prompt in prompts) else None
     found = configured if isinstance(configured, list) else [configured]
-    return sorted({token for token in [*found, tokenizer.eos_token_id, turn] if token is not None})
+    embedding: Any = lm.get_input_embeddings()
+    size = int(embedding.weight.shape[0])  # a token beyond it is never sampled
+    named = {token for token in [*found, tokenizer.eos_token_id, turn] if token is not None}
+    return sorted(token for token in named if token < size)

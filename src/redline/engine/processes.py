@@ -53,7 +53,28 @@ def installed(trackers: Sequence[str]) -> list[str]:
                     f"trackers: {tracker} is not installed. Run `pip install {tracker}`, or take it out of "
                     "the recipe."
                 )
+        if "wandb" in trackers and not _wandb_can_log_in():
+            raise UserError(
+                "trackers: wandb has no key. Run `wandb login`, set WANDB_API_KEY, or keep the run on this "
+                "machine with WANDB_MODE=offline."
+            )
     return list(trackers)
+
+
+def _wandb_can_log_in() -> bool:
+    """Whether Weights & Biases has a key, or needs none: it would ask for one in the middle of a run."""
+    import netrc
+    import os
+    from urllib.parse import urlsplit
+
+    if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_MODE", "online") not in ("online", "shared"):
+        return True
+    host = urlsplit(os.environ.get("WANDB_BASE_URL") or "https://api.wandb.ai").hostname or ""
+    try:
+        known = netrc.netrc(os.environ.get("NETRC"))
+    except (OSError, netrc.NetrcParseError):
+        return False
+    return known.authenticators(host) is not None
 
 
 def new_accelerator(trackers: Sequence[str], folder: Path) -> "Accelerator":
@@ -83,6 +104,19 @@ def lost_another(error: RuntimeError) -> bool:
     import torch.distributed
 
     return isinstance(error, torch.distributed.DistError) or "gloo/transport" in str(error)
+
+
+def memory_is_full(error: RuntimeError) -> str | None:
+    """What to change where an accelerator (or the machine) has no memory left; None for any other error."""
+    if type(error).__name__ != "OutOfMemoryError" and "DefaultCPUAllocator: can't allocate" not in str(error):
+        return None
+    said = " ".join(str(error).split())[:160]
+    return (
+        f"there is not enough memory ({said}). Lower policy.microbatch_tokens, data.max_prompt_tokens or "
+        "policy.sampling.max_new_tokens, set gradient_checkpointing: true under adapt, or hold the model in "
+        "4 bits (model.load_in_4bit: true). `redline plan RECIPE` says what fits. Then the same command "
+        "continues from the last checkpoint."
+    )
 
 
 def wait_for_everyone() -> None:

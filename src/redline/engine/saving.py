@@ -67,17 +67,21 @@ def _merged(model: "PreTrainedModel", adapter: Path, base: str) -> "PreTrainedMo
     rounded away)."""
     from peft import PeftModel
 
+    from redline.engine.adapters import put_weights
+
     config = copy.deepcopy(model.config)
     revision = getattr(config, "_commit_hash", None)
     start = Model(name=base, dtype="bfloat16", revision=revision)
     if storage(load_config(start)) is None:
         del config.quantization_config
-    plain = whole_weights(load_model(type(model), start, config))
     heads = {
         name: weights
         for name, weights in model.named_parameters()
         if weights.requires_grad and "lora_" not in name
     }
+    plain = whole_weights(load_model(type(model), start, config, new_head=bool(heads)))
     plain.load_state_dict(heads, strict=False)
-    merged: PreTrainedModel = PeftModel.from_pretrained(plain, str(adapter)).merge_and_unload()
+    wrapped = PeftModel.from_pretrained(plain, str(adapter))
+    put_weights(wrapped, adapter)
+    merged: PreTrainedModel = wrapped.merge_and_unload()
     return merged

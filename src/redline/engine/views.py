@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from redline.console import console
+from redline.engine.limits import limits, past
 from redline.engine.switch import plain
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 # tokens of a branch in a trial, at most: more than the windows of models whose configuration does not name
 # them
 TRIED = 1024
+FEWEST = 9  # tokens of a trial of the cut, where no window asks for more
 
 
 class Split:
@@ -267,13 +269,16 @@ def _upper(base: nn.Module, cut: int, recompute: bool = False) -> Any:
 
 @torch.no_grad()
 def _fits(base: nn.Module, cut: int) -> bool:
-    """Whether lower and upper view together give what the whole model gives, on a few random tokens."""
+    """Whether lower and upper view together give what the whole model gives, on random tokens: three rows,
+    since a layer whose output is a pair would pass for two, longer than the model's windows."""
     try:
         layers_of(base)
         config: Any = base.config
         device = next(base.parameters()).device
         generator = torch.Generator().manual_seed(0)
-        ids = torch.randint(0, config.vocab_size, (2, 9), generator=generator).to(device)
+        shown = [past(limit) for limit in limits(config) if past(limit) <= TRIED]
+        size = max([FEWEST, *shown])
+        ids = torch.randint(0, config.vocab_size, (3, size), generator=generator).to(device)
         whole = base(input_ids=ids, use_cache=False).last_hidden_state
         parts = _upper(base, cut)(_lower(base, cut)(ids))
     except (LookupError, TypeError, AttributeError, IndexError, ValueError, RuntimeError):

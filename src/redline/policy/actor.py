@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from redline.engine.adapt import adapt, train_layers
+from redline.engine.adapt import adapt, depth_of, train_layers
 from redline.engine.batching import pack, pad
 from redline.engine.logits import scaled, soft_cap
 from redline.engine.logprobs import token_logprobs
@@ -36,7 +36,7 @@ class ActorCritic(nn.Module):
     def __init__(self, model: Model, how: Adapt, own_critic: bool = False):
         super().__init__()
         lm = load_causal_lm(for_training(model, how.lora_rank))
-        depth = lm.config.num_hidden_layers
+        depth = depth_of(lm)
         cut = depth - train_layers(how, depth)
         wrapped = adapt(lm, how, depth)
         self.lm: PreTrainedModel = lm

@@ -86,6 +86,16 @@ def batch_metrics(
     }
 
 
+def mean_drift(batch: Batch, total: Callable[[Tensor], Tensor]) -> float:
+    """How far the sampler's log-probabilities are from the re-scored ones, in nats a token; 0 for a sampler
+    that does not know them."""
+    if not batch.rollout.logprobs:
+        return 0.0
+    apart = _drift(batch.rows(batch.logprobs), batch.rollout.logprobs)
+    summed, tokens = total(torch.tensor([float(apart.sum()), float(sum(batch.sizes))])).tolist()
+    return float(summed / max(tokens, 1))
+
+
 def monitors(batch: Batch, total: Callable[[Tensor], Tensor]) -> dict[str, float]:
     """Where a batch's reward lies, and its advantages before whitening."""
     raw, shaped = batch.rows(batch.raw_rewards), batch.rows(batch.rewards)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from accelerate.utils import gather_object
 from torch import Tensor
 
 from redline.console import console
@@ -23,8 +24,9 @@ from redline.policy.actor import ActorCritic, predicted, rescore
 from redline.policy.advantages import AdaptiveKl, gae, importance_weights, masked_mean, token_kl, whiten
 from redline.policy.ahead import Ahead
 from redline.policy.batch import Batch
+from redline.policy.drift import drift_warning
 from redline.policy.loss import ppo_loss
-from redline.policy.metrics import LossSums, batch_metrics, monitors
+from redline.policy.metrics import LossSums, batch_metrics, mean_drift, monitors
 from redline.policy.monitors import Phases
 from redline.policy.settings import Policy
 from redline.policy.shaping import Shaping
@@ -79,7 +81,7 @@ class Ppo:
         self.accelerator = self.stepper.accelerator
         kl = self.settings.kl
         self.kl = AdaptiveKl(kl.coefficient, kl.target, kl.horizon)
-        self.shaping = Shaping(self.settings, self.total)
+        self.shaping = Shaping(self.settings, gather_object)
         if self.settings.ahead:
             if not hasattr(self.sampler, "later"):
                 raise UserError(
@@ -103,6 +105,7 @@ class Ppo:
         batch.rewards = pad(self.shaping.rows(rollout, batch.rows(batch.raw_rewards)))
         batch.kl = token_kl(batch.logprobs, batch.reference, settings.kl.estimator)
         self.check_kl(batch, step)
+        self.check_drift(batch, step)
         # the penalty is k1 whatever is watched: as a reward, k3 has hardly a gradient near the reference
         penalised = batch.rewards - self.kl.coefficient * token_kl(batch.logprobs, batch.reference)
         # 5. advantages and returns
@@ -115,6 +118,8 @@ class Ppo:
         metrics |= losses | monitors(batch, self.total)
         if settings.importance_cap is not None:
             metrics["importance"] = masked_mean(batch.importance, batch.mask, self.total)
+        if warning := drift_warning(metrics["sampler_drift"] or 0.0, self.actor.lm.dtype):
+            metrics["warning"] = warning
         self.kl.update(metrics["kl"], settings.batch_size)
         rollout.states.clear()  # the largest thing here, and done with
         return metrics | self.phases.metrics(), batch
@@ -267,6 +272,16 @@ class Ppo:
                 f"response (policy.kl.stop is {limit})"
             )
             raise BadBatch(message, batch.rollout, step, sound=step - 1)
+
+    def check_drift(self, batch: Batch, step: int) -> None:
+        """Stop where the sampler draws from another distribution than the policy's."""
+        limit, drift = self.settings.max_drift, mean_drift(batch, self.total)
+        if limit is not None and drift > limit:
+            message = (
+                f"in update {step + 1} the sampler's log-probabilities are {drift:.2g} nats a token from the "
+                f"policy's (policy.max_drift is {limit})"
+            )
+            raise BadBatch(message, batch.rollout, step, sound=step)
 
     def calibrate(self) -> None:
         """Measure the reward's scale, and the mean length, on responses of the reference."""

@@ -69,6 +69,9 @@ class Policy(Section):
     """Weight each token's advantage by the trainer's probability over the sampler's, at most this: a
     correction for a sampler that rounds otherwise or is an update behind (truncated importance sampling). 2
     is usual. None: no weights."""
+    max_drift: float | None = Field(0.3, gt=0)
+    """The sampler's log-probabilities may be so far from the policy's (mean, in nats a token) before the run
+    stops: beyond that it draws from another distribution. None: never stop."""
     updates: int = Field(40, ge=1)
     """PPO updates: each samples `batch_size` responses and learns from them `epochs` times."""
     batch_size: int = Field(32, ge=1)

@@ -1,26 +1,26 @@
 """From the reward's own values to what PPO learns from: the scale, and the terms for a response's end."""
 
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from redline.console import console
 from redline.engine.rollout import Rollout
+from redline.policy.scale import reward_scale
 from redline.policy.settings import Policy
-
-SMALLEST_DEVIATION = 1e-6  # of returns: below it there is nothing to scale by
 
 
 class Shaping:
     """Scales rewards so that returns have a standard deviation of 1, and adds the terms for ending a response
     or not.
 
-    ``total`` adds a tensor up over processes.
+    ``gather`` joins the lists of all processes.
     """
 
-    def __init__(self, settings: Policy, total: Callable[[Tensor], Tensor]):
-        self.settings, self.total = settings, total
+    def __init__(self, settings: Policy, gather: Callable[[list[Any]], list[Any]]):
+        self.settings, self.gather = settings, gather
         self.scale, self.mean_length = settings.reward_scale, 1.0
 
     @property
@@ -30,40 +30,20 @@ class Shaping:
 
     def measure(self, samples: Iterable[tuple[Rollout, list[Tensor]]]) -> None:
         """Measure the scale and the mean length on responses of the reference; rewards ``[R_i]`` each."""
-        returns, lengths = [], []
+        measured: list[tuple[float, int]] = []
         for rollout, rewards in samples:
-            for row in rewards:
+            for row, size in zip(rewards, rollout.sizes, strict=True):
                 divisor = max(len(row), 1) if self.settings.length_normalise else 1
-                returns.append(row.sum() / divisor)
-            lengths += rollout.sizes
-        values = torch.stack(returns).double()
-        count, summed, squares, tokens = self.total(
-            torch.stack(
-                [
-                    torch.tensor(len(values)).double(),
-                    values.sum(),
-                    values.square().sum(),
-                    torch.tensor(lengths).sum().double(),
-                ]
-            )
-        )
-        mean = summed / count
-        self.mean_length = (tokens / count).item()
-        deviation = (squares / count - mean.square()).clamp(min=0).sqrt().item()
-        if self.settings.length_normalise:
-            deviation *= self.mean_length
+                measured.append((float(row.sum()) / divisor, size))
+        measured = self.gather(measured)
+        self.mean_length = sum(size for _, size in measured) / len(measured)
         if self.scale is not None:
             return
-        if deviation > SMALLEST_DEVIATION:
-            self.scale = 1 / deviation
-            return
-        self.scale = 1.0
-        console.print(
-            f"the reward of all {int(count)} responses of the reference is the same ({mean.item():.3g}): "
-            "there is nothing to scale by or to learn from. Check policy.reward.",
-            style="yellow",
-            highlight=False,
-        )
+        factor = self.mean_length if self.settings.length_normalise else 1.0
+        returns = torch.tensor([total * factor for total, _ in measured], dtype=torch.float64)
+        self.scale, warning = reward_scale(returns)
+        if warning:
+            console.print(warning, style="yellow", highlight=False, markup=False)
 
     def shape(self, reward: Tensor, ended: bool) -> Tensor:
         """The rewards ``[R]`` of a response, scaled, with the term for having ended or been cut off."""

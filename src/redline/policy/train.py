@@ -12,7 +12,7 @@ from redline.console import progress_bar, say
 from redline.data.records import Prompt, as_text
 from redline.data.show import visible
 from redline.engine.checkpoints import Checkpoints, keep_batch, not_finite
-from redline.engine.models import eos_ids, tokenizer_of
+from redline.engine.models import check_tokens, eos_ids, tokenizer_of
 from redline.engine.processes import finish_tracking, new_accelerator, wait_for_everyone
 from redline.engine.saving import save
 from redline.engine.schedule import scheduler
@@ -104,6 +104,7 @@ def build_ppo(
     actor = ActorCritic(model, recipe.adapt, recipe.critic == "own").to(accelerator.device)
     if recipe.start is not None:
         load_policy(actor, recipe.start)
+    check_tokens(actor.lm, prompt_ids, model.name)
     check_sampling(actor.lm, [len(ids) for ids in prompt_ids], recipe.sampling.max_new_tokens)
     _check_positions(actor, model, prompt_ids, recipe)
     stop = eos_ids(actor.lm, tokenizer, [prompt.prompt for prompt in prompts])
@@ -132,7 +133,7 @@ def _check_positions(
     """Raise UserError where prompt and response may be longer than the model can read."""
     positions = getattr(actor.lm.config, "max_position_embeddings", None)
     longest = max(len(ids) for ids in prompt_ids) + recipe.sampling.max_new_tokens
-    if positions is not None and longest > positions:
+    if positions is not None and 0 < positions < longest:
         raise UserError(
             f"policy: the longest prompt and sampling.max_new_tokens make {longest} tokens; {model.name} has "
             f"{positions} positions. Lower sampling.max_new_tokens or data.max_prompt_tokens."

@@ -1,6 +1,7 @@
 """The seam for rewards of one's own: a Python function of prompts and responses."""
 
 import inspect
+import traceback
 from collections.abc import Callable, Sequence
 from numbers import Real
 from typing import TYPE_CHECKING, Protocol
@@ -45,6 +46,14 @@ class RewardFunction(Protocol):
     def __call__(self, prompts: "list[Text]", responses: list[str]) -> Sequence[OfResponse]: ...
 
 
+def _raised(function: Callable[..., object], error: Exception) -> str:
+    """What a function raised, and the line that did."""
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    said = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+    name = getattr(function, "__name__", type(function).__name__)
+    return f"the reward function {name} raised {said} ({last.filename}, line {last.lineno}). Correct it."
+
+
 def function_reward(
     function: Callable[..., Sequence[OfResponse]], tokenizer: "PreTrainedTokenizerBase"
 ) -> Callable[[Rollout], list[Tensor]]:
@@ -59,7 +68,12 @@ def function_reward(
             texts.append(text)
             offsets.append(spans)
         options = {"tokens": _tokens(texts, offsets)} if wants_tokens else {}
-        returned = function(list(batch.prompts), texts, **options)
+        try:
+            returned = function(list(batch.prompts), texts, **options)
+        except (UserError, MemoryError, torch.OutOfMemoryError):
+            raise
+        except Exception as error:  # whatever the user's own function raises is the user's to mend
+            raise UserError(_raised(function, error)) from error
         _check_count(returned, len(texts))
         return [
             _on_tokens(value, spans, index)

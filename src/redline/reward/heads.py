@@ -13,14 +13,15 @@ so::
     logits = hidden @ weight.T + bias
 """
 
-from typing import TYPE_CHECKING, Any, Literal
+import copy
+from typing import TYPE_CHECKING, Any
 
 from redline.errors import UserError
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from transformers import PretrainedConfig
-
-Kind = Literal["token", "sequence"]
+    from transformers.utils import ModelOutput
 
 
 def model_class(kind: str, config: "PretrainedConfig", name: str) -> Any:
@@ -71,11 +72,38 @@ def _made(kind: str, config: "PretrainedConfig", name: str) -> Any:
     )
     generic: Any = GenericForTokenClassification if kind == "token" else GenericForSequenceClassification
     title = base.__name__.removesuffix("Model") + generic.__name__.removeprefix("Generic")
-    prefix = getattr(family, "base_model_prefix", "") or "model"
-    made: Any = type(
-        title,
-        (generic, family),
-        {"__module__": __name__, "base_model_prefix": prefix, "config_class": type(config)},
-    )
+    prefix = _prefix(config, base) or family.base_model_prefix or "model"
+    members = {"__module__": __name__, "base_model_prefix": prefix, "config_class": type(config)}
+    made: Any = type(title, (_Plain, generic, family), members)
     made.from_config = classmethod(lambda cls, config, **options: cls._from_config(config, **options))
     return made
+
+
+class _Plain:
+    """A forward pass that asks nothing of the backbone but its last hidden states."""
+
+    def forward(self: Any, input_ids: "Tensor", attention_mask: "Tensor | None" = None) -> "ModelOutput":
+        """Logits ``[B, T, C]`` of a token model; of a sequence model ``[B, C]``, at each row's last token."""
+        import torch
+        from transformers.modeling_outputs import TokenClassifierOutput
+
+        mask = {} if attention_mask is None else {"attention_mask": attention_mask}
+        logits = self.score(self.base_model(input_ids=input_ids, **mask).last_hidden_state)
+        if "Sequence" in type(self).__name__:
+            places = torch.arange(input_ids.shape[1], device=input_ids.device)
+            seen = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+            logits = logits[torch.arange(len(logits), device=logits.device), (seen * places).argmax(1)]
+        return TokenClassifierOutput(logits=logits)
+
+
+def _prefix(config: "PretrainedConfig", base: type) -> str | None:
+    """What the family's causal model calls its backbone: checkpoints name their weights by it."""
+    import torch
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
+
+    causal: Any = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
+    if causal is None:
+        return None
+    with torch.device("meta"):
+        skeleton = causal._from_config(copy.deepcopy(config))  # which Transformers writes into
+    return next((name for name, child in skeleton.named_children() if type(child) is base), None)

@@ -2,7 +2,7 @@
 standard format."""
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,14 +13,22 @@ from redline.data.files import read_json
 from redline.data.records import Text
 from redline.data.tokenization import load_tokenizer
 from redline.embedded import quietly
-from redline.engine.adapt import adapt, train_layers
+from redline.engine.adapt import adapt, depth_of, train_layers
 from redline.engine.batching import pack, pad
-from redline.engine.models import for_training, is_quantised, load_config, load_model, tokenizer_of
+from redline.engine.limits import limits, past
+from redline.engine.models import (
+    check_one_part,
+    for_training,
+    is_quantised,
+    load_config,
+    load_model,
+    tokenizer_of,
+)
 from redline.engine.saving import ADAPTER, save
 from redline.engine.settings import Model
 from redline.engine.switch import plain
 from redline.engine.trunk import Trunk
-from redline.engine.views import Split, layers_of
+from redline.engine.views import FEWEST, TRIED, Split, layers_of
 from redline.errors import UserError
 from redline.reward.heads import model_class
 from redline.reward.losses import token_rewards
@@ -34,6 +42,10 @@ LABELS = {
     "hard": ["negative", "neutral", "positive"],
     "pairwise": ["reward"],
 }
+
+
+# what a backbone raises that does not take what it is given
+CANNOT = (TypeError, AttributeError, IndexError, KeyError, ValueError, AssertionError, RuntimeError)
 
 
 class RewardModel(nn.Module):
@@ -55,7 +67,12 @@ class RewardModel(nn.Module):
         super().__init__()
         self.model, self.tokenizer, self.kind = model, tokenizer, kind
         self.shares = False  # whether its lower states are another model's too (see load_reward_model)
-        self.causal = _is_causal(model)
+        self.causal = _tried(model, _is_causal)
+        if self.causal and not _tried(model, _takes_padding):
+            raise UserError(
+                f"{type(model).__name__} reads the tokens of a row otherwise where others or padding follow: "
+                "choose another backbone for the reward model."
+            )
         self.split = Split(model, cut if self.causal else 0, recompute and self.causal)
         heads = [child for child in model.children() if isinstance(child, nn.Linear)]
         if not heads:
@@ -73,7 +90,7 @@ class RewardModel(nn.Module):
             child.register_forward_pre_hook(
                 lambda layer, inputs: (inputs[0].to(next(layer.parameters()).dtype), *inputs[1:])
             )
-        if self.causal and not self._is_linear():
+        if self.causal and not _tried(model, lambda _: self._is_linear()):
             raise UserError(
                 f"{type(model).__name__} does more to its last states than a linear head: choose another "
                 "backbone for the reward model."
@@ -198,10 +215,10 @@ def new_reward_model(recipe: Reward, backbone: Model) -> tuple[RewardModel, Any]
     """
     tokenizer = tokenizer_of(backbone)
     auto, config = reward_config(recipe, backbone)
-    depth = config.num_hidden_layers
     config.pad_token_id = _padding(tokenizer, config)
     model = load_model(auto, for_training(backbone, recipe.adapt.lora_rank), config, new_head=True)
     fingerprint = fingerprint_of(model.base_model)
+    depth = depth_of(model)
     trained = train_layers(recipe.adapt, depth)
     wrapped = adapt(model, recipe.adapt, depth)
     reward = RewardModel(model, tokenizer, recipe.kind, depth - trained, recipe.adapt.gradient_checkpointing)
@@ -230,6 +247,7 @@ def reward_config(recipe: Reward, backbone: Model) -> tuple[Any, Any]:
     Raises UserError when ``depth`` exceeds the backbone.
     """
     config = load_config(backbone)
+    check_one_part(backbone.name, config)
     if recipe.depth is not None and recipe.depth > config.num_hidden_layers:
         raise UserError(
             f"reward.depth is {recipe.depth}, but {backbone.name} has {config.num_hidden_layers} layers."
@@ -310,12 +328,12 @@ def _onto(share: "PreTrainedModel", auto: Any, config: Any, folder: Path) -> "Pr
     being trained."""
     from peft import PeftConfig, PeftModel
 
-    from redline.engine.adapters import fused
+    from redline.engine.adapters import fused, put_weights
 
     with torch.device("meta"):
         model = auto.from_config(config, dtype=share.dtype)
     own = frozen_weights(share.base_model)
-    for path, _ in list(model.base_model.named_parameters()):
+    for path, _ in list(model.base_model.named_parameters(remove_duplicate=False)):
         tensor = own[path]
         shared = (
             nn.Parameter(tensor.detach().clone(), requires_grad=False) if tensor.requires_grad else tensor
@@ -331,6 +349,7 @@ def _onto(share: "PreTrainedModel", auto: Any, config: Any, folder: Path) -> "Pr
     with quietly():
         # puts the adapters into the model
         PeftModel.from_pretrained(model, str(folder / ADAPTER), config=config, torch_device=str(share.device))
+    put_weights(model, folder / ADAPTER)
     return model.eval()
 
 
@@ -349,7 +368,7 @@ def frozen_weights(base: nn.Module) -> dict[str, nn.Parameter]:
     """A backbone's own weights, without adapters, by the names that they had before PEFT wrapped modules."""
     return {
         path.replace("base_layer.", ""): tensor
-        for path, tensor in base.named_parameters()
+        for path, tensor in base.named_parameters(remove_duplicate=False)  # layers may share weights
         if "lora_" not in path
     }
 
@@ -378,6 +397,37 @@ def fingerprint_of(base: nn.Module, config: Any = None) -> str:
     return digest.hexdigest()[:16]
 
 
+def _tried(model: "PreTrainedModel", trial: Callable[["PreTrainedModel"], bool]) -> bool:
+    """What a trial pass says. Raises UserError where the model takes no plain token ids, or not in rows."""
+    try:
+        return trial(model)
+    except torch.OutOfMemoryError:
+        raise
+    except CANNOT as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"{type(model).__name__} does not run on rows of token ids alone ({type(error).__name__}: "
+            f"{reason}). Choose another backbone for the reward model."
+        ) from error
+
+
+@torch.no_grad()
+def _takes_padding(model: "PreTrainedModel") -> bool:
+    """Whether a row longer than the model's windows stays as it is where more tokens follow it."""
+    shown = [past(limit) for limit in limits(model.config) if past(limit) <= TRIED]
+    size, more = max([FEWEST, *shown]), FEWEST
+    places = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    if places is not None and 0 < places < size + more:
+        return True
+    vocabulary = model.config.get_text_config().vocab_size
+    ids = torch.randint(0, vocabulary, (2, size + more), generator=torch.Generator().manual_seed(0))
+    ids = ids.to(next(model.parameters()).device)
+    alone = model.base_model(input_ids=ids[:1, :size]).last_hidden_state[0].float()
+    longer = model.base_model(input_ids=ids).last_hidden_state[0, :size].float()
+    tolerance = 5e-2 if torch.finfo(model.dtype).bits == 16 else 1e-3
+    return bool((alone - longer).norm() <= tolerance * alone.norm())
+
+
 @torch.no_grad()
 def _is_causal(model: "PreTrainedModel") -> bool:
     """Whether a later token leaves the states of earlier ones as they are."""
@@ -385,7 +435,8 @@ def _is_causal(model: "PreTrainedModel") -> bool:
     ids = torch.arange(5, 11, device=next(model.parameters()).device)[None]
     other = ids.clone()
     other[0, -1] += 1
-    first, second = (base(input_ids=tokens).last_hidden_state[0, 0] for tokens in (ids, other))
+    first = base(input_ids=ids).last_hidden_state[0, 0]
+    second = base(input_ids=torch.cat([other, ids, ids])).last_hidden_state[0, 0]
     tolerance = (
         1e-3 if torch.finfo(model.dtype).bits == 16 else 1e-5
     )  # experts' sums may come in another order

@@ -17,6 +17,7 @@ from redline.data.files import write_json, write_jsonl
 from redline.data.records import Labels
 from redline.engine.batching import draw_rows, pack, pad
 from redline.engine.checkpoints import Checkpoints, keep_batch, not_finite, writing
+from redline.engine.models import check_tokens
 from redline.engine.processes import finish_tracking, new_accelerator, wait_for_everyone
 from redline.engine.schedule import scheduler
 from redline.engine.settings import Model
@@ -85,11 +86,13 @@ def train_reward(
         )
     longest = max(len(side.ids) for edits in sets for example in edits for side in example.sides)
     places = getattr(reward.model.config.get_text_config(), "max_position_embeddings", None)
-    if places is not None and longest > places:
+    if places is not None and 0 < places < longest:
         raise UserError(
             f"reward training: the longest prompt and response have {longest} tokens, the model has {places} "
             "positions. Lower data.max_prompt_tokens or data.max_response_tokens."
         )
+    rows = [side.ids.tolist() for edits in sets for example in edits for side in example.sides]
+    check_tokens(reward.model, rows, (recipe.model or backbone).name)
     trainer = _Trainer(recipe, reward, accelerator, out, seed)
     trainer.lay_out([example for edits in sets for example in edits])
     done = trainer.train(sets[0], sets[1])

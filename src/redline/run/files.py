@@ -48,6 +48,11 @@ class RunFiles:
         return self.folder / "begun.json"
 
     @property
+    def started(self) -> Path:
+        """The date on which the run began, which chat templates print to its end."""
+        return self.folder / "started.json"
+
+    @property
     def lock(self) -> Path:
         """Held by the process that works on the run."""
         return self.folder / ".lock"

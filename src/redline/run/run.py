@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from redline.console import console, say
+from redline.data.chat_template import pinned_date
 from redline.data.files import whole_file
 from redline.engine.processes import this_process, wait_for_everyone
 from redline.errors import UserError
@@ -18,7 +19,7 @@ from redline.run.folder import SHARED, alone_in, finished_stages, made_with, pre
 from redline.run.job import Job
 from redline.run.reuse import keep_edits
 from redline.run.stages import TRAINING, Stage, free_memory, stages_of
-from redline.run.state import Done, State
+from redline.run.state import Done, State, started_on
 
 
 @dataclass(frozen=True)
@@ -70,9 +71,11 @@ class Run:
             if this_process().is_main_process:
                 self._set_aside(only, start)
                 self.take_over([*previous(self.files), *others] if start is None else others)
+                started_on(self.files)
             # the main process writes the state as it goes: all have to begin with the same one
             wait_for_everyone()
-            return self._go(only)
+            with pinned_date(started_on(self.files)):
+                return self._go(only)
 
     def settings(self, stage: str) -> Settings:
         """What the result of a stage depends on, by value."""

@@ -92,7 +92,7 @@ def label(job: Job) -> None:
     sets = {"train": job.training_edits(), "validation": job.validation_edits()}
     if data.test is not None:
         sets["test"] = job.edits("test")
-    counts = {}
+    refused = {}
     for name, edits in sets.items():
         with Rejects(job.files.labels_rejects(name)) as rejects:
             labels = label_edits(
@@ -105,14 +105,16 @@ def label(job: Job) -> None:
                 rejects=rejects,
                 file=name,
             )
-            counts[name] = rejects.kept = write_jsonl(job.files.labels(name), labels)
+            rejects.kept = write_jsonl(job.files.labels(name), labels)
             rejects.report(f"labels/{name}")
-    for name, count in counts.items():
-        if not count:
-            raise UserError(
-                f"data: no {name} edits are left after labelling. Give more edits, or another "
-                "data.validation_share."
-            )
+            if not rejects.kept:
+                refused[name] = rejects.summary() if rejects.total else ""
+    for name, why in refused.items():
+        if why:
+            raise UserError(f"data: none of the {name} edits can be used: {why}. Mend what is named there.")
+        raise UserError(
+            f"data: there are no {name} edits. Give more edits, or another data.validation_share."
+        )
 
 
 def _usable(edits: Iterator[Edit], rejects: Rejects, name: str) -> Iterator[Edit]:

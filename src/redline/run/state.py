@@ -1,6 +1,7 @@
 """The state of a run: which stages are done, and with which settings."""
 
 from dataclasses import dataclass
+from datetime import date
 from typing import Any
 
 from redline.data.files import read_json, write_json
@@ -60,6 +61,13 @@ class State:
     def write(self) -> None:
         """Write state.json."""
         write_json(self.files.state, {name: _plain(entry) for name, entry in self.done.items()})
+
+
+def started_on(files: RunFiles) -> str:
+    """The date on which a run began (``2026-11-30``), noted when it is first asked for."""
+    if not files.started.exists():
+        write_json(files.started, {"date": str(date.today())})
+    return str(read_json(files.started)["date"])
 
 
 def _read(files: RunFiles, stage: str, entry: Any) -> Done:

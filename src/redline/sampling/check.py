@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from redline.engine.limits import limits, past
 from redline.engine.logits import logits_of
 from redline.errors import UserError
 from redline.sampling.local import InProcess
@@ -24,8 +25,7 @@ TRIAL_TOKENS = 6
 SHORT, LONG = 5, 24  # tokens of the trial's two prompts, where no window asks for more
 # nats that a token may be off on average, by the size of a weight in bytes: rounding is a tenth of that
 MEAN_ERROR = {4: 0.01, 2: 0.2}
-# in the names of a configuration's numbers that say from how many tokens on a model computes otherwise
-LIMITS = ("window", "chunk", "index_topk", "block_size", "original_max_position")
+MAX_ERROR = {4: 0.05, 2: 2.0}  # of any one token
 CANNOT = (TypeError, AttributeError, IndexError, KeyError, ValueError, RuntimeError, NotImplementedError)
 
 
@@ -40,7 +40,7 @@ def check_sampling(lm: "PreTrainedModel", prompt_sizes: Sequence[int] = (), new_
     longest = max([LONG, *(size + new_tokens for size in prompt_sizes)])
     try:
         _check_one_pass(lm)
-        error = _mean_error(lm, SHORT, _trial_size(lm, longest))
+        errors = _errors(lm, SHORT, _trial_size(lm, longest))
     except torch.OutOfMemoryError:
         raise
     except CANNOT as reason:
@@ -49,32 +49,22 @@ def check_sampling(lm: "PreTrainedModel", prompt_sizes: Sequence[int] = (), new_
             f"{lm.name_or_path}: {type(lm).__name__} cannot be sampled from with a cache and padded prompts "
             f"({type(reason).__name__}: {said}). Choose a model of another family."
         ) from reason
-    if not error <= MEAN_ERROR[min(lm.dtype.itemsize, 4)]:
+    mean, most, size = float(errors.mean()), float(errors.max()), min(lm.dtype.itemsize, 4)
+    if not (mean <= MEAN_ERROR[size] and most <= MAX_ERROR[size]):
         raise UserError(
             f"{lm.name_or_path}: {type(lm).__name__} gives other probabilities a token at a time, with "
-            f"prompts padded on the left, than in one pass ({error:.2g} nats a token apart). Choose a model "
+            f"prompts padded on the left, than in one pass ({mean:.2g} nats a token apart). Choose a model "
             "of another family."
         )
 
 
 def _trial_size(lm: "PreTrainedModel", longest: int) -> int:
-    """Tokens of the longer prompt: a little past the largest limit that the run's longest row passes."""
+    """Tokens of the longer prompt: past the largest limit that the run's longest row passes."""
     config: Any = lm.config.get_text_config()
-    numbers = [
-        value
-        for name, value in _flat(config.to_dict())
-        if any(part in name for part in LIMITS) and type(value) is int and 0 < value < longest
-    ]
-    places = getattr(config, "max_position_embeddings", None) or LONG + longest
-    return max(1, min(max([LONG, *(number + TRIAL_TOKENS for number in numbers)]), places - TRIAL_TOKENS))
-
-
-def _flat(config: dict[str, Any]) -> list[tuple[str, Any]]:
-    """The names and values of a configuration, those of its sections among them."""
-    found = []
-    for name, value in config.items():
-        found += _flat(value) if isinstance(value, dict) else [(str(name), value)]
-    return found
+    shown = [min(past(limit), longest) for limit in limits(config) if limit < longest]
+    places = getattr(config, "max_position_embeddings", None) or 0
+    most = places - TRIAL_TOKENS if places > TRIAL_TOKENS else longest
+    return min(max([LONG, *shown]), most)
 
 
 def _random_ids(lm: "PreTrainedModel", count: int) -> list[int]:
@@ -109,8 +99,8 @@ def _close(one: Tensor, other: Tensor, tolerance: float) -> bool:
 
 
 @torch.no_grad()
-def _mean_error(lm: "PreTrainedModel", short: int, long: int) -> float:
-    """Mean difference, in nats a token, of what the sampler says and what one pass says, each row alone."""
+def _errors(lm: "PreTrainedModel", short: int, long: int) -> Tensor:
+    """Differences ``[N]``, in nats, of what the sampler and one pass say of each token, each row alone."""
     prompts = [_random_ids(lm, long), _random_ids(lm, short)]
     sampler = InProcess()
     sampler.sync(CurrentPolicy(lm))
@@ -122,4 +112,4 @@ def _mean_error(lm: "PreTrainedModel", short: int, long: int) -> float:
         logits = lm(input_ids=sequence).logits[0, len(prompt) - 1 : -1].float()
         chosen = logits.log_softmax(-1).cpu().gather(1, torch.tensor(response)[:, None])[:, 0]
         errors.append((chosen - torch.tensor(logprobs)).abs())
-    return float(torch.cat(errors).mean())
+    return torch.cat(errors)
