@@ -89,15 +89,25 @@ def check(
     overrides: Overrides = None,
     out: RunFolder = None,
     ask: Annotated[bool, typer.Option("--ask", help="Also send one short request to each endpoint")] = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="Also take a few records through every training: load, sample at full length, score, one step, "
+            "save, load again",
+        ),
+    ] = False,
     json: Json = False,
 ) -> None:
     """All that can be known of a run before it begins, in seconds; `redline run` checks the same first.
+
+    With --dry-run also what only running shows, in minutes.
 
     Status 1 where something is to be mended.
     """
     from redline.run.command import check_command
 
-    check_command(recipe, overrides or [], out, ask, json)
+    check_command(recipe, overrides or [], out, ask, json, dry_run)
 
 
 @app.command(

@@ -239,10 +239,19 @@ def test_a_checkpoint_with_missing_weights_is_refused(redline, tmp_path, edits_f
     assert "model.layers.1.self_attn.q_proj.weight" in err
 
 
-def test_a_dry_run_goes_to_the_end(tmp_path, edits_file, tiny_model):
-    from redline.recipe import load_recipe
-    from redline.run.dry import dry_run
-
-    recipe = load_recipe(write_recipe(tmp_path, {"name": tiny_model}), [])
-    assert dry_run(recipe) > 0
+def test_a_dry_run_goes_to_the_end(redline, tmp_path, edits_file, tiny_model):
+    recipe = write_recipe(tmp_path, {"name": tiny_model})
+    status, out, err = redline("check", recipe, "--dry-run", "--out", tmp_path / "run")
+    assert status == 0, err
+    assert "saved and loaded again" in out
     assert not (tmp_path / "run").exists()
+
+
+def test_a_dry_run_finds_what_the_end_would_have(redline, tmp_path, edits_file, tiny_model):
+    function = tmp_path / "functions.py"
+    function.write_text("def late(prompts, responses):\n    raise KeyError('score')\n")
+    policy = {"reward": [{"function": f"{function}:late"}], "adapt": ADAPT}
+    recipe = write_recipe(tmp_path, {"name": tiny_model}, policy=policy)
+    status, _, err = redline("check", recipe, "--dry-run", "--out", tmp_path / "run")
+    assert status != 0
+    assert "the reward function late raised KeyError" in err
