@@ -294,7 +294,7 @@ def _policy(model: Model, folder: Path) -> dict[str, Any]:
         rollout.states = LowerStates([actor.split.cut], len(rows))
         for place, (states, ids) in enumerate(zip(entering, rollout.sequences, strict=True)):
             rollout.states.put(actor.split.cut, place, states[: len(ids)])
-    again, _, _ = rescore(actor, rollout, 1.0, 4096)
+    again = rescore(actor, rollout, 1.0, 4096).logprobs
     adapter = _adapter_off(model, folder / "policy", rollout.sequences[0])
     return {
         "policy": "view" if actor.split.cut else "whole",

@@ -93,8 +93,8 @@ def check(
         bool,
         typer.Option(
             "--dry-run",
-            help="Also take a few records through every training: load, sample at full length, score, one step, "
-            "save, load again",
+            help="Also take a few records through every training: load, sample at full length, score, "
+            "one step, save, load again",
         ),
     ] = False,
     json: Json = False,

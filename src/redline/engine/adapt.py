@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 MOST = 0.9  # of the trained layers' weights: where LoRA adapts less, the share is said
 # layers of state space models whose fused kernels read the weight itself, past any adapter
 BYPASSED = ("out_proj", "x_proj", "dt_proj")
-EXPERTS = "expert"  # in the path of every module that holds experts' weights, whatever the family
 
 
 @dataclass
@@ -160,7 +159,7 @@ def targets(model: nn.Module, layers: nn.ModuleList, trained: range) -> Targets:
                         found.parameters.append(f"{path}.{name}")
                     else:
                         found.modules.append(path)
-                elif _is_stack(path, module, name, parameter):
+                elif _is_stack(module, parameter):
                     found.adapted += size
                     found.parameters.append(f"{path}.{name}")
     return found
@@ -196,24 +195,16 @@ def _size(module: nn.Module, name: str, parameter: nn.Parameter) -> int:
     return parameter.numel()
 
 
-def _is_stack(path: str, module: nn.Module, name: str, parameter: nn.Parameter) -> bool:
-    """Whether a parameter holds the weights of many experts: three-dimensional, or their rows one below the
-    other."""
-    if isinstance(module, nn.Linear | nn.Embedding) or _is_convolution(module):
-        return False
-    if parameter.ndim == 3:
-        return min(parameter.shape) > 1
-    inside = EXPERTS in path.rpartition("layers")[2].lower()
-    return inside and parameter.ndim == 2 and "bias" not in name and min(parameter.shape) > 1
+def _is_stack(module: nn.Module, parameter: nn.Parameter) -> bool:
+    """Whether a parameter holds the weights of many experts, one behind the other. (Where they lie one below
+    the other in a matrix, the layer above reads it past any adapter.)"""
+    others = (nn.Linear, nn.Embedding, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+    return parameter.ndim == 3 and min(parameter.shape) > 1 and not isinstance(module, others)
 
 
 def _is_bypassed(model: nn.Module, path: str) -> bool:
     parent, _, name = path.rpartition(".")
     return name in BYPASSED and "mamba" in type(model.get_submodule(parent)).__name__.lower()
-
-
-def _is_convolution(module: nn.Module) -> bool:
-    return isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d)
 
 
 def _claimed(model: nn.Module) -> set[str]:

@@ -2,6 +2,7 @@
 one works alone."""
 
 import functools
+import itertools
 from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -31,6 +32,37 @@ def this_process() -> "PartialState":
         "yes",
     )
     return PartialState(cpu=on_cpu)
+
+
+def check_launch() -> None:
+    """Raise UserError where ``accelerate launch`` was asked for several processes and started one: on CPUs it
+    does so without a word, unless a configuration says how they talk to each other."""
+    import os
+
+    import psutil
+
+    if "WORLD_SIZE" in os.environ:
+        return
+    words = [*_command(psutil.Process().parent()), ""]
+    if not any(Path(word).name in ("accelerate", "accelerate-launch") for word in words):
+        return
+    for word, following in itertools.pairwise(words):
+        name, equals, value = word.partition("=")
+        asked = value if equals else following
+        if name in ("--num_processes", "--num-processes") and asked.isdigit() and int(asked) > 1:
+            raise UserError(
+                f"accelerate launch was asked for {asked} processes and started one. On CPUs give it "
+                "--config_file recipes/accelerate/2-cpu-processes.yaml (docs/scale.md), on GPUs --multi_gpu."
+            )
+
+
+def _command(process: Any) -> list[str]:
+    import psutil
+
+    try:
+        return list(process.cmdline()) if process is not None else []
+    except psutil.Error:  # another user's
+        return []
 
 
 def sharded_launch() -> bool:
