@@ -72,16 +72,16 @@ def filled(text: str) -> str:
     return textwrap.fill(text, 135, break_on_hyphens=False) + "\n"
 
 
-def into_page(script: str, name: str, text: str) -> None:
-    """Replace what stands in docs/results.md between the two marks of ``name``."""
+def into_page(script: str, name: str, text: str, path: Path = PAGE) -> None:
+    """Replace what stands in a page of docs/ (results.md by default) between the two marks of ``name``."""
     start, end = f"<!-- {name}: written by benchmarks/{script} -->\n", f"<!-- end of {name} -->\n"
-    page = PAGE.read_text(encoding="utf-8")
+    page = path.read_text(encoding="utf-8")
     if start not in page or end not in page:
         raise SystemExit(
-            f"{PAGE}: has no lines {start.strip()!r} and {end.strip()!r}, between which the tables go."
+            f"{path}: has no lines {start.strip()!r} and {end.strip()!r}, between which the tables go."
         )
     before, _, rest = page.partition(start)
-    PAGE.write_text(before + start + text + end + rest.partition(end)[2], encoding="utf-8")
+    path.write_text(before + start + text + end + rest.partition(end)[2], encoding="utf-8")
 
 
 def new_figure(panels: int, height: float = 3.2) -> tuple["Figure", list[Any]]:

@@ -21,9 +21,10 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
-from common import about
+from common import about, filled, into_page, table
 
 RESULTS = Path(__file__).parent / "results" / "families.json"
+PAGE = Path(__file__).parent.parent / "docs" / "models.md"
 SECONDS = 150
 
 
@@ -60,11 +61,56 @@ def apart(family: str) -> dict[str, Any]:
     return found
 
 
+def written(content: dict[str, Any]) -> str:
+    """The table of docs/models.md, and what it sums up to."""
+    lines = content["families"]
+    works = [line for line in lines if line["policy"] in ("view", "whole")]
+    views = [line for line in works if line["policy"] == "view"]
+    rewards = [line for line in lines if line.get("reward") in ("view", "whole")]
+    refused = [line for line in lines if line["policy"] == "refused"]
+    off = max(max(line["sampler_off"], line["view_off"]) for line in works)
+    head = filled(
+        f"{content['date']}, Transformers "
+        f"{content['versions']['transformers']}, float32, {len(lines)} families: "
+        f"{len(works)} train a policy ({len(views)} as a view of the upper layers, {len(works) - len(views)} "
+        f"whole), {len(rewards)} a token reward model; {len(refused)} policies are refused in one line. The "
+        f"largest difference of a log-probability from plain Transformers is {off:.1e} nats."
+    )
+    rows = [
+        [f"`{line['family']}`", _cell(line, "policy"), _cell(line, "reward"), _off(line), _note(line)]
+        for line in lines
+    ]
+    names = ["family", "policy", "token rewards", "nats off", "why not"]
+    return f"{head}\n{table(names, rows)}"
+
+
+def _cell(line: dict[str, Any], stage: str) -> str:
+    return str(line.get(stage) or line["policy"])
+
+
+def _off(line: dict[str, Any]) -> str:
+    """The largest difference of a log-probability from plain Transformers."""
+    if "sampler_off" not in line:
+        return ""
+    return f"{max(line['sampler_off'], line['view_off']):.0e}"
+
+
+def _note(line: dict[str, Any]) -> str:
+    """Why a policy, or else a reward model, is refused, shortened."""
+    said = line.get("policy_message") or line.get("reward_message") or line.get("message") or ""
+    said = said.removeprefix(f"{line['family']}: ").replace("|", "/").replace("\n", " ")
+    return said.partition(". Choose")[0].partition(": choose")[0][:150]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--again", nargs="*", default=[])
     parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--table", action="store_true")
     known = parser.parse_args()
+    if known.table:
+        into_page("families.py", "families", written(json.loads(RESULTS.read_text())), PAGE)
+        return
     lines = {}
     with contextlib.suppress(FileNotFoundError):
         lines = {line["family"]: line for line in json.loads(known.out.read_text())["families"]}

@@ -282,7 +282,7 @@ def _policy(model: Model, folder: Path) -> dict[str, Any]:
         optimizer=Optimizer(lr=0.01, head_lr=0.01),
     )
     prompts = [Prompt(id=edit.id, prompt=str(edit.prompt)) for edit in edits(8)]
-    metrics = train_policy(recipe, model, prompts, folder / "policy")
+    summary = train_policy(recipe, model, prompts, folder / "policy")
     policy = Model(name=str(folder / "policy"), dtype="float32")
     lm = load_causal_lm(policy)
     rows = [row.tolist() for row in _rows()]
@@ -301,7 +301,7 @@ def _policy(model: Model, folder: Path) -> dict[str, Any]:
         "sampler_off": _off(rollout.logprobs, plain),
         "view_off": _off(again, plain),
         "adapter_off": adapter,
-        "drift": round(metrics["sampler_drift_max"], 5),
+        "drift": round(summary.metrics["sampler_drift_max"] or 0.0, 5),
     }
 
 

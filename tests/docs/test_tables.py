@@ -1,5 +1,6 @@
 """Every table in docs/ that a script writes equals what its result files give now."""
 
+import json
 import sys
 from pathlib import Path
 
@@ -14,9 +15,9 @@ def benchmarks(monkeypatch) -> None:
     monkeypatch.setattr(sys, "path", [str(ROOT / "benchmarks"), *sys.path])
 
 
-def in_page(name: str) -> str:
-    """What stands between the two marks of a table in docs/results.md."""
-    page = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
+def in_page(name: str, page_name: str = "results.md") -> str:
+    """What stands between the two marks of a table in a page of docs/."""
+    page = (ROOT / "docs" / page_name).read_text(encoding="utf-8")
     after = page.partition(f"<!-- {name}: written by ")[2].partition("-->\n")[2]
     return after.partition(f"<!-- end of {name} -->")[0]
 
@@ -36,3 +37,10 @@ def test_the_table_of_reward_models(benchmarks):
 
     rows = reward_quality.summarise(reward_quality.finished())
     assert in_page("reward-quality") == reward_quality.written(rows)
+
+
+def test_the_table_of_families(benchmarks):
+    import families
+
+    content = json.loads(families.RESULTS.read_text(encoding="utf-8"))
+    assert in_page("families", "models.md") == families.written(content)

@@ -28,6 +28,7 @@ from redline.reward.model import new_reward_model
 from redline.reward.settings import Reward
 from redline.sampling.check import check_sampling
 from redline.sampling.settings import Sampling
+from tiny_families import try_family
 from tiny_models import CONFIGS, GROUPED, SIZES, model_folder, random_model, sampled
 from tiny_tokenizers import byte_bpe
 
@@ -182,3 +183,27 @@ def test_what_closes_a_turn_ends_a_response(tmp_path):
         [record] = label_edits([edit], tokenizer)
         [rows] = edit_rows([record], tokenizer, 100)
         assert [rows.edited[-1], rows.rejected[-1]] == [last, last]
+
+
+@pytest.mark.parametrize(
+    ("family", "policy", "reward"),
+    [
+        ("cohere2", "view", "view"),  # scales its logits, parallel blocks, windows
+        ("deepseek_v3", "view", "view"),  # latent attention, shared experts
+        ("gemma3_text", "view", "view"),  # windows of local attention
+        ("gpt_oss", "view", "view"),  # sinks, experts with biases
+        ("granitemoehybrid", "view", "view"),  # state space layers, attention and experts
+        ("llama4_text", "view", "view"),  # a backbone by another name, chunked attention
+        ("longcat_flash", "whole", "whole"),  # two attentions a layer
+        ("deepseek_v32", "refused", None),  # keys chosen by an index
+    ],
+)
+def test_a_family_is_right_or_refused_in_one_line(family, policy, reward, tmp_path):
+    result = try_family(family, tmp_path)
+    assert result["policy"] == policy, result
+    if reward is not None:
+        assert result["reward"] == reward, result
+        offs = {name: result[name] for name in ("reward_off", "sampler_off", "view_off", "adapter_off")}
+        assert max(offs.values()) <= 0.02, offs
+    else:
+        assert "\n" not in result["policy_message"]
