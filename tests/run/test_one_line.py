@@ -55,6 +55,34 @@ def test_a_reward_function_that_raises(redline, tmp_path, edits_file, tiny_model
     assert "Traceback" not in err
 
 
+SAMPLER = """
+from redline.sampling.local import InProcess
+
+class Off(InProcess):
+    def sample(self, prompts, n, request):
+        drawn = super().sample(prompts, n, request)
+        return drawn.ids, [[nats - 0.4 for nats in row] for row in drawn.logprobs]
+"""
+
+
+def test_a_sampler_that_drifts_stops_the_run(redline, tmp_path, edits_file, tiny_model, functions):
+    (tmp_path / "sampler.py").write_text(SAMPLER)
+    changes = {"sampler": f"{tmp_path / 'sampler.py'}:Off"}
+    recipe = write_recipe(tmp_path, {"name": tiny_model}, policy=policy(functions, "vowels", **changes))
+    status, _, err = redline("train", "policy", recipe, "--out", tmp_path / "run")
+    assert status == 2
+    assert "log-probabilities are 0.4 nats a token from the policy's (policy.max_drift is 0.3)" in " ".join(
+        err.split()
+    )
+
+    changes["max_drift"] = None
+    recipe = write_recipe(tmp_path, {"name": tiny_model}, policy=policy(functions, "vowels", **changes))
+    status, _, err = redline("train", "policy", recipe, "--out", tmp_path / "run")
+    assert status == 0, err
+    line = json.loads((tmp_path / "run/policy/log.jsonl").read_text().splitlines()[0])
+    assert "0.4 nats a token from the policy's (sampler_drift)" in line["warning"]
+
+
 def test_memory_that_is_full(redline, tmp_path, edits_file, tiny_model, monkeypatch):
     from redline.policy.ppo import Ppo
 
