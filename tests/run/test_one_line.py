@@ -119,7 +119,7 @@ def test_the_reason_goes_first_where_all_records_are_refused(redline, tmp_path, 
     status, _, err = redline("train", "reward", recipe, "--out", tmp_path / "run")
     last = " ".join(err.split()).rpartition("redline: ")[2]
     assert status == 2
-    assert "prompt longer than 1 tokens" in last
+    assert "data.max_prompt_tokens is 1" in last
     assert "more edits" not in last
 
 

@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from redline.engine.models import load_causal_lm
 from redline.engine.settings import Model
+from redline.engine.trunk import Trunk
 from tiny_models import GROUPED, model_folder
 from tiny_tokenizers import byte_bpe
 
@@ -224,7 +225,7 @@ def test_a_reward_model_in_several_files_shares_the_policys_weights(train, redli
     plain.save_pretrained(out / "reward", max_shard_size="20KB")
     assert (out / "reward/model.safetensors.index.json").exists()
     lm = load_causal_lm(Model(name=tiny_model, dtype="float32"))
-    assert load_reward_model(str(out / "reward"), lm, 2).shares
+    assert load_reward_model(str(out / "reward"), lm, Trunk(2)).shares
 
 
 def test_a_checkpoint_with_missing_weights_is_refused(redline, tmp_path, edits_file):
@@ -234,7 +235,8 @@ def test_a_checkpoint_with_missing_weights_is_refused(redline, tmp_path, edits_f
     weights = load_file(folder / "model.safetensors")
     del weights["model.layers.1.self_attn.q_proj.weight"]
     save_file(weights, folder / "model.safetensors", {"format": "pt"})
-    status, _, err = redline("train", "reward", write_recipe(tmp_path, {"name": str(folder)}), "--out", "run")
+    recipe = write_recipe(tmp_path, {"name": str(folder)})
+    status, _, err = redline("train", "reward", recipe, "--out", tmp_path / "run")
     assert status == 2
     assert "model.layers.1.self_attn.q_proj.weight" in err
 

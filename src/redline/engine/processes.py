@@ -15,6 +15,12 @@ if TYPE_CHECKING:
     from transformers import TrainingArguments
 
 
+NO_WANDB_KEY = (
+    "trackers: wandb has no key. Run `wandb login`, set WANDB_API_KEY, or keep the run on this machine with "
+    "WANDB_MODE=offline."
+)
+
+
 def this_process() -> "PartialState":
     """This process's index, the number of processes and its device, as Accelerate sees them.
 
@@ -85,15 +91,12 @@ def installed(trackers: Sequence[str]) -> list[str]:
                     f"trackers: {tracker} is not installed. Run `pip install {tracker}`, or take it out of "
                     "the recipe."
                 )
-        if "wandb" in trackers and not _wandb_can_log_in():
-            raise UserError(
-                "trackers: wandb has no key. Run `wandb login`, set WANDB_API_KEY, or keep the run on this "
-                "machine with WANDB_MODE=offline."
-            )
+        if "wandb" in trackers and not wandb_can_log_in():
+            raise UserError(NO_WANDB_KEY)
     return list(trackers)
 
 
-def _wandb_can_log_in() -> bool:
+def wandb_can_log_in() -> bool:
     """Whether Weights & Biases has a key, or needs none: it would ask for one in the middle of a run."""
     import netrc
     import os

@@ -13,6 +13,7 @@ from pathlib import Path
 from redline.chat import Endpoint, NoAnswer, key_for
 from redline.data.files import read_json
 from redline.embedded import EMBEDDED
+from redline.engine.processes import NO_WANDB_KEY, wandb_can_log_in
 from redline.errors import Problems, UserError
 from redline.functions import is_function_name, load_function
 from redline.judge.settings import JudgedBy
@@ -57,6 +58,8 @@ def _tracker_problems(job: Job) -> Iterator[str]:
                 f"trackers: {tracker} is not installed. Run `pip install {tracker}`, or take it out of the "
                 "recipe."
             )
+        elif tracker == "wandb" and not wandb_can_log_in():
+            yield NO_WANDB_KEY
 
 
 def _model_problems(job: Job, stages: set[str]) -> Iterator[str]:

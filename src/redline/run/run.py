@@ -9,7 +9,7 @@ from pathlib import Path
 from redline.console import console, say
 from redline.data.chat_template import pinned_date
 from redline.data.files import whole_file
-from redline.engine.processes import this_process, wait_for_everyone
+from redline.engine.processes import check_launch, this_process, wait_for_everyone
 from redline.errors import UserError
 from redline.recipe import Recipe, as_yaml, load_recipe
 from redline.run.check import check_run
@@ -67,6 +67,7 @@ class Run:
         self._check_names(only, start)
         with alone_in(self.folder):
             others = list(others)
+            check_launch()
             self.check(only, others, start)
             if this_process().is_main_process:
                 self._set_aside(only, start)
