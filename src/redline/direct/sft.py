@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from redline.data.chat_template import split_tools, template_kwargs
 from redline.data.records import Edit, Text
 from redline.direct.files import SftFiles
 from redline.direct.settings import Sft
@@ -55,9 +56,15 @@ def train_sft(
             raise UserError(
                 f"edit {edit.id}: has no `chosen` response, which sft.responses=chosen needs. Use edited."
             )
-        rows.append({"prompt": edit.prompt, "completion": _completion(edit.prompt, response)})
+        rows.append(_row(edit.prompt, response))
     lm = load_causal_lm(for_training(model, recipe.lora_rank))
     tokenizer = tokenizer_of(model)
+    shared: dict[str, Any] = {}  # a column that one row has, all have
+    if any("tools" in row for row in rows):
+        shared["tools"] = None
+    if switches := template_kwargs(tokenizer):
+        shared["chat_template_kwargs"] = switches
+    rows = [shared | row for row in rows]
     work = SftFiles(out).work
     share = max(1, recipe.batch_size // this_process().num_processes)
     at_once = next(size for size in range(min(8, share), 0, -1) if share % size == 0)
@@ -133,8 +140,11 @@ def train_sft(
     wait_for_everyone()
 
 
-def _completion(prompt: Text, response: Text) -> Text:
-    """The response in the prompt's own form, as TRL wants it."""
-    if isinstance(prompt, list) and isinstance(response, str):
-        return [{"role": "assistant", "content": response}]
-    return response
+def _row(prompt: Text, response: Text) -> dict[str, Any]:
+    """A prompt and its completion as TRL wants them: in one form, and the tools in a column of their own."""
+    if isinstance(prompt, str):
+        return {"prompt": prompt, "completion": response}
+    asked, tools = split_tools(prompt)
+    turn = [{"role": "assistant", "content": response}] if isinstance(response, str) else response
+    row = {"prompt": asked, "completion": split_tools(turn)[0]}
+    return row | ({"tools": json.dumps(tools)} if tools else {})
