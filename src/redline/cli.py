@@ -682,13 +682,17 @@ def label(
         str, typer.Option(help="Differences that nobody sees: `keep`, or `normalise` both sides first")
     ] = "keep",
     max_response_tokens: Annotated[int | None, typer.Option(help="Crop longer responses", min=1)] = None,
+    chat_template: Annotated[
+        str | None, typer.Option(help="A file in place of the tokenizer's own template", metavar="FILE")
+    ] = None,
     keep_unchanged: Annotated[bool, typer.Option(help="Also label edits that change nothing")] = False,
 ) -> None:
     """Edits to token labels: -1 on what an edit removed, +1 on what it put in."""
     from redline.label.stage import label_command
 
     settings = {"unit": unit, "whole": whole, "fill": fill, "invisible": invisible}
-    label_command(reading.source(edits), out, tokenizer, settings, max_response_tokens, keep_unchanged)
+    source = reading.source(edits)
+    label_command(source, out, tokenizer, settings, max_response_tokens, keep_unchanged, chat_template)
 
 
 @app.command(

@@ -254,3 +254,14 @@ def test_edit_leaves_out_first_what_a_model_will_not_take(cases_dir, tmp_path, r
     status, _, err = redline(*arguments, *editor, *limits[2:])
     assert status == 2
     assert "name it with --for-model" in err
+
+
+def test_label_takes_another_template(cases_dir, tmp_path, redline):
+    arguments = ["label", cases_dir / named(cases_dir, "61"), "--out", tmp_path / "l.jsonl"]
+    arguments += ["--tokenizer", cases_dir / "templates/unigram"]
+    status, _, err = redline(*arguments)
+    assert status == 2
+    assert "has no chat template" in err
+    status, _, err = redline(*arguments, "--chat-template", cases_dir / "templates/trimming.jinja")
+    assert status == 0, err
+    assert "12 records" in err

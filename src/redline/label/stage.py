@@ -76,8 +76,10 @@ def label_command(
     settings: dict[str, Any],
     max_response_tokens: int | None,
     keep_unchanged: bool,
+    chat_template: str | None = None,
 ) -> None:
-    """``redline label``: ``settings`` are the keys of the recipe's section, from the command line."""
+    """``redline label``: ``settings`` are the keys of the recipe's section, from the command line;
+    ``chat_template`` a file that takes the place of the tokenizer's own."""
     try:
         how = Label.model_validate(settings)
     except ValidationError as error:
@@ -86,7 +88,7 @@ def label_command(
     label_file(
         source,
         out,
-        tokenizer,
+        load_tokenizer(tokenizer, chat_template=chat_template) if chat_template else tokenizer,
         how,
         max_response_tokens=max_response_tokens,
         keep_unchanged=keep_unchanged,
