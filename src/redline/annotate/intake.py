@@ -252,8 +252,8 @@ def _add_chunk(
 
 
 def _insert(db: Connection, rows: list[dict[str, Any]]) -> None:
-    ordinary = select(func.count()).select_from(item).where(~exists().where(practice.c.item_id == item.c.id))
-    before = db.execute(ordinary).scalar_one()
+    practising = db.execute(select(func.count()).select_from(practice)).scalar_one()
+    before = db.execute(select(func.count()).select_from(item)).scalar_one() - practising
     share, raters = db.execute(select(project.c.agreement, project.c.raters)).one()
     # Exactly the share of all items so far is done by several, and which ones is drawn anew in each chunk.
     several = int((before + len(rows)) * share + 1e-9) - int(before * share + 1e-9)
