@@ -25,7 +25,7 @@ if TYPE_CHECKING:  # for type checkers and editors: the same names as in _HOMES
     from redline.judge.winrate import WinRate
     from redline.label.stage import label_edits
     from redline.policy.settings import Policy
-    from redline.policy.train import train_policy
+    from redline.policy.train import PolicySummary, train_policy
     from redline.recipe import Recipe
     from redline.reward.quality import RewardMetrics
     from redline.reward.settings import Reward
@@ -60,6 +60,7 @@ _HOMES = {
     "Sampling": "sampling.settings",
     # what they give
     "RewardMetrics": "reward.quality",
+    "PolicySummary": "policy.train",
     "WinRate": "judge.winrate",
     "FinishedRun": "run.python",
     "TokenReward": "reward.token_reward",
@@ -79,6 +80,7 @@ __all__ = [
     "Model",
     "Pair",
     "Policy",
+    "PolicySummary",
     "Prompt",
     "Recipe",
     "Response",
