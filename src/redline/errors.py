@@ -1,6 +1,7 @@
 """What ends a command without a fault of the program: a mistake of the user's, a check that fails."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 
 class UserError(Exception):
@@ -22,3 +23,9 @@ class Problems(UserError):
     def __init__(self, problems: Sequence[str]):
         super().__init__("\n".join(problems))
         self.problems = list(problems)
+
+
+def cannot_write(path: Path | str | None, error: Exception, remedy: str) -> UserError:
+    """What is said of a file or folder that cannot be written; ``remedy``, a sentence, is how to mend it."""
+    reason = getattr(error, "strerror", None) or error
+    return UserError(f"{path}: cannot be written ({reason}). {remedy}")

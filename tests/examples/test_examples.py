@@ -65,3 +65,17 @@ def test_the_notebook_runs_on_the_embedded_model(monkeypatch, capsys):
     assert len(names["scored"].rewards) == len(names["scored"].tokens) > 3
     assert "<span" in names["scored"]._repr_html_()
     shutil.rmtree(names["folder"])
+
+
+def test_plain_ppo(tiny_model, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["plain_ppo.py", "--model", tiny_model, "--updates", "2"])
+    runpy.run_path(str(EXAMPLES / "plain_ppo.py"), run_name="__main__")
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(":")[0] for line in lines] == ["update 1", "update 2"]
+
+
+def test_plain_ppo_is_short_and_needs_none_of_redline():
+    program = (EXAMPLES / "plain_ppo.py").read_text(encoding="utf-8")
+    assert len(program.splitlines()) < 150
+    assert "import redline" not in program
+    assert "from redline" not in program

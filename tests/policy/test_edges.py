@@ -75,7 +75,7 @@ def assert_an_update_equals_the_plain_loop(rig: Rig, monkeypatch, batch: list[Sa
     metrics, result = rig.update(monkeypatch, batch, **changes)
     rig.restart()
     twin = Twin(rig, engine_rig.settings(rig.recipe))
-    seen = twin.update(batch, [list(range(len(batch)))] * 2)
+    seen = twin.watched(batch, [list(range(len(batch)))] * 2)
     if sum(len(one.response) for one in batch) == 1:  # nothing to explain: one return has no variance
         seen.means["explained_variance"] = float("nan")
     assert_equal(rig, metrics, twin, seen)

@@ -103,7 +103,7 @@ def test_an_update_equals_the_plain_loop_whatever_padding_packing_and_order(
     rig_after = {name: parameter.detach().clone() for name, parameter in rig.trained.items()}
     rig.restart()
     twin = Twin(rig, engine_rig.settings(rig.recipe))
-    seen = twin.update(batch, [list(range(len(batch)))] * 2)
+    seen = twin.watched(batch, [list(range(len(batch)))] * 2)
     assert_equal(rig, metrics, twin, seen)
     for name, parameter in twin.named.items():
         torch.testing.assert_close(rig_after[name].double(), parameter, rtol=1e-3, atol=1e-4)
@@ -127,8 +127,9 @@ def test_the_critic_may_learn_the_plain_sums_of_what_follows(rig, monkeypatch):
     ]
     metrics, _ = rig.update(monkeypatch, batch, gae_lambda=0.5, value_lambda=1.0)
     rig.restart()
-    twin = Twin(rig, replace(engine_rig.settings(rig.recipe), lam=0.5, unbiased_returns=True))
-    assert_equal(rig, metrics, twin, twin.update(batch, [[0, 1]] * 2))
+    twin = Twin(rig, replace(engine_rig.settings(rig.recipe), lam=0.5))
+    twin.unbiased_returns = True
+    assert_equal(rig, metrics, twin, twin.watched(batch, [[0, 1]] * 2))
 
 
 @PROPERTY
@@ -300,7 +301,7 @@ def test_a_sequence_reward_is_ordinary_ppo(model, tmp_path, adapt):
                 rollout.prompt_ids, rollout.response_ids, scores, rollout.ended, strict=True
             )
         ]
-        seen = twin.update(
+        seen = twin.watched(
             batch, [rows for epoch in range(2) for rows in minibatches(8, 4, 7919 * step, epoch)]
         )
         for name, value in seen.means.items():

@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from redline.console import console
 from redline.data.files import is_no_file
 from redline.data.records import Edit, Feedback, Pair, Prompt, Record, Response, Text, ToEdit, as_text
-from redline.errors import UserError
+from redline.errors import UserError, cannot_write
 
 EQUAL = "rejected and edited are equal"
 
@@ -86,9 +86,7 @@ class Rejects:
             return False
 
     def _unwritable(self, error: OSError) -> UserError:
-        return UserError(
-            f"{self.path}: cannot be written ({error.strerror or error}). Choose another folder."
-        )
+        return cannot_write(self.path, error, "Choose another folder.")
 
     @property
     def total(self) -> int:

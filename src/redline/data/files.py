@@ -11,7 +11,7 @@ from typing import IO, Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from redline.errors import UserError
+from redline.errors import UserError, cannot_write
 
 R = TypeVar("R", bound=BaseModel)
 
@@ -86,9 +86,7 @@ def _writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise UserError(
-            f"{path}: cannot be written ({error.strerror or error}). Free space or choose another."
-        ) from error
+        raise cannot_write(path, error, "Free space or choose another.") from error
 
 
 def line_of(record: BaseModel | dict[str, Any]) -> str:

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from redline.data.files import explain, is_no_file, line_of, lock_file, whole_file
 from redline.data.records import Record
-from redline.errors import UserError
+from redline.errors import UserError, cannot_write
 
 
 class Journal:
@@ -41,9 +41,7 @@ class Journal:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._file = self.path.open("a+b", buffering=0)
         except OSError as error:
-            raise UserError(
-                f"{self.path}: cannot be written ({error.strerror or error}). Choose another file."
-            ) from error
+            raise cannot_write(self.path, error, "Choose another file.") from error
         lock_file(
             self._file, f"{self.path}: another process is writing to it. Wait for it, or choose another file."
         )
@@ -73,10 +71,8 @@ class Journal:
             os.fsync(self._file.fileno())
         except OSError as error:
             os.ftruncate(self._file.fileno(), self._end)
-            raise UserError(
-                f"{self.path}: cannot be written ({error.strerror or error}). Free space; the same command "
-                "then goes on."
-            ) from error
+            remedy = "Free space; the same command then goes on."
+            raise cannot_write(self.path, error, remedy) from error
         self.places[record_id] = (self._end, len(line))
         self._end += len(line)
 

@@ -21,7 +21,7 @@ from redline.console import console, say
 from redline.data.files import write_jsonl
 from redline.engine.processes import this_process, wait_for_everyone
 from redline.engine.sharding import load_optimizer, load_trained, optimizer_state, trained_weights, whole
-from redline.errors import UserError
+from redline.errors import UserError, cannot_write
 
 if TYPE_CHECKING:
     import torch
@@ -158,14 +158,11 @@ def writing(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, SafetensorError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and "write" not in str(
-            error
-        ):  # torch reports a full disk as RuntimeError
+        is_full_disk = isinstance(error, RuntimeError) and "write" in str(error)  # as torch reports it
+        if isinstance(error, RuntimeError) and not is_full_disk:
             raise
-        raise UserError(
-            f"{path}: cannot be written ({error}). Free space, then run the same command again: it "
-            "continues from the last checkpoint."
-        ) from error
+        remedy = "Free space, then run the same command again: it continues from the last checkpoint."
+        raise cannot_write(path, error, remedy) from error
 
 
 def seal(folder: Path, noted: dict[str, Any]) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from redline.data.files import lock_file
 from redline.engine.processes import this_process
-from redline.errors import UserError
+from redline.errors import cannot_write
 from redline.run.files import RunFiles
 from redline.run.state import Done, State
 
@@ -26,9 +26,7 @@ def alone_in(folder: Path) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         lock = RunFiles(folder).lock.open("a")
     except OSError as error:
-        raise UserError(
-            f"{folder}: cannot be written ({error.strerror or error}). Choose another --out."
-        ) from error
+        raise cannot_write(folder, error, "Choose another --out.") from error
     with lock:
         lock_file(
             lock, f"{folder}: another process is working on this run. Wait for it, or choose another --out."
