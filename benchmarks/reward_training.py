@@ -90,7 +90,7 @@ def ours(arguments: argparse.Namespace) -> None:
     from redline.reward.examples import examples
     from redline.reward.model import new_reward_model
     from redline.reward.settings import Reward
-    from redline.reward.train import _Trainer
+    from redline.reward.train import RewardTrainer
 
     task = TASKS[arguments.task]
     recipe = Reward(
@@ -109,7 +109,7 @@ def ours(arguments: argparse.Namespace) -> None:
         task["length"],
     )
     with tempfile.TemporaryDirectory() as folder:
-        trainer = _Trainer(recipe, reward, Accelerator(), Path(folder), 0)
+        trainer = RewardTrainer(recipe, reward, Accelerator(), Path(folder), 0)
         trainer.lay_out(edits, apart=arguments.apart)
         tokens_an_edit = statistics.mean(sum(len(row.ids) for row in example.rows) for example in edits)
         if arguments.products:
@@ -125,7 +125,7 @@ def ours(arguments: argparse.Namespace) -> None:
         seconds = []
         for batch in batches:
             start = time.perf_counter()
-            trainer._step(batch)
+            trainer.step(batch)
             seconds.append(time.perf_counter() - start)
     step = statistics.median(seconds[1:] or seconds)
     print(

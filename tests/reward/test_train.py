@@ -4,12 +4,12 @@ import pytest
 import torch
 from transformers import BloomConfig
 
-from redline.engine.settings import Adapt, Model, Optimizer
+from redline.engine.settings import Adapt, Model
 from redline.engine.views import Split, forked
 from redline.reward.examples import Example, Side
 from redline.reward.model import new_reward_model
 from redline.reward.settings import Reward
-from redline.reward.train import _Trainer
+from redline.reward.train import RewardTrainer
 from tiny_models import CONFIGS, model_folder, random_model
 
 BLOOM = BloomConfig(
@@ -55,7 +55,7 @@ def edits() -> list[Example]:
     return found
 
 
-def trainer(folder, out, depth_trained: int | None = None, rank: int = 4, **kind) -> _Trainer:
+def trainer(folder, out, depth_trained: int | None = None, rank: int = 4, **kind) -> RewardTrainer:
     """A trainer whose adapters and head are no longer zero."""
     from accelerate import Accelerator
 
@@ -66,14 +66,14 @@ def trainer(folder, out, depth_trained: int | None = None, rank: int = 4, **kind
     for parameter in reward.parameters():
         if parameter.requires_grad:
             parameter.data.add_(torch.randn(parameter.shape, generator=generator) * 0.1)
-    return _Trainer(recipe, reward, Accelerator(), out, 0)
+    return RewardTrainer(recipe, reward, Accelerator(), out, 0)
 
 
 def loss_and_gradients(
-    trained: _Trainer, batch: list[Example]
+    trained: RewardTrainer, batch: list[Example]
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     trained.model.zero_grad()
-    loss = trained._loss(batch)
+    loss = trained.loss(batch)
     loss.backward()
     return loss.detach(), {
         name: parameter.grad.clone()
@@ -142,12 +142,12 @@ def test_steps_in_micro_batches_add_up_either_way(tmp_path, tiny_model):
     for apart, budget in ((True, 8192), (False, 8192), (False, 30)):
         trained, batch = trainer(tiny_model, tmp_path, 2), edits()
         trained.budget = budget
-        trained.optimizer = torch.optim.SGD(
+        trained.stepper.optimizer = torch.optim.SGD(
             trained.model.parameters(), lr=0.3
         )  # Adam would make much of a gradient of 1e-9
         trained.lay_out(batch, apart)
         for _ in range(3):
-            trained._step(batch)
+            trained.step(batch)
         ended.append(
             {
                 name: parameter.detach()
@@ -167,11 +167,11 @@ def test_a_step_follows_the_gradient_clipped_to_the_limit(tmp_path, tiny_model, 
     trained.lay_out(batch)
     weight, (_, summed) = trained._weight(batch), loss_and_gradients(trained, batch)
     norm = float(torch.stack([gradient.norm() for gradient in summed.values()]).norm()) / weight
-    trained.recipe = trained.recipe.model_copy(update={"optimizer": Optimizer(max_grad_norm=share * norm)})
-    trained.optimizer = torch.optim.SGD(trained.model.parameters(), lr=1.0)
-    trained.optimizer.zero_grad()
+    trained.stepper.max_grad_norm = share * norm
+    trained.stepper.optimizer = torch.optim.SGD(trained.model.parameters(), lr=1.0)
+    trained.stepper.optimizer.zero_grad()
     before = {name: parameter.detach().clone() for name, parameter in trained.model.named_parameters()}
-    trained._step(batch)
+    trained.step(batch)
     for name, parameter in trained.model.named_parameters():
         wanted = min(share, 1) * summed[name] / weight if name in summed else torch.zeros_like(parameter)
         torch.testing.assert_close(
@@ -199,4 +199,4 @@ def test_a_model_that_cannot_reads_the_sides_apart_and_says_so(tmp_path, capsys)
     trained.lay_out(batch)
     assert [len(example.rows) for example in batch] == [2] * len(batch)
     assert "reads the two sides of an edit apart" in " ".join(capsys.readouterr().err.split())
-    assert trained._step(batch) > 0
+    assert trained.step(batch) > 0

@@ -20,7 +20,7 @@ class Stepper:
     """Adds up the gradients of micro-batches, and takes a step when they are all there.
 
     ``model`` and ``optimizer`` are as Accelerate prepared them; ``schedule`` sets the learning rate, and
-    moves on with each step. For each batch, on every process::
+    moves on with each step; without one the rate stays. For each batch, on every process::
 
         for rows, counts in stepper.micro_batches(groups):
             stepper.backward(counts * loss_sum(rows) / size_of_the_whole_batch)
@@ -65,7 +65,8 @@ class Stepper:
         norm = clip_gradients(self.accelerator, self.model, self.max_grad_norm)
         if math.isfinite(norm):
             self.optimizer.step()
-            self.schedule.step()
+            if self.schedule is not None:
+                self.schedule.step()
             self.optimizer.zero_grad()
         return norm
 

@@ -93,7 +93,7 @@ def train_reward(
         )
     rows = [side.ids.tolist() for edits in sets for example in edits for side in example.sides]
     check_tokens(reward.model, rows, (recipe.model or backbone).name)
-    trainer = _Trainer(recipe, reward, accelerator, out, seed)
+    trainer = RewardTrainer(recipe, reward, accelerator, out, seed)
     trainer.lay_out([example for edits in sets for example in edits])
     done = trainer.train(sets[0], sets[1])
     result = RewardMetrics(
@@ -129,7 +129,7 @@ class Trained:
     seconds: float
 
 
-class _Trainer:
+class RewardTrainer:
     """The state of one training: model, optimizer, schedule, place in the data, best weights so far."""
 
     def __init__(self, recipe: Reward, reward: RewardModel, accelerator: Any, out: Path, seed: int):
@@ -138,6 +138,8 @@ class _Trainer:
         self.reward = reward
         optimizer = adamw(reward.head, reward, recipe.optimizer)
         self.model, self.optimizer = prepare(accelerator, reward, optimizer)
+        limit = recipe.optimizer.max_grad_norm
+        self.stepper = Stepper(accelerator, self.model, self.optimizer, None, limit)
         self._padding = 0 if reward.split.cut else reward.padding
         self.budget = CPU_MICROBATCH_TOKENS if accelerator.device.type == "cpu" else MICROBATCH_TOKENS
         self.states = StateCache(reward.split, accelerator.device, self.budget, self._whole)
@@ -178,7 +180,7 @@ class _Trainer:
         steps = math.ceil(len(train) * recipe.epochs / batch)
         every = max(1, round(len(train) * recipe.eval_every / batch))
         schedule = scheduler(self.optimizer, recipe.optimizer, steps)
-        stepper = Stepper(accelerator, self.model, self.optimizer, schedule, recipe.optimizer.max_grad_norm)
+        self.stepper.schedule = schedule
         settings = recipe.model_dump() | {
             "seed": self.seed,
             "edits": len(train),
@@ -197,7 +199,7 @@ class _Trainer:
         with progress_bar("reward model", steps, start, accelerator.is_main_process) as bar:
             for step in range(start, steps):
                 edits = [train[row] for row in draw_rows(len(train), batch, step, self.seed)]
-                loss = self._step(stepper, edits)
+                loss = self.step(edits)
                 if not math.isfinite(loss):
                     mine = edits[accelerator.process_index :: accelerator.num_processes]
                     path = keep_batch(self.out, self._records(mine, step))
@@ -242,18 +244,20 @@ class _Trainer:
             for example in batch
         ]
 
-    def _step(self, stepper: Stepper, batch: list[Example]) -> float:
+    def step(self, batch: list[Example]) -> float:
         """One optimizer step on a batch of edits, in micro-batches whose gradients add up to the batch's
         exactly. Returns the loss: NaN, and no step is taken, where the gradient is not finite."""
         mine = batch[self.accelerator.process_index :: self.accelerator.num_processes]
         total = self._weight(batch)
         loss_sum = torch.zeros(1, device=self.accelerator.device)
-        for members, counts in stepper.micro_batches(pack([example.cost for example in mine], self.budget)):
+        for members, counts in self.stepper.micro_batches(
+            pack([example.cost for example in mine], self.budget)
+        ):
             with self.accelerator.autocast():
-                loss = counts * self._loss([mine[index] for index in members]) / total
-            stepper.backward(loss)
+                loss = counts * self.loss([mine[index] for index in members]) / total
+            self.stepper.backward(loss)
             loss_sum += loss.detach()
-        if not math.isfinite(stepper.step()):
+        if not math.isfinite(self.stepper.step()):
             return math.nan
         return self.accelerator.reduce(loss_sum).item()
 
@@ -267,7 +271,7 @@ class _Trainer:
             for side in example.sides
         )
 
-    def _loss(self, batch: list[Example]) -> Tensor:
+    def loss(self, batch: list[Example]) -> Tensor:
         """The summed loss of some edits."""
         logits, sides = self._logits(self.model, batch)
         labels = torch.cat([side.labels for example in batch for side in example.sides]).to(logits.device)
