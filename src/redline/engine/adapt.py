@@ -1,6 +1,7 @@
 """Which weights are trained: LoRA adapters on every linear layer of the trained layers, and on the experts
 that mixtures keep in stacked parameters, or the weights themselves."""
 
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -141,7 +142,8 @@ def targets(model: nn.Module, layers: nn.ModuleList, trained: range) -> Targets:
     paths = {module: path for path, module in model.named_modules()}
     claimed = _claimed(model)
     found = Targets()
-    seen: set[int] = set()  # weights that layers share are counted and adapted once
+    holders = Counter(id(weight) for layer in layers for weight in set(layer.parameters()))
+    seen: set[int] = set()
     for index in trained:
         for module in layers[index].modules():
             for name, parameter in module.named_parameters(recurse=False):
@@ -151,6 +153,8 @@ def targets(model: nn.Module, layers: nn.ModuleList, trained: range) -> Targets:
                 size = _size(module, name, parameter)
                 found.weights += size
                 path = paths[module]
+                if holders[id(parameter)] > 1:  # what layers share would change below the cut too
+                    continue
                 if is_linear(module):
                     if name != "weight" or _is_bypassed(model, path):
                         continue
