@@ -188,14 +188,12 @@ def test_pairs_that_labels_will_not_take_are_left_out_before_one_edit(cases_dir,
     from redline.recipe import load_recipe
     from redline.run.run import Run
 
-    template = str(cases_dir / "templates/no_system.jinja")
-    load_tokenizer("smollm2-135m", chat_template=template).save_pretrained(tmp_path / "model")
     recipe = tmp_path / "r.yaml"
     recipe.write_text(
         yaml.safe_dump(
             {
                 "name": "r",
-                "model": {"name": str(tmp_path / "model")},
+                "model": {"chat_template": str(cases_dir / "templates/no_system.jinja")},
                 "data": {"pairs": {"path": str(cases_dir / named(cases_dir, "62"))}},
                 "edit": {"model": "smollm2-135m", "template": "plain"},
             }

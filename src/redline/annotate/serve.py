@@ -261,6 +261,8 @@ def _say(source: str, count: Count, rejects: Rejects) -> None:
         reasons = ", ".join(f"{number:,} {reason}" for reason, number in rejects.counts.most_common(5))
         text += f", {rejects.total:,} left out ({reasons}); see {rejects.path}"
     console.print(text, highlight=False, markup=False, soft_wrap=True)
+    for noticed in rejects.notes:
+        console.print(f"{source}: {noticed}", highlight=False, markup=False, soft_wrap=True)
 
 
 def _listen(host: str, port: int) -> socket.socket:

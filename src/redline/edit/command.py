@@ -71,7 +71,7 @@ def statistics_of(source: Source, drawing: Path | None, as_json: bool = False) -
         raise UserError(f"--picture {drawing}: only .svg is written. Name it {drawing.with_suffix('.svg')}.")
     with Rejects() as rejects:
         found = list(read(source, Edit, rejects, keep_unchanged=True))
-    if rejects.total:
+    if rejects.total or rejects.notes:
         rejects.report(edits)
     if not found:
         raise UserError(f"{edits}: no edit in it ({rejects.summary()}).")
