@@ -431,6 +431,8 @@ def test_mistakes_are_named(tiny_model, tmp_path):
     for text in ("80XB", "much", "0GB"):
         with pytest.raises(UserError, match="--gpu-memory"):
             memory_of(text)
+    with pytest.raises(UserError, match="--gpus is not given"):
+        machine_of(recipe, None, "24GB", None, None, False)
     with pytest.raises(UserError, match="--gpus 0"):
         machine_of(recipe, 0, "80GB", None, None, False)
     with pytest.raises(UserError, match="--tflops"):

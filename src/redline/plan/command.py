@@ -91,9 +91,11 @@ def plan_recipe(
     steps.
 
     ``prompt_tokens`` is the longest prompt of a batch (default: the recipe's limit), ``edits`` how many there
-    are. Responses are taken to be as long as the recipe lets them be.
+    are (default: counted, where they are a file). Responses are taken to be as
+    long as the recipe lets them be.
     """
     machine = machine or machine_of(recipe, None, None, None, None, False)[0]
+    edits = count_edits(recipe) if edits is None else edits
     return [
         stage_of(name, recipe, machine, prompt_tokens or recipe.data.max_prompt_tokens, edits)
         for name in names_of(recipe)
