@@ -84,6 +84,7 @@ REDONE: dict[str, list[str]] = {
 def recipe(tmp_path, monkeypatch) -> Path:
     """A recipe with all stages, in the working folder."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("redline.run.run.free_memory", lambda: None)  # there are no models, and it takes time
     write_jsonl("pairs.jsonl", PAIRS)
     write_jsonl("prompts.jsonl", [{"id": "x", "prompt": "x"}])
     plain = {
