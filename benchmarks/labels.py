@@ -1,7 +1,7 @@
-"""Labels of 20,000 edits of 512 tokens, against the least any labeller must do: tokenization and bare
-RapidFuzz opcodes.
+"""Labels of 20,000 (or --pairs) edits of 512 tokens, against the least any labeller must do: tokenization
+and bare RapidFuzz opcodes.
 
-    REDLINE_DATA=../shared/data python benchmarks/labels.py [--passes 3]
+    REDLINE_DATA=../shared/data python benchmarks/labels.py [--passes 3] [--pairs 20000]
 
 writes benchmarks/results/labels.json.
 
@@ -26,17 +26,18 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 from rapidfuzz.distance import Levenshtein
 
 from common import about
-from redline.data.alignment import align, labels, words
+from redline.data.alignment import align, labels
 from redline.data.check import Rejects
 from redline.data.files import write_json
 from redline.data.read import read
 from redline.data.records import Edit, as_text
 from redline.data.settings import Source
 from redline.data.tokenization import load_tokenizer
+from redline.data.units import units
 from redline.label.settings import Label
 from redline.label.stage import BATCH, label_edits
 
-TOKENS, PAIRS, TURN = 512, 20_000, 640
+TOKENS, TURN = 512, 640
 
 
 def distinct_edits(folder: Path, tokenizer: Any) -> list[tuple[str, str]]:
@@ -80,17 +81,18 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "labels.json")
     parser.add_argument("--passes", type=int, default=3)
+    parser.add_argument("--pairs", type=int, default=20_000)
     options = parser.parse_args()
     tokenizer = load_tokenizer("smollm2-135m")
     distinct = distinct_edits(Path(os.environ.get("REDLINE_DATA", "../shared/data")), tokenizer)
-    pairs = [distinct[place % len(distinct)] for place in range(PAIRS)]
+    pairs = [distinct[place % len(distinct)] for place in range(options.pairs)]
 
     edits = [Edit(id=str(k), prompt="", rejected=one, edited=other) for k, (one, other) in enumerate(pairs)]
     before, passes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, []
     for _ in range(options.passes):
         times = {"bare": 0.0, "token": 0.0, "word": 0.0}
         passes.append(times)
-        for place in range(0, PAIRS, TURN):
+        for place in range(0, options.pairs, TURN):
             turn = slice(place, place + TURN)
             size = len(pairs[turn])
             times["bare"] += seconds(bare(pairs[turn], tokenizer), size)
@@ -104,16 +106,16 @@ def main() -> None:
     write_json(
         options.out,
         {
-            "pairs": PAIRS,
+            "pairs": options.pairs,
             "distinct": len(distinct),
             "tokens_a_side": statistics.mean(len(side) for pair in ids for side in pair),
             "changed_tokens": statistics.mean(label == 1 for _, edited in aligned for label in edited),
-            "words_a_side": statistics.mean(len(words(text)) for pair in distinct for text in pair),
+            "words_a_side": statistics.mean(len(units(text)) for pair in distinct for text in pair),
             "passes": passes,
             "ratios": ratios,
             "medians": {f"ratio_{unit}": statistics.median(found) for unit, found in ratios.items()}
             | {
-                f"{unit}_pairs_a_second": statistics.median(PAIRS / times[unit] for times in passes)
+                f"{unit}_pairs_a_second": statistics.median(options.pairs / times[unit] for times in passes)
                 for unit in passes[0]
             },
             "memory_grown_mib": grown,

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from redline.data.alignment import edit_ratio, words
+from redline.data.alignment import edit_ratio
+from redline.data.units import units
 
 FOLDER = Path(__file__).parents[2] / "recipes" / "quickstart"
 
@@ -35,7 +36,7 @@ def test_enough_of_them_and_no_two_openings_alike():
 
 
 def test_minimal():
-    ratios = [edit_ratio(words(row["rejected"]), words(row["edited"])) for row in CHANGED]
+    ratios = [edit_ratio(units(row["rejected"]), units(row["edited"])) for row in CHANGED]
     assert statistics.median(ratios) <= 0.15
     assert max(ratios) <= 0.3
     assert 0.9 < len(CHANGED) / len(EDITS + HELD_OUT) < 1

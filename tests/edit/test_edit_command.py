@@ -301,7 +301,7 @@ def test_a_refused_answer_is_asked_again_with_what_was_wrong(tmp_path: Path) -> 
     assert last[2]["content"] == AGAIN.format(why="it is empty")
     assert "unchanged" in last[4]["content"]
     assert (counts.accepted, dict(counts.answers_refused)) == (1, {"empty": 1, "unchanged": 1})
-    assert lines(tmp_path / "e.jsonl")[0]["editing"] == {"template": "plain", "attempts": 3, "ratio": 0.0909}
+    assert lines(tmp_path / "e.jsonl")[0]["editing"] == {"template": "plain", "attempts": 3, "ratio": 0.0833}
 
 
 def test_no_change_needed_is_an_edit_that_changes_nothing(tmp_path: Path) -> None:

@@ -18,7 +18,6 @@ solved by dynamic programming: over pairs of equal tokens where these are few (`
 whole table (``_by_row``).
 """
 
-import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
@@ -42,9 +41,6 @@ FEW_CELLS = 400  # a stretch up to this size is solved without looking for ancho
 BLOCK_SIZES = (1, 3, 8, 24)  # kept tokens in a block that may give anchors
 MOST_SINGLE = 6  # kept tokens that are tried one by one where no set of blocks gives anchors
 NEVER = 1 << 61  # more than any cost
-
-_UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
-_WORD = re.compile(rf"[{_UNSPACED}]|[^\s{_UNSPACED}]+")
 
 
 class Cut(NamedTuple):
@@ -157,23 +153,6 @@ def apply(script: Script, rejected: Sequence[Hashable], edited: Sequence[Hashabl
     for kind, start, end, edited_start, edited_end in script.ops:
         out += rejected[start:end] if kind == "equal" else edited[edited_start:edited_end]
     return out
-
-
-def words(text: str) -> list[str]:
-    """The words of a text: what lies between white space, punctuation left on them. Edit ratios count these.
-
-    In scripts written without spaces (Thai, Lao, Burmese, Khmer, kana, Han) each character counts, lest a
-    sentence be one word.
-    """
-    return text.split() if text.isascii() else _WORD.findall(text)
-
-
-def word_spans(text: str) -> list[tuple[int, int]]:
-    """Character ranges of words and punctuation marks, each mark alone: the units of word alignment.
-
-    Finer than ``words``, so that a word before a new full stop is not counted as changed.
-    """
-    return [match.span() for match in re.finditer(r"\w+(?:['’]\w+)*|[^\w\s]", text)]
 
 
 def edit_ratio(rejected: Sequence[Hashable], edited: Sequence[Hashable]) -> float:

@@ -13,7 +13,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from redline.data.alignment import edit_ratio, words
+from redline.data.alignment import edit_ratio
 from redline.data.check import Rejects
 from redline.data.columns import Missing, value_of
 from redline.data.conversation import as_text_or_messages
@@ -23,6 +23,7 @@ from redline.data.records import Edit, Text
 from redline.data.row import Broken, Row
 from redline.data.rows import rows
 from redline.data.settings import Source
+from redline.data.units import units
 from redline.errors import UserError
 
 FIELDS = ("draft", "sent", "prompt", "user", "time", "id")
@@ -200,7 +201,7 @@ def _corrections(
     for revision in revisions:
         row, draft = revision.row, revision.draft
         sent = _without_signature(revision.sent, draft, signatures.get(revision.user, set()))
-        ratio = edit_ratio(words(draft), words(sent))
+        ratio = edit_ratio(units(draft), units(sent))
         reason = None
         if revision.sent.split() == draft.split():
             reason = "sent as it was"

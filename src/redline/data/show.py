@@ -19,6 +19,7 @@ from redline.data.read import read
 from redline.data.records import Edit, Labels, Pair, Prompt, Record, Response, Scores, Text, as_text
 from redline.data.rows import rows
 from redline.data.settings import Source
+from redline.data.units import unit_spans
 from redline.errors import UserError
 
 R = TypeVar("R", bound=Record)
@@ -156,10 +157,19 @@ def _verdict_lines(record: Verdict) -> list[str]:
     return [f"{names[0]}  {as_text(record.a)}", f"{names[1]}  {as_text(record.b)}", given]
 
 
+def _with_space_before(text: str) -> list[str]:
+    """The units of a text, each with the white space before it; white space at the end stands alone."""
+    pieces, done = [], 0
+    for _, end in unit_spans(text):
+        pieces.append(text[done:end])
+        done = end
+    return [*pieces, text[done:]] if done < len(text) else pieces
+
+
 def diff(rejected: str, edited: str) -> Pieces:
-    """Pieces of the word difference in reading order, what was deleted before what was inserted in its
-    place."""
-    one, other = (re.findall(r"\s*\w+|\s*[^\w\s]|\s+", text) for text in (rejected, edited))
+    """Pieces of the difference in units of text, in reading order: what was deleted before what was inserted
+    in its place."""
+    one, other = _with_space_before(rejected), _with_space_before(edited)
     for op in align([piece.strip() for piece in one], [piece.strip() for piece in other]).ops:
         if op.kind == "equal":
             yield "", "".join(other[op.edited_start : op.edited_end])

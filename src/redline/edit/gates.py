@@ -9,7 +9,8 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from redline.data.alignment import edit_ratio, words
+from redline.data.alignment import edit_ratio
+from redline.data.units import units
 
 Gate = Literal["parsed", "empty", "unchanged", "after", "remark", "format", "ratio", "verify"]
 GATES: tuple[Gate, ...] = get_args(Gate)  # in the order in which they are asked
@@ -68,7 +69,7 @@ def unchanged(rejected: str, edited: str) -> str | None:
 
 def too_much(rejected: str, edited: str, limit: float) -> str | None:
     """More words changed than the limit allows."""
-    ratio = edit_ratio(words(rejected), words(edited))
+    ratio = edit_ratio(units(rejected), units(edited))
     if ratio <= limit:
         return None
     return (

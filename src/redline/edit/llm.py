@@ -14,8 +14,9 @@ from typing import Any
 
 from redline.chat import Answer, Chat, Messages, NoAnswer, open_chat
 from redline.console import Bar, console, progress_bar
-from redline.data.alignment import edit_ratio, words
+from redline.data.alignment import edit_ratio
 from redline.data.records import Edit, Record, ToEdit
+from redline.data.units import units
 from redline.edit.counts import Counts
 from redline.edit.gates import Refusal, check
 from redline.edit.journal import Journal
@@ -358,7 +359,7 @@ class _Editor:
         editing = {
             "template": self._template.name,
             "attempts": attempt,
-            "ratio": round(edit_ratio(words(rejected), words(edited)), 4),
+            "ratio": round(edit_ratio(units(rejected), units(edited)), 4),
         }
         editing |= {"no_change": True} if got.parsed.no_change else {}
         editing |= {"reason": got.parsed.reason} if got.parsed.reason else {}

@@ -10,9 +10,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text as Line
 
-from redline.data.alignment import align, edit_ratio, words
+from redline.data.alignment import align, edit_ratio
 from redline.data.records import Edit, Text, as_text
 from redline.data.show import visible
+from redline.data.units import units
 from redline.edit.prompts import response_text
 
 BIN = 0.05  # width of the histogram's bins
@@ -101,7 +102,7 @@ def statistics(edits: Iterable[Edit]) -> Statistics:
     for edit in edits:
         _count_reasons(edit, by_reason)
         rejected, edited = _text(edit.rejected), _text(edit.edited)
-        before, after = words(rejected), words(edited)
+        before, after = units(rejected), units(edited)
         ratio, kinds = edit_ratio(before, after), word_changes(before, after)
         for group in (every, by_editor[edit.editor]):
             group.ratios.append(ratio)
