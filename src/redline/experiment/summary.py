@@ -91,13 +91,15 @@ def _at_levels(by_arm: dict[str, list[Result]], kl: float) -> dict[str, Table]:
 
 
 def _unfinished(cells: Sequence[Cell], results: Sequence[Result]) -> list[str]:
-    """The arms with the seeds that are not finished, as text."""
+    """The arms, in their order, with the seeds that are not finished, as text."""
     finished = {(result.cell.arm, result.cell.seed) for result in results}
-    missing: dict[str, list[str]] = {}
+    missing: dict[str, list[str]] = {cell.arm: [] for cell in cells}
     for cell in cells:
         if (cell.arm, cell.seed) not in finished:
-            missing.setdefault(cell.arm, []).append(str(cell.seed))
-    return [f"{arm}, seed{'s' * (len(seeds) > 1)} {', '.join(seeds)}" for arm, seeds in missing.items()]
+            missing[cell.arm].append(str(cell.seed))
+    return [
+        f"{arm}, seed{'s' * (len(seeds) > 1)} {', '.join(seeds)}" for arm, seeds in missing.items() if seeds
+    ]
 
 
 def at_level(curve: Sequence[Point], kl: float) -> Preferences | None:
