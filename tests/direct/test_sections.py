@@ -7,7 +7,7 @@ from redline.direct.stage import method_for
 from redline.errors import UserError
 from redline.recipe import check_recipe
 from redline.report.cards import _method as settings_of
-from redline.report.stages import DIRECT, method_of
+from redline.report.section_run import DIRECT, method_of
 
 PLAIN = {"data": {"edits": {"path": "edits.jsonl"}}}
 EVERY = {**{name: section.model_dump() for name, section in methods("x").items()}} | {
