@@ -173,11 +173,9 @@ def update_seconds(recipe: Recipe, machine: Machine, prompt: int) -> float:
     sampling += response * max(one / (machine.stepping or flops), work.bytes / machine.bandwidth)
     upper, logits = work.forward(work.trained, tokens, length), predicted * work.head
     passes = 2 if how.critic == "own" else 1
-    rescoring = (
-        upper + logits
-    )  # by the reference; by the policy too, unless that is the first epoch's one pass over the batch
-    if machine.processes > 1 or how.minibatch_size < how.batch_size or tokens > how.microbatch_tokens:
-        rescoring += passes * upper + logits
+    of_reference = upper + logits
+    of_policy = passes * upper + logits
+    rescoring = of_reference + of_policy
     heads = logits * (2 if how.adapt.lora_rank or how.adapt.train_layers else 4)
     learning = how.epochs * (passes * work.train(tokens, length) + heads)
     return sampling + (rescoring + scoring(recipe, machine, task, tokens, length) + learning) / flops
