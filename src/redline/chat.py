@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 from urllib.parse import urlsplit
 
 from redline.errors import UserError
+from redline.types import JsonObject, Network
 from redline.urls import without_login
 
 if TYPE_CHECKING:
@@ -91,7 +92,7 @@ class Endpoint:
         temperature: float | None = None,
         top_logprobs: int | None = None,
         api_key_env: str | None = None,
-        chat_template_kwargs: dict[str, Any] | None = None,
+        chat_template_kwargs: JsonObject | None = None,
     ):
         from openai import AsyncOpenAI
 
@@ -104,7 +105,7 @@ class Endpoint:
             0.0,
             False,
         )
-        self._options: dict[str, Any] = {} if temperature is None else {"temperature": temperature}
+        self._options: JsonObject = {} if temperature is None else {"temperature": temperature}
         if top_logprobs:
             self._options |= {"logprobs": True, "top_logprobs": top_logprobs}
         if chat_template_kwargs:
@@ -295,7 +296,7 @@ class InProcess:
         *,
         batch: int = 8,
         temperature: float | None = None,
-        chat_template_kwargs: dict[str, Any] | None = None,
+        chat_template_kwargs: JsonObject | None = None,
     ):
         self.model, self._batch, self._temperature = model, batch, temperature
         self._template_kwargs = chat_template_kwargs
@@ -316,7 +317,7 @@ class InProcess:
                 f"{self.model}: its tokenizer has no chat template. Choose a model that was trained to "
                 "follow instructions."
             )
-        lm: Any = load_causal_lm(Model(name=self.model))
+        lm: Network = load_causal_lm(Model(name=self.model))
         self._lm: PreTrainedModel = lm.to("cuda" if torch.cuda.is_available() else "cpu")
         self._worker = asyncio.create_task(self._work())
         return self
@@ -417,7 +418,7 @@ def open_chat(
     timeout: float = 120.0,
     temperature: float | None = None,
     api_key_env: str | None = None,
-    chat_template_kwargs: dict[str, Any] | None = None,
+    chat_template_kwargs: JsonObject | None = None,
 ) -> Chat:
     """The endpoint at ``base_url``, or without one the model in this process."""
     if base_url is None:

@@ -24,6 +24,7 @@ from redline.label.settings import Label
 from redline.policy.settings import Policy, Watch
 from redline.reward.settings import Reward
 from redline.section import Section
+from redline.types import Json, JsonObject
 from redline.urls import without_logins
 
 if TYPE_CHECKING:
@@ -87,8 +88,7 @@ class Recipe(Section):
         if self.direct is not None and moves_its_anchor and not self.policy.adapt.lora_rank:
             raise ValueError(
                 f"`direct.method: {self.direct.method}` keeps frozen copies of the policy, which are "
-                "adapters: set "
-                "`policy.adapt.lora_rank` above 0"
+                "adapters: set `policy.adapt.lora_rank` above 0"
             )
         return self
 
@@ -116,7 +116,7 @@ def load_recipe(path: str | Path, overrides: list[str] | None = None) -> Recipe:
     return check_recipe(read_plain(path, overrides), str(path))
 
 
-def read_plain(path: str | Path, overrides: list[str] | None = None) -> dict[str, Any]:
+def read_plain(path: str | Path, overrides: list[str] | None = None) -> JsonObject:
     """What a YAML file says, as `load_recipe` reads it, before it is checked."""
     path = Path(path)
     try:
@@ -138,19 +138,19 @@ def read_plain(path: str | Path, overrides: list[str] | None = None) -> dict[str
     return expanded(plain, path)
 
 
-def expanded(plain: dict[str, Any], path: Path) -> dict[str, Any]:
+def expanded(plain: JsonObject, path: Path) -> JsonObject:
     """The same with the environment's variables filled in, and paths that lie beside the file ``path`` found
     there. What has been expanded before stays as it is. Raises UserError for a variable that is not set."""
-    found: dict[str, Any] = _expand(plain, path)
+    found: JsonObject = _expand(plain, path)
     return found
 
 
-def check_recipe(plain: dict[str, Any], where: str) -> Recipe:
+def check_recipe(plain: JsonObject, where: str) -> Recipe:
     """A Recipe from plain data; raises UserError naming `where` and the key."""
     return check(plain, Recipe, where)
 
 
-def check(plain: dict[str, Any], kind: type[S], where: str) -> S:
+def check(plain: JsonObject, kind: type[S], where: str) -> S:
     """A section from plain data; raises Problems: a line for each key that is wrong, naming `where`."""
     try:
         return kind.model_validate(plain)
@@ -257,7 +257,7 @@ def parsed(override: str) -> tuple[str, Any]:
         raise UserError(f"`{override}`: the value is not valid YAML.") from error
 
 
-def set_key(plain: dict[str, Any], key: str, value: Any, override: str) -> None:
+def set_key(plain: JsonObject, key: str, value: Json, override: str) -> None:
     """Set a dotted key of plain data; ``override`` is what the user wrote. Raises UserError where the key
     leads through a value."""
     *parents, last = key.split(".")
@@ -299,7 +299,7 @@ def _place(key: str, here: list[Any], override: str) -> int:
     return int(key)
 
 
-def _expand(value: Any, recipe: Path, key: str = "") -> Any:
+def _expand(value: Json, recipe: Path, key: str = "") -> Any:
     if isinstance(value, dict):
         return {name: _expand(inner, recipe, str(name)) for name, inner in value.items()}
     if isinstance(value, list):

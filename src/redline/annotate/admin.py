@@ -1,7 +1,6 @@
 """The lead's first page: progress, people and their links, agreement, the last submissions."""
 
 import json
-from typing import Any
 
 from sqlalchemy import select
 from starlette.requests import Request
@@ -13,13 +12,14 @@ from redline.annotate.schema import person as person_table
 from redline.annotate.security import Forbidden
 from redline.annotate.site import Site
 from redline.errors import UserError
+from redline.types import JsonObject
 
 
 def overview(site: Site, request: Request, person: Person) -> Response:
     """The lead's first page."""
     recent = []
     for row in progress.newest(site.engine):
-        entry: dict[str, Any] = {"row": row, "old": None, "new": None}
+        entry: JsonObject = {"row": row, "old": None, "new": None}
         if site.project.kind == "edit":
             entry |= {"old": texts.editable(json.loads(row.body)["rejected"]), "new": row.edited}
         recent.append(entry)
@@ -36,7 +36,7 @@ def overview(site: Site, request: Request, person: Person) -> Response:
     )
 
 
-def add_person(site: Site, request: Request, person: Person, data: dict[str, Any]) -> Response:
+def add_person(site: Site, request: Request, person: Person, data: JsonObject) -> Response:
     """A new annotator, and the link."""
     name = str(data.get("name", ""))
     if any(row.name == name.strip() for row in people.everyone(site.engine)):
@@ -49,12 +49,12 @@ def add_person(site: Site, request: Request, person: Person, data: dict[str, Any
         raise Forbidden(str(error), 422) from error
 
 
-def new_link(site: Site, request: Request, person: Person, data: dict[str, Any]) -> Response:
+def new_link(site: Site, request: Request, person: Person, data: JsonObject) -> Response:
     """One more link for an annotator, also for one whose link was taken back."""
     return _link(site, request, person, *_annotator(site, request))
 
 
-def forget_links(site: Site, request: Request, person: Person, data: dict[str, Any]) -> Response:
+def forget_links(site: Site, request: Request, person: Person, data: JsonObject) -> Response:
     """Show the new links no longer."""
     site.forget_links(person)
     return RedirectResponse("/admin", 303)
@@ -66,7 +66,7 @@ def ask_revoke(site: Site, request: Request, person: Person) -> Response:
     return site.page(request, "revoke.html", person=person, number=number, name=name)
 
 
-def revoke(site: Site, request: Request, person: Person, data: dict[str, Any]) -> Response:
+def revoke(site: Site, request: Request, person: Person, data: JsonObject) -> Response:
     """Take an annotator's links back."""
     people.take_back(site.engine, _annotator(site, request)[0])
     return RedirectResponse("/admin#people", 303)

@@ -11,9 +11,10 @@ from redline.annotate.people import Person
 from redline.annotate.security import Forbidden
 from redline.annotate.site import Site
 from redline.annotate.submissions import Refused, Submission
+from redline.types import JsonObject
 
 
-def draft(site: Site, request: Request, person: Person, data: dict[str, Any]) -> Response:
+def draft(site: Site, request: Request, person: Person, data: JsonObject) -> Response:
     """Keep a draft, or renew the lease."""
     text = data.get("text")
     try:
@@ -32,7 +33,7 @@ def draft(site: Site, request: Request, person: Person, data: dict[str, Any]) ->
     return JSONResponse({"held": kept != "lost", "newer": kept == "newer"})
 
 
-def submit(site: Site, request: Request, person: Person, data: dict[str, Any]) -> Response:
+def submit(site: Site, request: Request, person: Person, data: JsonObject) -> Response:
     """Take a verdict, and the edit that belongs to it. Answered after it is committed."""
     number_of_work = integer(data, "work")
     try:
@@ -46,7 +47,7 @@ def submit(site: Site, request: Request, person: Person, data: dict[str, Any]) -
     return JSONResponse({"revision": revision, "next": "/"})
 
 
-def submission_of(data: dict[str, Any]) -> Submission:
+def submission_of(data: JsonObject) -> Submission:
     """The submission in a request's JSON."""
     text = data.get("text")
     return Submission(
@@ -60,7 +61,7 @@ def submission_of(data: dict[str, Any]) -> Submission:
     )
 
 
-def skip(site: Site, request: Request, person: Person, data: dict[str, Any]) -> Response:
+def skip(site: Site, request: Request, person: Person, data: JsonObject) -> Response:
     """Leave the item to somebody else."""
     try:
         revision = submissions.skip(
@@ -71,7 +72,7 @@ def skip(site: Site, request: Request, person: Person, data: dict[str, Any]) -> 
     return JSONResponse({"revision": revision, "next": "/"})
 
 
-def undo(site: Site, request: Request, person: Person, data: dict[str, Any]) -> Response:
+def undo(site: Site, request: Request, person: Person, data: JsonObject) -> Response:
     """Take the last submission or skip back."""
     try:
         revision = submissions.undo(
@@ -82,19 +83,19 @@ def undo(site: Site, request: Request, person: Person, data: dict[str, Any]) -> 
     return JSONResponse({"revision": revision, "next": f"/work/{integer(data, 'work')}"})
 
 
-def skipped(site: Site, request: Request, person: Person, data: dict[str, Any]) -> Response:
+def skipped(site: Site, request: Request, person: Person, data: JsonObject) -> Response:
     """Offer the skipped items again."""
     handout.take_up_skipped(site.engine, person.id)
     return RedirectResponse("/", 303)
 
 
-def guided(site: Site, request: Request, person: Person, data: dict[str, Any]) -> Response:
+def guided(site: Site, request: Request, person: Person, data: JsonObject) -> Response:
     """The guidelines were closed for the first time."""
     handout.read_guidelines(site.engine, person.id)
     return JSONResponse({})
 
 
-def preview(site: Site, request: Request, person: Person, data: dict[str, Any]) -> Response:
+def preview(site: Site, request: Request, person: Person, data: JsonObject) -> Response:
     """The text as safe HTML, as prompts are shown."""
     text = string(data, "text")
     if why := texts.objection(text):
@@ -104,35 +105,35 @@ def preview(site: Site, request: Request, person: Person, data: dict[str, Any]) 
 
 def refusal(refused: Refused) -> JSONResponse:
     """The answer to a request that is not carried out. Status 409: the state of the item is another one."""
-    body: dict[str, Any] = {"error": str(refused)}
+    body: JsonObject = {"error": str(refused)}
     if refused.current is not None:
         body["current"] = refused.current
     conflict = refused.taken or refused.current is not None
     return JSONResponse(body, 409 if conflict else 422)
 
 
-def integer(data: dict[str, Any], name: str) -> int:
+def integer(data: JsonObject, name: str) -> int:
     value = data.get(name)
     if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 2**53:
         raise Forbidden(f"Refused: `{name}` is missing.", 400)
     return value
 
 
-def number(data: dict[str, Any], name: str) -> float:
+def number(data: JsonObject, name: str) -> float:
     value = data.get(name, 0)
     if not isinstance(value, int | float) or not 0 <= value < 1e15:  # also refuses NaN
         raise Forbidden(f"Refused: `{name}` is not a number that can be.", 400)
     return float(value)
 
 
-def list_of(data: dict[str, Any], name: str) -> list[Any]:
+def list_of(data: JsonObject, name: str) -> list[Any]:
     value = data.get(name)
     if not isinstance(value, list):
         raise Forbidden(f"Refused: `{name}` is no list.", 400)
     return value
 
 
-def string(data: dict[str, Any], name: str) -> str:
+def string(data: JsonObject, name: str) -> str:
     value = data.get(name) or ""
     if not isinstance(value, str):
         raise Forbidden(f"Refused: `{name}` is not text.", 400)

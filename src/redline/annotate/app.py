@@ -24,6 +24,7 @@ from redline.annotate.people import Person
 from redline.annotate.security import Forbidden, Guard, body_of, check_origin, check_token, json_of
 from redline.annotate.site import Site
 from redline.data import units
+from redline.types import JsonObject
 
 HERE = Path(__file__).parent
 
@@ -106,9 +107,7 @@ def _post(handler: Handler, admin: bool = False) -> Callable[[Request], Any]:
         def answer() -> Response:
             person = _visitor(request, admin)
             if request.headers.get("content-type", "").startswith("application/x-www-form-urlencoded"):
-                data: dict[str, Any] = dict(
-                    parse_qsl(body.decode("utf-8", "replace"), keep_blank_values=True)
-                )
+                data: JsonObject = dict(parse_qsl(body.decode("utf-8", "replace"), keep_blank_values=True))
             else:
                 data = json_of(request, body)
             check_token(person, request.headers.get("x-csrf-token") or data.get("csrf"))

@@ -25,7 +25,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from sqlalchemy import Engine, Row, select
 
@@ -34,6 +34,7 @@ from redline.annotate.texts import with_text
 from redline.annotate.work import project_of
 from redline.data.files import write_jsonl
 from redline.errors import UserError
+from redline.types import JsonObject
 
 Which = Literal["all", "accepted", "feedback"]
 _RANK = {"edited": 0, "fine": 1, "unfixable": 2}
@@ -107,7 +108,7 @@ def _check_name(engine: Engine, who: str) -> None:
     raise UserError(f"--person {who}: nobody of this name. There are: {names or 'no people yet'}.")
 
 
-def _edits(asked: _Export) -> Iterator[dict[str, Any]]:
+def _edits(asked: _Export) -> Iterator[JsonObject]:
     for group in _items(asked):
         rows = group.rows
         if asked.which == "accepted":
@@ -146,7 +147,7 @@ def _accepted(asked: _Export, group: "_Group") -> list[Row]:
     return rows
 
 
-def _with_gold(group: "_Group", rows: list[Row], annotations: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _with_gold(group: "_Group", rows: list[Row], annotations: list[JsonObject]) -> list[JsonObject]:
     """The lead's decision first, then the work that it did not choose."""
     gold_row = group.gold
     assert gold_row is not None
@@ -171,7 +172,7 @@ def _with_gold(group: "_Group", rows: list[Row], annotations: list[dict[str, Any
     return [own | {"gold": decided}, *others]
 
 
-def _annotation(row: Row) -> dict[str, Any]:
+def _annotation(row: Row) -> JsonObject:
     rejected = json.loads(row.body)["rejected"]
     values = {
         "edited": rejected if row.edited is None else with_text(rejected, row.edited),
@@ -191,7 +192,7 @@ def _annotation(row: Row) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-def _edits_as_thumbs(asked: _Export) -> Iterator[dict[str, Any]]:
+def _edits_as_thumbs(asked: _Export) -> Iterator[JsonObject]:
     """Edits as feedback: "already fine" is a thumb up, "cannot be fixed" one down. Edits say more than a
     thumb, and are left to the ordinary export."""
     for group in _items(asked):
@@ -210,7 +211,7 @@ def _edits_as_thumbs(asked: _Export) -> Iterator[dict[str, Any]]:
             } | group.history
 
 
-def _thumbs(asked: _Export) -> Iterator[dict[str, Any]]:
+def _thumbs(asked: _Export) -> Iterator[JsonObject]:
     for group in _items(asked):
         verdicts = [
             _verdict(row) | {"liked": row.verdict == "up"} for row in group.rows if row.refused is None
@@ -229,7 +230,7 @@ def _thumbs(asked: _Export) -> Iterator[dict[str, Any]]:
         yield record | {"liked": liked, "verdicts": verdicts} | group.body | group.history
 
 
-def _comparisons(asked: _Export) -> Iterator[dict[str, Any]]:
+def _comparisons(asked: _Export) -> Iterator[JsonObject]:
     for group in _items(asked):
         verdicts = []
         for row in group.rows:
@@ -255,8 +256,8 @@ def _comparisons(asked: _Export) -> Iterator[dict[str, Any]]:
         )
 
 
-def _verdict(row: Row) -> dict[str, Any]:
-    values: dict[str, Any] = {
+def _verdict(row: Row) -> JsonObject:
+    values: JsonObject = {
         "person": row.name,
         "started": _moment(row.started),
         "submitted": _moment(row.submitted),
@@ -272,10 +273,10 @@ class _Group:
     """One item that somebody has done or the lead has decided: its work in the order of the rule above."""
 
     key: str
-    body: dict[str, Any]
+    body: JsonObject
     rows: list[Row]
     gold: Row | None
-    history: dict[str, Any]  # empty, or with the key `history`
+    history: JsonObject  # empty, or with the key `history`
 
 
 def _items(asked: _Export) -> Iterator[_Group]:
@@ -323,7 +324,7 @@ def _gold(engine: Engine) -> dict[int, Row]:
         return {row.item_id: row for row in rows}
 
 
-def _history(engine: Engine, item_id: int) -> list[dict[str, Any]]:
+def _history(engine: Engine, item_id: int) -> list[JsonObject]:
     """All that was ever done with an item, oldest first: who, when, what."""
     author = person.alias()
     with engine.connect() as db:
@@ -337,7 +338,7 @@ def _history(engine: Engine, item_id: int) -> list[dict[str, Any]]:
         ).all()
     lines = []
     for row in rows:
-        line: dict[str, Any] = {"at": _moment(row.at), "who": row.name, "act": row.act, "work_of": row.author}
+        line: JsonObject = {"at": _moment(row.at), "who": row.name, "act": row.act, "work_of": row.author}
         line |= {name: getattr(row, name) for name in _HISTORY}
         line["reasons"] = json.loads(row.reasons) if row.reasons else None
         lines.append({name: value for name, value in line.items() if value is not None})

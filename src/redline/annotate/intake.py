@@ -23,6 +23,7 @@ from redline.console import console
 from redline.data.check import Rejects
 from redline.data.records import Edit, Record, Response, ToEdit
 from redline.errors import UserError
+from redline.types import JsonObject
 
 CHUNK = 1_000
 LONGEST_REASON = 60  # characters
@@ -60,7 +61,7 @@ def set_up(
         "raters": raters,
         "reasons": None if reasons is None else json.dumps(list(reasons), ensure_ascii=False),
     }
-    given: dict[str, Any] = {name: value for name, value in settings.items() if value is not None}
+    given: JsonObject = {name: value for name, value in settings.items() if value is not None}
     if not 0 <= given.get("agreement", 0) <= 1:
         raise UserError(f"--agreement {agreement}: a share from 0 to 1 is expected.")
     if not 0 < given.get("max_ratio", 1) <= 1:
@@ -99,7 +100,7 @@ def set_up(
 def add_pairs(engine: Engine, pairs: Iterable[ToEdit], rejects: Rejects) -> Count:
     """Add pairs as items to edit."""
 
-    def row(pair: ToEdit) -> dict[str, Any] | str:
+    def row(pair: ToEdit) -> JsonObject | str:
         return row_of(pair, ("prompt", "rejected", "chosen"), editable="rejected")
 
     return add_records(engine, pairs, row, rejects)
@@ -113,7 +114,7 @@ def add_drafts(engine: Engine, edits: Iterable[Edit], rejects: Rejects) -> Count
     """
     begun = exists().where(work.c.item_id == item.c.id)
 
-    def row(edit: Edit) -> dict[str, Any] | str:
+    def row(edit: Edit) -> JsonObject | str:
         draft = texts.editable(edit.edited)
         why = "has no text to edit" if draft is None else texts.objection(draft)
         plain = Record.model_validate(edit.model_dump(exclude={"edited", "editor"}, exclude_none=True))
@@ -159,7 +160,7 @@ def add_comparison(engine: Engine, a: Iterable[Response], b: Iterable[Response],
     return add_records(engine, both(), lambda record: row_of(record, ("prompt", "a", "b")), rejects)
 
 
-Row = Callable[[Any], dict[str, Any] | str]
+Row = Callable[[Any], JsonObject | str]
 
 
 def add_responses(engine: Engine, responses: Iterable[Response], rejects: Rejects) -> Count:
@@ -185,7 +186,7 @@ def _chunks(records: Iterable[Any]) -> Iterator[list[Any]]:
         yield chunk
 
 
-def row_of(record: Record, shown: tuple[str, ...], editable: str | None = None) -> dict[str, Any] | str:
+def row_of(record: Record, shown: tuple[str, ...], editable: str | None = None) -> JsonObject | str:
     """The record as a row of ``item``, or why it cannot be one."""
     if len(record.id) > LONGEST_ID:
         return f"id is longer than {LONGEST_ID} characters"
@@ -204,11 +205,11 @@ def row_of(record: Record, shown: tuple[str, ...], editable: str | None = None) 
     return {"key": record.id, "body": body, "digest": hashlib.sha256(body.encode()).hexdigest()}
 
 
-def _same_digest(row: dict[str, Any], known: Any) -> bool:
+def _same_digest(row: JsonObject, known: Any) -> bool:
     return bool(row["digest"] == known.digest)
 
 
-def _same_rejected(row: dict[str, Any], known: Any) -> bool:
+def _same_rejected(row: JsonObject, known: Any) -> bool:
     return bool(json.loads(row["body"])["rejected"] == json.loads(known.body)["rejected"])
 
 
@@ -218,7 +219,7 @@ def _add_chunk(
     row: Row,
     rejects: Rejects,
     count: Count,
-    same: Callable[[dict[str, Any], Any], bool] = _same_digest,
+    same: Callable[[JsonObject, Any], bool] = _same_digest,
     slots: bool = True,
 ) -> list[Any]:
     """Insert what is new; returns the records that are in the database now."""
@@ -227,7 +228,7 @@ def _add_chunk(
         found.key: found
         for found in db.execute(select(item.c.key, item.c.digest, item.c.body).where(item.c.key.in_(keys)))
     }
-    new: dict[str, dict[str, Any]] = {}
+    new: dict[str, JsonObject] = {}
     there = []
     for record in records:
         made = row(record)
@@ -251,7 +252,7 @@ def _add_chunk(
     return there
 
 
-def _insert(db: Connection, rows: list[dict[str, Any]]) -> None:
+def _insert(db: Connection, rows: list[JsonObject]) -> None:
     practising = db.execute(select(func.count()).select_from(practice)).scalar_one()
     before = db.execute(select(func.count()).select_from(item)).scalar_one() - practising
     share, raters = db.execute(select(project.c.agreement, project.c.raters)).one()

@@ -14,6 +14,7 @@ from redline.annotate.people import Person
 from redline.annotate.security import Forbidden
 from redline.annotate.site import Site
 from redline.annotate.submissions import LONGEST_NOTE, Refused
+from redline.types import Json, JsonObject
 
 NUMBER = re.compile("[0-9]{1,15}")  # more digits are no row's number
 
@@ -41,7 +42,7 @@ def listing(site: Site, request: Request, person: Person) -> Response:
     )
 
 
-def _filter(values: Any) -> Filter:
+def _filter(values: Json) -> Filter:
     """The filter in an address or a form."""
     return Filter(
         person=values.get("person", "")[:200],
@@ -95,7 +96,7 @@ def item(site: Site, request: Request, person: Person) -> Response:
     )
 
 
-def _reasons(stored: str | None) -> list[dict[str, Any]]:
+def _reasons(stored: str | None) -> list[JsonObject]:
     return texts.stored_reasons(stored)
 
 
@@ -141,14 +142,14 @@ def editor(site: Site, request: Request, person: Person) -> Response:
     )
 
 
-def refuse(site: Site, request: Request, person: Person, data: dict[str, Any]) -> Response:
+def refuse(site: Site, request: Request, person: Person, data: JsonObject) -> Response:
     """Refuse a submission, or take that back."""
     return _done(
         data, lambda: lead.refuse(site.engine, _number(request), data.get("refused") == "1", person.id)
     )
 
 
-def send_back(site: Site, request: Request, person: Person, data: dict[str, Any]) -> Response:
+def send_back(site: Site, request: Request, person: Person, data: JsonObject) -> Response:
     """Send a submission back to its author or to another person, with the reason."""
     why = str(data.get("why", "")).strip()
     to = str(data.get("to", ""))
@@ -160,12 +161,12 @@ def send_back(site: Site, request: Request, person: Person, data: dict[str, Any]
     return _done(data, lambda: lead.send_back(site.engine, _number(request), why, person.id, recipient))
 
 
-def choose(site: Site, request: Request, person: Person, data: dict[str, Any]) -> Response:
+def choose(site: Site, request: Request, person: Person, data: JsonObject) -> Response:
     """Make a submission the item's gold."""
     return _done(data, lambda: lead.choose(site.engine, _number(request), person.id))
 
 
-def decide(site: Site, request: Request, person: Person, data: dict[str, Any]) -> Response:
+def decide(site: Site, request: Request, person: Person, data: JsonObject) -> Response:
     """Make the lead's own answer the item's gold: from the editor (JSON), or from a form."""
     item_id = _number(request)
     verdict, note = str(data.get("verdict", "")), api.string(data, "note")
@@ -185,12 +186,12 @@ def decide(site: Site, request: Request, person: Person, data: dict[str, Any]) -
     return JSONResponse({"revision": 0, "next": f"/admin/item/{item_id}"})
 
 
-def undecide(site: Site, request: Request, person: Person, data: dict[str, Any]) -> Response:
+def undecide(site: Site, request: Request, person: Person, data: JsonObject) -> Response:
     """Take the decision on an item back."""
     return _done(data, lambda: lead.undo_gold(site.engine, _number(request), person.id))
 
 
-def assign(site: Site, request: Request, person: Person, data: dict[str, Any]) -> Response:
+def assign(site: Site, request: Request, person: Person, data: JsonObject) -> Response:
     """Give a share of the filter's free items to a person, or back to everybody."""
     percent = str(data.get("percent", "100"))
     to = str(data.get("to", ""))
@@ -204,7 +205,7 @@ def assign(site: Site, request: Request, person: Person, data: dict[str, Any]) -
     return RedirectResponse(f"/admin/items?{query}&assigned={count}", 303)
 
 
-def _done(data: dict[str, Any], act: Any) -> Response:
+def _done(data: JsonObject, act: Any) -> Response:
     """Carry out what a form asks for, and go back to the page that it is on."""
     try:
         act()

@@ -40,6 +40,7 @@ from redline.annotate.schema import (
 from redline.annotate.submissions import Refused, edited_text, lock_person, note_down
 from redline.annotate.texts import editable
 from redline.annotate.work import VERDICTS, project_of
+from redline.types import JsonObject
 
 PAGE = 50
 CHUNK = 500
@@ -181,7 +182,7 @@ class Item:
 
     id: int
     key: str
-    body: dict[str, Any]
+    body: JsonObject
     draft_editor: str | None
     works: list[Row]
     slots: list[Row]
@@ -248,7 +249,7 @@ def refuse(engine: Engine, work_id: int, refused: bool, by: int) -> None:
     """Mark an edit as refused (it is not `accepted` in the export), or take that back."""
     with writing(engine).begin() as db:
         row = _submitted(db, work_id)
-        values: dict[str, Any] = {"revision": row.revision + 1, "refused": clock() if refused else None}
+        values: JsonObject = {"revision": row.revision + 1, "refused": clock() if refused else None}
         if not refused:
             values |= {"returned": None, "returned_why": None}
         db.execute(update(work).where(work.c.id == work_id).values(values))
@@ -325,7 +326,7 @@ def decide(engine: Engine, item_id: int, by: int, verdict: str, text: str | None
         body = db.execute(select(item.c.body).where(item.c.id == item_id)).scalar()
         if body is None:
             raise Refused("There is no such item.")
-        values: dict[str, Any] = {"edited": None, "ratio": None}
+        values: JsonObject = {"edited": None, "ratio": None}
         if about.kind == "edit" and verdict != "unfixable":
             original = editable(json.loads(body)["rejected"]) or ""
             values = {"edited": original, "ratio": 0.0}
@@ -336,7 +337,7 @@ def decide(engine: Engine, item_id: int, by: int, verdict: str, text: str | None
         _set_gold(db, item_id, values)
 
 
-def _set_gold(db: Connection, item_id: int, values: dict[str, Any]) -> None:
+def _set_gold(db: Connection, item_id: int, values: JsonObject) -> None:
     db.execute(gold.delete().where(gold.c.item_id == item_id))
     db.execute(gold.insert().values(values | {"item_id": item_id, "at": clock()}))
     line = {name: values[name] for name in ("work_id", "person_id", "verdict", "edited", "ratio", "note")}

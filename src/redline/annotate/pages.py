@@ -9,6 +9,7 @@ from redline.annotate import handout, practice, texts, work
 from redline.annotate.people import Person
 from redline.annotate.security import Forbidden
 from redline.annotate.site import Site
+from redline.types import JsonObject
 
 
 def home(site: Site, request: Request, person: Person) -> Response:
@@ -56,7 +57,7 @@ def practised(site: Site, request: Request, person: Person) -> Response:
     own = _own(site, request, person)
     if not own.practice or own.state != "done":
         return RedirectResponse(f"/work/{own.id}", 303)
-    values: dict[str, Any] = {
+    values: JsonObject = {
         "person": person,
         "data": site.visit(person),
         "counts": work.counts(site.engine, person.id),
@@ -84,7 +85,7 @@ def work_page(site: Site, request: Request, person: Person, current: work.Work) 
         "verdict": current.verdict,
         "guided": person.guided,
     }
-    values: dict[str, Any] = {
+    values: JsonObject = {
         "person": person,
         "work": current,
         "counts": work.counts(site.engine, person.id),
@@ -114,7 +115,7 @@ def work_page(site: Site, request: Request, person: Person, current: work.Work) 
     )
 
 
-def editor_data(site: Site, original: str) -> dict[str, Any]:
+def editor_data(site: Site, original: str) -> JsonObject:
     """What the editor's script needs to know of the text and the project."""
     return {
         "original": texts.browser_text(original),

@@ -19,6 +19,7 @@ from redline.annotate.submissions import note_down
 from redline.annotate.work import Work
 from redline.data.check import Rejects
 from redline.data.records import Edit, Record, Text
+from redline.types import JsonObject
 
 VERDICT_TEXT = {
     "edited": "edited",
@@ -69,9 +70,9 @@ class Lesson:
 
 def add_practice(engine: Engine, kind: str, records: Iterable[Record], rejects: Rejects) -> Count:
     """Add practice items. An `explanation` in a record is shown with the known answer."""
-    answers: dict[str, dict[str, Any]] = {}
+    answers: dict[str, JsonObject] = {}
 
-    def row(record: Record) -> dict[str, Any] | str:
+    def row(record: Record) -> JsonObject | str:
         answers[record.id] = _answer(record)
         names = {"edited", "editor", "preference", "liked", "explanation"}
         plain = Record.model_validate(record.model_dump(exclude=names, exclude_none=True))
@@ -96,11 +97,11 @@ def _is_ordinary(db: Any, item_id: int) -> bool:
     )
 
 
-def _answer(record: Record) -> dict[str, Any]:
+def _answer(record: Record) -> JsonObject:
     """The columns of ``practice`` for a record with a known answer."""
     extra = record.model_extra or {}
     explanation = extra.get("explanation")
-    values: dict[str, Any] = {
+    values: JsonObject = {
         "edited": None,
         "explanation": explanation if isinstance(explanation, str) else None,
     }

@@ -9,6 +9,7 @@ from sqlalchemy import Engine, Row, func, select
 from redline.annotate.people import everyone
 from redline.annotate.schema import DONE, HELD, OPEN, clock, gold, item, person, practice, slot, work
 from redline.annotate.work import possible
+from redline.types import JsonObject
 
 
 @dataclass
@@ -150,7 +151,7 @@ def totals(engine: Engine) -> Totals:
         )
 
 
-def status(engine: Engine) -> dict[str, Any]:
+def status(engine: Engine) -> JsonObject:
     """The figures of ``redline annotate --status --json``."""
     people = []
     for rate in rates(engine):

@@ -4,7 +4,6 @@ its page."""
 import hmac
 import json
 import secrets
-from typing import Any
 from urllib.parse import urlsplit
 
 from starlette.datastructures import MutableHeaders
@@ -13,6 +12,7 @@ from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from redline.annotate.people import Person
+from redline.types import JsonObject
 
 LARGEST_BODY = 2_000_000  # bytes: the longest text, each character escaped
 POLICY = (
@@ -119,7 +119,7 @@ async def body_of(request: Request) -> bytes:
     return b"".join(parts)
 
 
-def json_of(request: Request, body: bytes) -> dict[str, Any]:
+def json_of(request: Request, body: bytes) -> JsonObject:
     """The JSON object in a body."""
     if request.headers.get("content-type", "").split(";")[0].strip() != "application/json":
         raise Forbidden("Refused: JSON is expected.", 415)

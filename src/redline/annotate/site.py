@@ -2,7 +2,6 @@
 
 import time
 from dataclasses import dataclass, field
-from typing import Any
 
 from sqlalchemy import Engine
 from starlette.requests import Request
@@ -11,6 +10,7 @@ from starlette.templating import Jinja2Templates
 
 from redline.annotate import people, work
 from redline.annotate.people import Person
+from redline.types import Json, JsonObject
 
 KEEP_LINK = 3600.0  # seconds that a new link can be seen by the lead who made it
 
@@ -39,7 +39,7 @@ class Site:
         # cookies do not tell ports apart: two projects on one host must not collide
         return f"redline_{self.project.uid}"
 
-    def page(self, request: Request, template: str, status: int = 200, **values: Any) -> Response:
+    def page(self, request: Request, template: str, status: int = 200, **values: Json) -> Response:
         """A page from its template."""
         return self.templates.TemplateResponse(
             request,
@@ -48,7 +48,7 @@ class Site:
             status_code=status,
         )
 
-    def visit(self, person: Person) -> dict[str, Any]:
+    def visit(self, person: Person) -> JsonObject:
         """What the scripts of a person's every page need to send something."""
         return {"uid": self.project.uid, "who": person.id, "name": person.name, "csrf": person.csrf}
 

@@ -15,6 +15,7 @@ from sqlalchemy import Connection, Engine, Row, and_, or_, select, update
 from redline.annotate import texts
 from redline.annotate.schema import DONE, HELD, OPEN, clock, gold, history, item, person, slot, work, writing
 from redline.annotate.work import VERDICTS, Project, project_of
+from redline.types import Json, JsonObject
 
 LONGEST_NOTE = 2_000
 LONGEST_TOKEN = 64
@@ -28,7 +29,7 @@ class Refused(Exception):
     ``current`` says how it stands.
     """
 
-    def __init__(self, why: str, taken: bool = False, current: dict[str, Any] | None = None):
+    def __init__(self, why: str, taken: bool = False, current: JsonObject | None = None):
         super().__init__(why)
         self.taken = taken
         self.current = current
@@ -57,7 +58,7 @@ def lock_person(db: Connection, person_id: int) -> None:
     db.execute(select(person.c.id).where(person.c.id == person_id).with_for_update())
 
 
-def note_down(db: Connection, act: Act, row: Row, by: int, revision: int, **values: Any) -> None:
+def note_down(db: Connection, act: Act, row: Row, by: int, revision: int, **values: Json) -> None:
     """Add a line to the history of the work ``row`` (a row with ``id`` and ``item_id``)."""
     line = {
         "item_id": row.item_id,
@@ -201,7 +202,7 @@ def undo(engine: Engine, work_id: int, person_id: int, revision: int, lease: flo
                 .where(slot.c.id == held)
                 .values(state=HELD, person_id=person_id, expires=now + lease)
             )
-            values: dict[str, Any] = {"state": "open", "slot_id": held}
+            values: JsonObject = {"state": "open", "slot_id": held}
             if row.state == "done":
                 values |= dict.fromkeys(("verdict", "edited", "ratio", "submitted", "refused", "reasons"))
                 values |= {"draft_note": row.note, "note": None, "returned": None, "returned_why": None}
@@ -212,10 +213,10 @@ def undo(engine: Engine, work_id: int, person_id: int, revision: int, lease: flo
         return int(row.revision) + 1
 
 
-def _standing(db: Connection, work_id: int) -> list[dict[str, Any]]:
+def _standing(db: Connection, work_id: int) -> list[JsonObject]:
     """The submissions of a work that were not taken back, oldest first, as values of its row."""
     lines = db.execute(select(history).where(history.c.work_id == work_id).order_by(history.c.id)).all()
-    stack: list[dict[str, Any]] = []
+    stack: list[JsonObject] = []
     for line in lines:
         if line.act == "submitted":
             names = ("verdict", "edited", "note", "ratio", "seconds", "reasons")
@@ -262,7 +263,7 @@ def _expect(row: Row, revision: int) -> None:
     )
 
 
-def _change(db: Connection, work_id: int, revision: int, **values: Any) -> None:
+def _change(db: Connection, work_id: int, revision: int, **values: Json) -> None:
     db.execute(update(work).where(work.c.id == work_id).values(revision=revision, **values))
 
 
@@ -286,9 +287,9 @@ def _hold_again(db: Connection, row: Row, person_id: int, now: float) -> int:
     )
 
 
-def _judge(row: Row, sent: Submission, about: Project) -> dict[str, Any]:
+def _judge(row: Row, sent: Submission, about: Project) -> JsonObject:
     """What a submission says of the text: ``edited``, ``ratio``, ``reasons``. Raises Refused."""
-    values: dict[str, Any] = {"edited": None, "ratio": None, "reasons": None}
+    values: JsonObject = {"edited": None, "ratio": None, "reasons": None}
     if about.kind != "edit" or sent.verdict == "unfixable":
         return values
     original = texts.editable(json.loads(row.body)["rejected"]) or ""

@@ -11,11 +11,12 @@ from rapidfuzz.distance import Levenshtein
 from redline.data.alignment import align, edit_ratio
 from redline.data.records import Text
 from redline.data.units import unit_spans, units
+from redline.types import Json, JsonObject
 
 LONGEST = 100_000  # characters of one prompt, response or edit
 
 
-def objection(value: Any) -> str | None:
+def objection(value: Json) -> str | None:
     """Why a record's text cannot be kept exactly as it is, or None. ``value``: a string, or a list or dict of
     them."""
     if isinstance(value, dict):
@@ -60,7 +61,7 @@ def messages(prompt: Text, response: Text = "") -> list[dict[str, str]]:
     ]
 
 
-def _content(content: Any) -> str:
+def _content(content: Json) -> str:
     if isinstance(content, list):  # parts, as multimodal chat templates take them
         return "\n\n".join(
             str(part.get("text", f"[{part.get('type', 'part')}]")) if isinstance(part, dict) else str(part)
@@ -110,7 +111,7 @@ def ratio(rejected: str, edited: str) -> float:
     return edit_ratio(units(rejected), units(edited))
 
 
-def changes(original: str, edited: str) -> list[dict[str, Any]]:
+def changes(original: str, edited: str) -> list[JsonObject]:
     """The changed runs of an edit, in order, as the redline shows them.
 
     Each has ``start`` and ``end`` (characters of ``original``), ``edited_start`` and ``edited_end``
@@ -146,16 +147,14 @@ def _characters(spans: list[tuple[int, int]], start: int, end: int, length: int)
     return place, place
 
 
-def reasons_of(
-    original: str, edited: str, given: Sequence[Any], allowed: Sequence[str]
-) -> list[dict[str, Any]]:
+def reasons_of(original: str, edited: str, given: Sequence[Any], allowed: Sequence[str]) -> list[JsonObject]:
     """The changes that have a reason, as ``changes`` describes them, with ``reason``.
 
     ``given``: what the page sent; see ``submissions.Submission``. Raises ValueError where it is malformed or
     a reason is not in ``allowed``. A reason whose change is not there any more is left out.
     """
     runs = changes(original, edited)
-    kept: dict[int, dict[str, Any]] = {}
+    kept: dict[int, JsonObject] = {}
     for entry in given:
         if not isinstance(entry, dict) or entry.get("reason") not in allowed:
             raise ValueError("The reason of a change is not in the project's list. Reload the page.")
@@ -169,12 +168,12 @@ def reasons_of(
     return [kept[number] for number in sorted(kept)]
 
 
-def stored_reasons(stored: str | None) -> list[dict[str, Any]]:
+def stored_reasons(stored: str | None) -> list[JsonObject]:
     """The reasons that the database holds for a work, as ``reasons_of`` made them."""
     return json.loads(stored) if stored else []
 
 
-def for_page(reason: dict[str, Any]) -> dict[str, Any]:
+def for_page(reason: JsonObject) -> JsonObject:
     """A kept reason as the page asks for it: by the texts of its change, which may be in another place by
     then."""
     return {

@@ -3,12 +3,12 @@
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from sqlalchemy import Connection, Engine, Row, func, select
 
 from redline.annotate import texts
 from redline.annotate.schema import DONE, item, person, practice, project, slot, work
+from redline.types import JsonObject
 
 VERDICTS = {
     "edit": ("edited", "fine", "unfixable"),
@@ -61,7 +61,7 @@ class Work:
     state: str
     revision: int
     swapped: bool
-    body: dict[str, Any]
+    body: JsonObject
     start: str
     start_by: str | None
     draft: str | None
@@ -70,7 +70,7 @@ class Work:
     verdict: str | None
     edited: str | None
     submitted: float | None
-    reasons: Sequence[dict[str, Any]]
+    reasons: Sequence[JsonObject]
     returned: bool
     why: str | None
     practice: bool

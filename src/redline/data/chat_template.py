@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from redline.data.records import Message, Text, as_text
 from redline.errors import UserError
+from redline.types import JsonObject, Network
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -74,7 +75,7 @@ def pinned_date(date: str) -> Iterator[None]:
     function from outside."""
     import transformers.utils.chat_template_utils
 
-    module: Any = transformers.utils.chat_template_utils
+    module: Network = transformers.utils.chat_template_utils
     began = datetime.fromisoformat(date)
 
     class Pinned(datetime):
@@ -89,7 +90,7 @@ def pinned_date(date: str) -> Iterator[None]:
         module.datetime = before
 
 
-def template_kwargs(tokenizer: "PreTrainedTokenizerBase") -> dict[str, Any]:
+def template_kwargs(tokenizer: "PreTrainedTokenizerBase") -> JsonObject:
     """What the template is given beside the messages, such as ``{"enable_thinking": False}``.
 
     It lies among the tokenizer's own settings, which ``save_pretrained`` writes: a trained model's folder

@@ -13,6 +13,7 @@ from redline.console import console
 from redline.data.files import is_no_file
 from redline.data.records import Edit, Feedback, Pair, Prompt, Record, Response, Text, ToEdit, as_text
 from redline.errors import UserError, cannot_write
+from redline.types import Json
 
 EQUAL = "rejected and edited are equal"
 
@@ -47,7 +48,7 @@ class Rejects:
             raise UserError(f"{out}: is a folder. Give the name of a file.")
         return cls(None if is_no_file(out) else Path(out).with_suffix(".rejects.jsonl"))
 
-    def add(self, reason: str, file: str, line: int | None, record: Any) -> None:
+    def add(self, reason: str, file: str, line: int | None, record: Json) -> None:
         """Leave a record out; it is counted under its reason less the details in brackets at the end."""
         self.counts[re.sub(r" \(.*\)$", "", reason)] += 1
         if self.path is None:

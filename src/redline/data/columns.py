@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from redline.data.row import Broken
+from redline.types import Json, JsonObject
 
 FIELD = re.compile(r"\{([^{}]+)\}")
 SUBMITTED = (None, "submitted", "completed", "accept", "accepted")  # what a status says of a finished answer
@@ -15,7 +16,7 @@ class Missing(Broken):
     """The row lacks a column."""
 
 
-def value_of(row: dict[str, Any], column: str) -> Any:
+def value_of(row: JsonObject, column: str) -> Any:
     """The column's value, or the template with its columns filled in. Raises Missing, or Broken where a
     template's column is no text."""
     if column in row or "{" not in column:
@@ -32,7 +33,7 @@ def value_of(row: dict[str, Any], column: str) -> Any:
     return FIELD.sub(fill, column)
 
 
-def look(row: Any, column: str) -> Any:
+def look(row: Json, column: str) -> Any:
     """What lies at `a.b.0`: keys of objects, places in lists. A name with dots in it is found too."""
     if isinstance(row, dict) and column in row:
         return row[column]
@@ -45,7 +46,7 @@ def look(row: Any, column: str) -> Any:
     return _deeper(row, column, column)
 
 
-def _deeper(value: Any, path: str, column: str) -> Any:
+def _deeper(value: Json, path: str, column: str) -> Any:
     if value is None:
         return None
     first, _, rest = path.partition(".")
@@ -62,7 +63,7 @@ def _deeper(value: Any, path: str, column: str) -> Any:
         raise Missing(f"no column `{column}`") from None
 
 
-def _submitted(row: dict[str, Any], column: str, value: Any) -> Any:
+def _submitted(row: JsonObject, column: str, value: Json) -> Any:
     """Of answers beside which a column `<name>.status` lies (Argilla's export) the submitted ones."""
     status = row.get(f"{column}.status")
     if not (isinstance(value, list) and isinstance(status, list) and len(value) == len(status)):
@@ -73,7 +74,7 @@ def _submitted(row: dict[str, Any], column: str, value: Any) -> Any:
     return submitted
 
 
-def used_by(row: dict[str, Any], column: str) -> Iterable[str]:
+def used_by(row: JsonObject, column: str) -> Iterable[str]:
     """The row's own columns that a mapping uses up; nested ones stay, for what else they hold."""
     names = [column] if column in row else FIELD.findall(column)
     return [name for name in names if name in row]

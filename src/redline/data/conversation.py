@@ -13,6 +13,7 @@ from typing import Any
 
 from redline.data.records import Message, Text
 from redline.data.row import Broken
+from redline.types import Config, Json, JsonObject
 
 ROLES = {
     "human": "user",
@@ -31,7 +32,7 @@ MARKERS = ("role", "from")  # one of these makes an object a message
 Note = Callable[[str], None]
 
 
-def as_text_or_messages(name: str, value: Any, note: Note) -> Text:
+def as_text_or_messages(name: str, value: Json, note: Note) -> Text:
     """The value of a text field. Raises Broken for what is neither text nor messages."""
     if isinstance(value, str):
         inside = _inside_cell(name, value)
@@ -54,7 +55,7 @@ def as_text_or_messages(name: str, value: Any, note: Note) -> Text:
     return [message_of(f"{name}.{place}", message) for place, message in enumerate(value)]
 
 
-def _is_message(value: Any) -> bool:
+def _is_message(value: Json) -> bool:
     return isinstance(value, dict) and any(isinstance(value.get(marker), str) for marker in MARKERS)
 
 
@@ -81,7 +82,7 @@ def _printed_by_python(name: str, text: str) -> Any:
     return None
 
 
-def message_of(place: str, message: dict[str, Any]) -> Message:
+def message_of(place: str, message: JsonObject) -> Message:
     """One message with `role` and `content` as text; other keys that hold something stay."""
     role = message.get("role", message.get("from"))
     if not isinstance(role, str):
@@ -103,7 +104,7 @@ def message_of(place: str, message: dict[str, Any]) -> Message:
     return {"role": ROLES.get(role, role), "content": text} | rest
 
 
-def _content(place: str, content: Any, may_lack: bool, given: bool) -> str:
+def _content(place: str, content: Json, may_lack: bool, given: bool) -> str:
     if isinstance(content, str):
         return content
     if content is None:
@@ -126,7 +127,7 @@ def _part(place: str, part: Any) -> str:
     raise Broken(f"{place} has a part that is no text; only text is read ({kind})")
 
 
-def _call_as_text(place: str, content: str) -> list[dict[str, Any]]:
+def _call_as_text(place: str, content: str) -> list[JsonObject]:
     """LLaMA-Factory's turn `function_call`: the call, or several, as JSON."""
     try:
         calls = json.loads(content)
@@ -136,7 +137,7 @@ def _call_as_text(place: str, content: str) -> list[dict[str, Any]]:
     return [{"type": "function", "function": call} for call in calls]
 
 
-def transcript(name: str, text: Any) -> Text:
+def transcript(name: str, text: Config) -> Text:
     """HH-RLHF: turns `Human:` and `Assistant:`, each after an empty line."""
     if not isinstance(text, str):
         raise Broken(f"{name} is no transcript")

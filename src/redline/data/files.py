@@ -12,6 +12,7 @@ from typing import IO, Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from redline.errors import UserError, cannot_write
+from redline.types import Json, JsonObject
 
 R = TypeVar("R", bound=BaseModel)
 
@@ -89,13 +90,13 @@ def _writing(path: Path) -> Iterator[None]:
         raise cannot_write(path, error, "Free space or choose another.") from error
 
 
-def line_of(record: BaseModel | dict[str, Any]) -> str:
+def line_of(record: BaseModel | JsonObject) -> str:
     """One record as its line of JSON, with the newline."""
     plain = record.model_dump(mode="json", exclude_unset=True) if isinstance(record, BaseModel) else record
     return json.dumps(plain, ensure_ascii=False) + "\n"
 
 
-def write_jsonl(path: Path | str, records: Iterable[BaseModel | dict[str, Any]]) -> int:
+def write_jsonl(path: Path | str, records: Iterable[BaseModel | JsonObject]) -> int:
     """Write ``records`` as JSON Lines, whole or not at all; returns how many."""
     count = 0
     with whole_file(path) as out:
@@ -105,13 +106,13 @@ def write_jsonl(path: Path | str, records: Iterable[BaseModel | dict[str, Any]])
     return count
 
 
-def write_json(path: Path | str, value: Any) -> None:
+def write_json(path: Path | str, value: Json) -> None:
     """Write one JSON object, whole or not at all."""
     with whole_file(path) as out:
         out.write(json.dumps(value, ensure_ascii=False, indent=2) + "\n")
 
 
-def read_json(path: Path | str) -> Any:
+def read_json(path: Path | str) -> Json:
     """The object in a JSON file. Raises UserError when it is missing or broken."""
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))

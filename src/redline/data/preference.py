@@ -12,6 +12,7 @@ from redline.data.columns import Missing, look
 from redline.data.row import Broken
 from redline.data.settings import Source
 from redline.errors import UserError
+from redline.types import Json, JsonObject
 
 PAIR_FIELDS = ("a", "b", "better", "score_a", "score_b")
 LIST_FIELDS = ("answers", "answer", "rank", "score")
@@ -41,7 +42,7 @@ def rule_of(source: Source) -> str | None:
     return rule
 
 
-def decide(fields: dict[str, Any], source: Source, rule: str) -> dict[str, Any]:
+def decide(fields: JsonObject, source: Source, rule: str) -> JsonObject:
     """The fields with `chosen` and `rejected` in place of what they were decided by. Raises Broken for a
     tie."""
     if rule == "list":
@@ -54,7 +55,7 @@ def decide(fields: dict[str, Any], source: Source, rule: str) -> dict[str, Any]:
     return rest | {"chosen": chosen, "rejected": rejected}
 
 
-def _named(fields: dict[str, Any], source: Source) -> bool:
+def _named(fields: JsonObject, source: Source) -> bool:
     """Whether `better` names a: by `values`, by the columns' names, or by the part in which these differ."""
     value = fields["better"]
     if value is None or value == "":
@@ -94,20 +95,20 @@ def _ending(one: str, other: str) -> str:
     return one[shared:].strip("_-. ")
 
 
-def _plain(value: Any) -> str:
+def _plain(value: Json) -> str:
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     return str(value).strip().lower()
 
 
-def _scored(fields: dict[str, Any]) -> bool:
+def _scored(fields: JsonObject) -> bool:
     a, b = (_number(fields[name], name) for name in ("score_a", "score_b"))
     if a == b:
         raise Broken("a tie: both sides have the same score")
     return a > b
 
 
-def _number(value: Any, name: str) -> float:
+def _number(value: Json, name: str) -> float:
     try:
         number = float(value)
     except (TypeError, ValueError):
@@ -117,7 +118,7 @@ def _number(value: Any, name: str) -> float:
     return number
 
 
-def _best_and_worst(fields: dict[str, Any], columns: dict[str, str]) -> tuple[Any, Any]:
+def _best_and_worst(fields: JsonObject, columns: dict[str, str]) -> tuple[Any, Any]:
     answers = fields["answers"]
     if not isinstance(answers, list) or len(answers) < 2:
         raise Broken("answers is not a list of two or more")
@@ -129,7 +130,7 @@ def _best_and_worst(fields: dict[str, Any], columns: dict[str, str]) -> tuple[An
     return texts[best], texts[worst]
 
 
-def _order(fields: dict[str, Any], answers: list[Any], columns: dict[str, str]) -> list[float]:
+def _order(fields: JsonObject, answers: list[Any], columns: dict[str, str]) -> list[float]:
     """A number for each answer, higher for better ones."""
     for name, keys, sign in (("rank", RANK_KEYS, -1.0), ("score", SCORE_KEYS, 1.0)):
         beside = fields.get(name)

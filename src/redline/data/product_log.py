@@ -11,7 +11,6 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 from redline.data.alignment import edit_ratio
 from redline.data.check import Rejects
@@ -25,6 +24,7 @@ from redline.data.rows import rows
 from redline.data.settings import Source
 from redline.data.units import units
 from redline.errors import UserError
+from redline.types import Json, JsonObject
 
 FIELDS = ("draft", "sent", "prompt", "user", "time", "id")
 LONGEST_SIGNATURE = 6  # lines
@@ -125,7 +125,7 @@ def _revision(row: Row, columns: dict[str, str]) -> Revision:
         raise Broken("nothing was sent")
     if not isinstance(sent, str):
         raise Broken("sent is no text")
-    values: dict[str, Any] = {}
+    values: JsonObject = {}
     for name in ("prompt", "user", "time", "id"):
         try:
             values[name] = value_of(row.values, columns[name])
@@ -137,7 +137,7 @@ def _revision(row: Row, columns: dict[str, str]) -> Revision:
     return Revision(row, prompt, draft, sent, str(values["user"] or ""), _moment(values["time"]), given)
 
 
-def _moment(value: Any) -> str:
+def _moment(value: Json) -> str:
     """A time as text that sorts: a date as it is written in ISO 8601, seconds with leading zeros."""
     if isinstance(value, int | float):
         return f"{value:020.3f}"

@@ -21,9 +21,10 @@ from redline.data.row import Broken, Row
 from redline.data.rows import files_of, rows
 from redline.data.settings import Source
 from redline.errors import UserError
+from redline.types import Json, JsonObject
 
 R = TypeVar("R", Pair, ToEdit, Edit, Prompt, Response, Feedback)
-Fields = dict[str, Any]
+Fields = JsonObject
 GIVE_UP = 100  # rows without a needed column, none with it, after which the mapping is wrong and not the rows
 TALKS = ("messages", "conversations", "conversation")  # columns in which others keep the prompt
 UNPAIRED = {"completion": "response", "label": "liked"}  # TRL's names of a thumb's fields
@@ -88,7 +89,7 @@ def _unwritable(record: Record) -> str | None:
     return None
 
 
-def _no_json(value: Any) -> str | None:
+def _no_json(value: Json) -> str | None:
     try:
         to_json(value)
     except (ValueError, RecursionError) as error:
@@ -295,7 +296,7 @@ class _Reader:
                 return talk
         return None
 
-    def _text(self, name: str, value: Any) -> Text:
+    def _text(self, name: str, value: Json) -> Text:
         if self.source.format == "hh":
             value = transcript(name, value)
         text = as_text_or_messages(name, value, self.rejects.note)
@@ -350,5 +351,5 @@ class _Reader:
             self.rejects.note(f"the column `{column}` is dropped: it cannot be written as JSON")
 
 
-def _is_nan(value: Any) -> bool:
+def _is_nan(value: Json) -> bool:
     return isinstance(value, float) and math.isnan(value)

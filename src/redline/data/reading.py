@@ -2,13 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from pydantic import ValidationError
 
 from redline.data.files import explain
 from redline.data.settings import Source, assignments
 from redline.errors import UserError
+from redline.types import JsonObject
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Reading:
 
     def source(self, path: str) -> Source:
         """The source at ``path``, read so. Raises UserError that names the option."""
-        plain: dict[str, Any] = dict(vars(self)) | {"path": path}
+        plain: JsonObject = dict(vars(self)) | {"path": path}
         for name in ("columns", "values", "sides", "replace"):
             plain[name] = assignments(plain[name], f"--{name}")
         try:

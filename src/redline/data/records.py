@@ -1,10 +1,12 @@
 """The records that travel between the stages: one JSON object a line, unknown keys carried through."""
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
-Message = dict[str, Any]  # {"role": ..., "content": ...}, as chat templates take it
+from redline.types import JsonObject
+
+Message = JsonObject  # {"role": ..., "content": ...}, as chat templates take it
 Text = str | list[Message]  # a prompt or response: plain text, or a conversation
 Label = Annotated[int, Field(ge=-1, le=1)]
 

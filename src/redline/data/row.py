@@ -3,9 +3,10 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from redline.data.settings import Source
+from redline.types import Json
 
 
 class Broken(Exception):
@@ -17,7 +18,7 @@ class Row(NamedTuple):
 
     file: str
     line: int
-    values: Any
+    values: Json
     problem: str | None = None
 
 
@@ -49,7 +50,7 @@ UserError, or OSError, EOFError or zlib.error, which ``rows`` makes one line of.
 """
 
 
-def named_fields(file: str, number: int, values: Any) -> Row:
+def named_fields(file: str, number: int, values: Json) -> Row:
     """The row of a JSON value, which must be an object."""
     problem = None if isinstance(values, dict) else "not a JSON object with named fields"
     return Row(file, number, values, problem)

@@ -21,6 +21,7 @@ from redline.data.rows import rows
 from redline.data.settings import Source
 from redline.data.units import unit_spans
 from redline.errors import UserError
+from redline.types import Json, JsonObject
 
 R = TypeVar("R", bound=Record)
 Pieces = Iterator[tuple[str, str]]  # (style, text); style "" is unchanged
@@ -62,7 +63,7 @@ class _Shown(Rejects):
         super().__init__()
         self._console = console
 
-    def add(self, reason: str, file: str, line: int | None, record: Any) -> None:
+    def add(self, reason: str, file: str, line: int | None, record: Json) -> None:
         super().add(reason, file, line, record)
         print_safe(self._console, [("bold red", f"{file}, line {line}: {reason}")])
 
@@ -111,7 +112,7 @@ def _show_our_own(source: Source, limit: int, console: Console) -> None:
         _show(record, console)
 
 
-def _plain(kind: type[Record], row: dict[str, Any], line: int | None) -> dict[str, Any]:
+def _plain(kind: type[Record], row: JsonObject, line: int | None) -> JsonObject:
     """A row as its kind of record; what was left out lies in one of its keys, or beside its reason."""
     if kind is LeftOut and "why" in row:
         row = {**row, "reason": f"{row['gate']}: {row['why']}"}

@@ -11,12 +11,13 @@ import json
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from redline.data.chat_template import CannotRender, Turn, answer, render
 from redline.data.records import Labels, Text, as_text
 from redline.embedded import adapter_folder, base_name, loading, resolve
 from redline.errors import UserError
+from redline.types import JsonObject
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -174,7 +175,7 @@ def load_tokenizer(
     trust_remote_code: bool = False,
     revision: str | None = None,
     chat_template: str | None = None,
-    chat_template_kwargs: dict[str, Any] | None = None,
+    chat_template_kwargs: JsonObject | None = None,
 ) -> "PreTrainedTokenizerBase":
     """The fast tokenizer of a model: a Hugging Face name, a folder, or the embedded model.
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,6 +12,7 @@ from redline.engine.batching import pack, pad
 from redline.engine.logits import scaled, soft_cap
 from redline.engine.logprobs import token_logprobs
 from redline.engine.views import Split
+from redline.types import JsonObject
 
 
 @dataclass
@@ -78,7 +78,7 @@ class Batch:
 
 def joined(parts: Sequence[Batch]) -> Batch:
     """Several detached batches as one."""
-    columns: dict[str, Any] = {}
+    columns: JsonObject = {}
     for column in fields(Batch):
         values = [getattr(part, column.name) for part in parts]
         if column.name == "anchors":

@@ -4,7 +4,6 @@ what it knows."""
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
@@ -21,6 +20,7 @@ from redline.sampling.local import InProcess
 from redline.sampling.protocol import CurrentPolicy, Sampler
 from redline.sampling.rollouts import respond
 from redline.sampling.settings import Sampling
+from redline.types import JsonObject
 
 APART = 104_729  # between the seeds of the n samples: no other run's seed is met
 
@@ -34,7 +34,7 @@ def best_of_n(
     n: int,
     seed: int,
     sampler: Sampler | None = None,
-) -> tuple[dict[int, list[Response]], list[Response], dict[str, Any]]:
+) -> tuple[dict[int, list[Response]], list[Response], JsonObject]:
     """The best of 1, 2, 4, ... and ``n`` responses to each prompt, the reference's own, and the figures
     beside a win rate.
 

@@ -34,8 +34,7 @@ def extrapolate_command(
     if len(strengths) > 1 and (reward is None or prompts is None):
         raise UserError(
             "several strengths are a search, which needs --reward (a reward model's folder, or "
-            "file.py:function) and "
-            "--prompts. Or give one strength."
+            "file.py:function) and --prompts. Or give one strength."
         )
     from redline.data.tokenization import load_tokenizer
     from redline.direct.extrapolate import Search, Way, decide, write_search

@@ -1,13 +1,14 @@
 """What a method is: where its rows come from, and their loss."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from torch import Tensor, nn
 
 from redline.direct.batch import Batch
 from redline.direct.room import Room
 from redline.direct.rows import Row
+from redline.types import JsonObject
 
 
 class Loss(NamedTuple):
@@ -65,11 +66,11 @@ class Method:
         """After an optimizer step, with its whole batch, of all processes; returns figures for the log."""
         return {}
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> JsonObject:
         """What a checkpoint has to hold beside the weights: plain data."""
         return {}
 
-    def load_state(self, state: dict[str, Any]) -> None:
+    def load_state(self, state: JsonObject) -> None:
         """Put back what ``state`` gave."""
 
     def ends_round(self, seen: Batch) -> bool:

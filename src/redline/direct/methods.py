@@ -20,6 +20,7 @@ from redline.engine.models import load_causal_lm
 from redline.engine.rollout import Rollout
 from redline.engine.whole_pass import response_logprobs
 from redline.errors import UserError
+from redline.types import JsonObject
 
 
 def changed_edits(room: Room, pairs: str = "edited") -> list[EditRows]:
@@ -29,9 +30,8 @@ def changed_edits(room: Room, pairs: str = "edited") -> list[EditRows]:
     changed = [edit for edit in every if edit.changed]
     if len(changed) < len(every):
         console.print(
-            f"{len(every) - len(changed)} of {len(every)} edits are left out: within "
-            f"{room.max_response} tokens their "
-            "two sides are the same",
+            f"{len(every) - len(changed)} of {len(every)} edits are left out: within {room.max_response} "
+            "tokens their two sides are the same",
             highlight=False,
         )
     if not changed:
@@ -182,9 +182,8 @@ class BcoMethod(Method):
         for side, word in ((1, "liked"), (-1, "disliked")):
             if not any(row.side == side for row in rows):
                 raise UserError(
-                    f"direct.method=bco: there is no {word} response, and it learns the difference "
-                    "between liked and "
-                    "disliked ones. Give data.feedback of both kinds, or edits."
+                    f"direct.method=bco: there is no {word} response, and it learns the difference between "
+                    "liked and disliked ones. Give data.feedback of both kinds, or edits."
                 )
         if self.settings.match:
             self._match(room, rows)
@@ -219,10 +218,10 @@ class BcoMethod(Method):
             seen, self.settings.beta, "original"
         )
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> JsonObject:
         return {"sums": self.sums}
 
-    def load_state(self, state: dict[str, Any]) -> None:
+    def load_state(self, state: JsonObject) -> None:
         self.sums = state["sums"]
 
     def _match(self, room: Room, rows: list[Row]) -> None:

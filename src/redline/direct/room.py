@@ -22,6 +22,7 @@ from redline.reward.rewards import Reward
 from redline.sampling.protocol import Request, Sampler
 from redline.sampling.rollouts import sample_rollout
 from redline.sampling.settings import Sampling
+from redline.types import JsonObject
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -78,7 +79,7 @@ class Room:
         self.labels, self.thumbs, self.prompts = list(labels), list(thumbs), list(prompts)
         self.tokenizer, self.anchors, self.passes = tokenizer, anchors, passes
         self.max_response, self.seed, self.sampling = max_response, seed, sampling
-        self.accelerator, self.counts, self.notes = accelerator, Counts(), dict[str, Any]()
+        self.accelerator, self.counts, self.notes = accelerator, Counts(), JsonObject()
         self.model, self.rounds = model, list[list[Row]]()
         self._sampler, self._reward = sampler, reward
         self._built: Reward | None = None
@@ -183,11 +184,11 @@ class Room:
         """Figures of a round, for its lines in the log."""
         self.notes.update(figures)
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> JsonObject:
         """What a checkpoint has to hold."""
         return {"counts": vars(self.counts).copy(), "samplings": self._samplings, "notes": dict(self.notes)}
 
-    def load_state(self, state: dict[str, Any]) -> None:
+    def load_state(self, state: JsonObject) -> None:
         """Put back what ``state`` gave."""
         self.counts, self._samplings = Counts(**state["counts"]), state["samplings"]
         self.notes = dict(state["notes"])

@@ -12,6 +12,7 @@ from redline.data.records import Feedback, Labels, Text
 from redline.data.tokenization import encode_prompt, encode_response, token_ids, turn_end
 from redline.errors import UserError
 from redline.reward.offsets import token_offsets
+from redline.types import JsonObject
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -59,7 +60,7 @@ class Row:
             return list(range(first, len(self.ids)))
         return [place for place in range(first, len(self.ids)) if self.token_weights[place - self.before]]
 
-    def plain(self) -> dict[str, Any]:
+    def plain(self) -> JsonObject:
         """What is kept of it in a file."""
         return {name: getattr(self, name) for name in SAVED}
 

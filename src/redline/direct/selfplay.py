@@ -4,7 +4,6 @@ SPA."""
 import math
 import random
 from dataclasses import replace
-from typing import Any
 
 import torch
 
@@ -18,6 +17,7 @@ from redline.direct.rows import Row, common_beginning, end_token, opening_size, 
 from redline.direct.settings import DirectSapo, DirectSelm, DirectSpa, DirectSpin
 from redline.errors import UserError
 from redline.policy.start import load_policy
+from redline.types import JsonObject
 
 ANCHORED = ("anchor",)
 
@@ -171,13 +171,13 @@ class SapoMethod(DpoMethod):
             ]
             row.marks = [start for start in starts if start >= 0]
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> JsonObject:
         return {
             "buffer": [[count, gold.plain(), rewritten.plain()] for count, gold, rewritten in self.buffer],
             "made": self.made,
         }
 
-    def load_state(self, state: dict[str, Any]) -> None:
+    def load_state(self, state: JsonObject) -> None:
         self.buffer = [(count, Row(**gold), Row(**rewritten)) for count, gold, rewritten in state["buffer"]]
         self.made = state["made"]
 
@@ -378,8 +378,7 @@ class SpaMethod(DpoMethod):
         if longer > 1.1:
             console.print(
                 f"spa: the responses that it likes are {100 * (longer - 1):.0f} % longer. "
-                "direct.length=within keeps "
-                "pairs of about one length.",
+                "direct.length=within keeps pairs of about one length.",
                 style="yellow",
                 highlight=False,
             )
@@ -422,8 +421,8 @@ class SpaMethod(DpoMethod):
         margins, flags = self.margins(batch), batch.tag[batch.liked].float()
         return of_pairs(losses.smoothed(margins, flags, self.settings.alpha) + self.kept(batch))
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> JsonObject:
         return {"flagged": sorted(self.flagged)}
 
-    def load_state(self, state: dict[str, Any]) -> None:
+    def load_state(self, state: JsonObject) -> None:
         self.flagged = set(state["flagged"])

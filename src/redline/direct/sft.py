@@ -22,6 +22,7 @@ from redline.engine.saving import save
 from redline.engine.settings import Model
 from redline.engine.sharding import assemble
 from redline.errors import UserError
+from redline.types import JsonObject, Network
 
 
 def train_sft(
@@ -45,7 +46,7 @@ def train_sft(
     from trl import SFTConfig, SFTTrainer
 
     class Watched(SFTTrainer):
-        def training_step(self, model: Any, inputs: dict[str, Any], *rest: Any) -> Any:
+        def training_step(self, model: Network, inputs: JsonObject, *rest: Any) -> Any:
             guard.batch.append(inputs["input_ids"])
             return super().training_step(model, inputs, *rest)
 
@@ -59,7 +60,7 @@ def train_sft(
         rows.append(_row(edit.prompt, response))
     lm = load_causal_lm(for_training(model, recipe.lora_rank))
     tokenizer = tokenizer_of(model)
-    shared: dict[str, Any] = {}  # a column that one row has, all have
+    shared: JsonObject = {}  # a column that one row has, all have
     if any("tools" in row for row in rows):
         shared["tools"] = None
     if switches := template_kwargs(tokenizer):
@@ -140,7 +141,7 @@ def train_sft(
     wait_for_everyone()
 
 
-def _row(prompt: Text, response: Text) -> dict[str, Any]:
+def _row(prompt: Text, response: Text) -> JsonObject:
     """A prompt and its completion as TRL wants them: in one form, and the tools in a column of their own."""
     if isinstance(prompt, str):
         return {"prompt": prompt, "completion": response}

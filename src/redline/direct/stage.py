@@ -52,6 +52,7 @@ from redline.sampling.check import check_sampling
 from redline.sampling.open import open_sampler
 from redline.sampling.protocol import Sampler
 from redline.sampling.rollouts import prompt_tokens
+from redline.types import JsonObject
 
 if TYPE_CHECKING:
     pass
@@ -173,9 +174,8 @@ def train_direct(
         )
     if isinstance(recipe, DirectSapo) and policy.sampler is not None:
         raise UserError(
-            "direct.method=sapo samples from an average of the policy, which policy.sampler cannot "
-            "draw from. "
-            "Take policy.sampler out of the recipe."
+            "direct.method=sapo samples from an average of the policy, which policy.sampler cannot draw "
+            "from. Take policy.sampler out of the recipe."
         )
     set_seed(seed)
     accelerator = new_accelerator(trackers, out)
@@ -217,7 +217,7 @@ def train_direct(
         assert gold is not None  # it is only called then
         return _watch(gold, actor, accelerator, tokenizer, policy, sampler, seed, out, done)
 
-    settings: dict[str, Any] = {
+    settings: JsonObject = {
         "direct": recipe.model_dump(),
         "adapt": policy.adapt.model_dump(),
         "sampling": policy.sampling.model_dump(),

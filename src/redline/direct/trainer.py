@@ -26,6 +26,7 @@ from redline.errors import UserError
 from redline.policy.files import PolicyFiles
 from redline.policy.log import RunLog
 from redline.policy.watch import Watch
+from redline.types import JsonObject
 
 POINTS = 6  # measurements of the gold score in a training, and checkpoints with them
 WARMUP = 0.05
@@ -63,7 +64,7 @@ class DirectTrainer:
         batch_size: int,
         rates: Sequence[float],
         out: Path,
-        settings: dict[str, Any],
+        settings: JsonObject,
     ):
         self.method, self.room, self.batch_size, self.rates = method, room, batch_size, rates
         self.accelerator, self.files, self.settings = room.accelerator, PolicyFiles(out), settings
@@ -133,7 +134,7 @@ class DirectTrainer:
 
     def _step(
         self, number: int, rows: list[Row], step: int, steps: int, optimizer: torch.optim.Optimizer
-    ) -> tuple[Batch, dict[str, Any]]:
+    ) -> tuple[Batch, JsonObject]:
         """One optimizer step; returns its whole batch, and its line in the log."""
         method, room = self.method, self.room
         rows = method.before_step(room, rows, step, steps)
@@ -187,9 +188,8 @@ class DirectTrainer:
         texts = [{"step": self.done + 1, "text": self.room.tokenizer.decode(row.ids)} for row in rows]
         path = keep_batch(self.files.folder, texts)
         raise UserError(
-            f"direct: the gradient of step {self.done + 1} is not finite; its batch is in {path}. "
-            "Lower direct.lr, or "
-            "use dtype float32, with another --out."
+            f"direct: the gradient of step {self.done + 1} is not finite; its batch is in {path}. Lower "
+            "direct.lr, or use dtype float32, with another --out."
         )
 
     def _rows(self, number: int) -> list[Row]:
@@ -233,7 +233,7 @@ class DirectTrainer:
     def _optimizer(self, number: int, steps: int) -> tuple[torch.optim.Optimizer, Any]:
         """A new one for each round: moments of the last round would point where that one went."""
         rate = self.rates[min(number, len(self.rates) - 1)]
-        groups: list[dict[str, Any]] = [{"params": self.trained, "lr": rate}]
+        groups: list[JsonObject] = [{"params": self.trained, "lr": rate}]
         if self.method.head is not None:
             groups.append({"params": list(self.method.head.parameters()), "lr": rate * self.method.head_rate})
         optimizer = torch.optim.AdamW(groups, weight_decay=0.0)
@@ -245,11 +245,11 @@ class DirectTrainer:
         )
 
     def _save(self, checkpoints: Checkpoints, number: int, step: int) -> None:
-        state: dict[str, Any] = {"round": number, "step": step, "done": self.done}
+        state: JsonObject = {"round": number, "step": step, "done": self.done}
         state |= {"room": self.room.state(), "method": self.method.state()}
         checkpoints.save(self.done, state, self.room.anchors.state())
 
-    def _restore(self, state: dict[str, Any], number: int, step: int) -> None:
+    def _restore(self, state: JsonObject, number: int, step: int) -> None:
         """Put back everything but the optimizer, which a round makes for itself."""
         checkpoints = self._checkpoints(*self._optimizer(number, 1))
         checkpoints.load()

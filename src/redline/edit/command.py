@@ -2,7 +2,6 @@
 
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 from pydantic import ValidationError
 from rich.console import Console
@@ -23,12 +22,13 @@ from redline.edit.picture import picture
 from redline.edit.settings import EditWith
 from redline.edit.stats import show, statistics
 from redline.errors import CheckFailed, UserError
+from redline.types import JsonObject
 
 
 def edit(
     source: Source,
     out: Path,
-    settings: dict[str, Any],
+    settings: JsonObject,
     dry: bool,
     for_model: str | None = None,
     max_prompt_tokens: int | None = None,

@@ -5,13 +5,14 @@ import os
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Self
+from typing import IO, Self
 
 from pydantic import ValidationError
 
 from redline.data.files import explain, is_no_file, line_of, lock_file, whole_file
 from redline.data.records import Record
 from redline.errors import UserError, cannot_write
+from redline.types import JsonObject
 
 
 class Journal:
@@ -59,7 +60,7 @@ class Journal:
             self.path.unlink(missing_ok=True)
         self._file.close()
 
-    def append(self, record: Record | dict[str, Any]) -> None:
+    def append(self, record: Record | JsonObject) -> None:
         """Write one record and wait until it is on disk. Raises UserError where the disk is full; nothing
         half is left then."""
         line = line_of(record).encode()

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from redline.chat import Answer, Chat, Messages, NoAnswer, open_chat
 from redline.console import Bar, console, progress_bar
@@ -36,6 +35,7 @@ from redline.edit.prompts import (
 from redline.edit.settings import EditWith
 from redline.edit.verify import Verdict, verify
 from redline.errors import UserError
+from redline.types import JsonObject
 from redline.urls import without_login
 
 AGAIN = "That answer cannot be used: {why}. Answer my first message again, in exactly the form it asks for."
@@ -186,7 +186,7 @@ class _Editor:
         self._edits, self._rejects, self._counts = edits, rejects, counts
         self._verify_template = load_template("verify", VERIFY_FIELDS)
         self._held: list[
-            dict[str, Any]
+            JsonObject
         ] = []  # refused by the endpoint before it answered anything: it may refuse all
         self._unanswered = 0  # pairs in a row
         self._answered_before = counts.before > counts.refused["input"]  # whether earlier calls had answers
@@ -245,7 +245,7 @@ class _Editor:
             bar.note(self._counts.note(self._how))
             bar.advance()
 
-    def _write(self, record: Edit | dict[str, Any]) -> None:
+    def _write(self, record: Edit | JsonObject) -> None:
         """On disk first, then counted."""
         if isinstance(record, Edit):
             self._edits.append(record)
@@ -273,7 +273,7 @@ class _Editor:
         while self._held and self._counts.answers:
             self._write(self._held.pop())
 
-    async def _edit(self, pair: ToEdit) -> Edit | dict[str, Any]:
+    async def _edit(self, pair: ToEdit) -> Edit | JsonObject:
         """The edit of one pair, or its reject. Raises NoAnswer."""
         try:
             rejected = response_text(pair.rejected)
@@ -414,7 +414,7 @@ def _same_ends(rejected: str, edited: str) -> str:
 
 def _reject(
     pair: ToEdit, refusal: Refusal, answer: str, attempts: int, verdict: Verdict | None = None
-) -> dict[str, Any]:
+) -> JsonObject:
     """The line of a refused pair: which gate, why, and the raw last answer."""
     plain = pair.model_dump(mode="json", exclude_unset=True)
     line = plain | {

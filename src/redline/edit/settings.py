@@ -1,11 +1,12 @@
 """The recipe's section `edit`: an LLM that makes the edits."""
 
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field, model_validator
 
 from redline.embedded import EMBEDDED
 from redline.section import Section
+from redline.types import JsonObject
 
 
 class EditWith(Section):
@@ -18,7 +19,7 @@ class EditWith(Section):
     api_key_env: str | None = None
     """The environment variable with the endpoint's key. None: OPENAI_API_KEY; over plain http to another
     machine no key is sent unless this names one."""
-    chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)
+    chat_template_kwargs: JsonObject = Field(default_factory=dict)
     """Given to the editor's chat template, for example `{enable_thinking: false}`; endpoints that know it
     (vLLM, SGLang) get it in the request. A model in this process that is the recipe's own has `model`'s."""
     template: str = "reasoned"

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from redline.engine.siblings import Together, siblings
 from redline.engine.switch import plain
+from redline.types import Network
 
 if TYPE_CHECKING:
     from peft import LoraConfig, PeftModel
@@ -86,7 +87,7 @@ class FusedLinear(Linear):
         if torch.is_grad_enabled():
             found: Tensor = self.together(x) if self.together else _outputs([self], x)[0]
             return found
-        base: Any = self.base_layer
+        base: Network = self.base_layer
         a, b, scale = adapter
         return _add(base(x), x.reshape(-1, x.shape[-1]) @ a.to(x.dtype).t(), b.to(x.dtype), scale)
 

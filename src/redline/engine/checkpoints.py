@@ -22,6 +22,7 @@ from redline.data.files import write_jsonl
 from redline.engine.processes import this_process, wait_for_everyone
 from redline.engine.sharding import load_optimizer, load_trained, optimizer_state, trained_weights, whole
 from redline.errors import UserError, cannot_write
+from redline.types import JsonObject, Network
 
 if TYPE_CHECKING:
     import torch
@@ -44,7 +45,7 @@ class Checkpoints:
         self,
         folder: Path,
         accelerator: "Accelerator",
-        settings: dict[str, Any],
+        settings: JsonObject,
         model: "nn.Module",
         optimizer: "torch.optim.Optimizer",
         schedule: Any,
@@ -59,9 +60,7 @@ class Checkpoints:
         self.model, self.optimizer, self.schedule = accelerator.unwrap_model(model), optimizer, schedule
         self.tensors: dict[str, torch.Tensor] = {}
 
-    def save(
-        self, step: int, extra: dict[str, Any], tensors: "dict[str, torch.Tensor] | None" = None
-    ) -> None:
+    def save(self, step: int, extra: JsonObject, tensors: "dict[str, torch.Tensor] | None" = None) -> None:
         """Write the state after ``step`` steps. ``extra`` is plain data that comes back from ``load``,
         ``tensors`` are further ones that are in ``self.tensors`` then."""
         aside, final = self.folder / f".{step:06d}.part", self.folder / f"{step:06d}"
@@ -85,7 +84,7 @@ class Checkpoints:
                 shutil.rmtree(aside, ignore_errors=True)  # half of one, on a full disk
         wait_for_everyone()
 
-    def load(self) -> tuple[int, dict[str, Any]]:
+    def load(self) -> tuple[int, JsonObject]:
         """Restore the newest intact checkpoint; returns its step and extra data, or (0, {}) when there is
         none."""
         for folder in self._folders():
@@ -101,7 +100,7 @@ class Checkpoints:
         """The newest intact checkpoint of at most ``step`` steps, if there is one."""
         return next((folder for folder in self._folders(step) if intact(folder)), None)
 
-    def noted(self) -> dict[str, Any]:
+    def noted(self) -> JsonObject:
         """The extra data of the newest intact checkpoint, of which nothing else is restored; empty without
         one."""
         for folder in self._folders():
@@ -165,7 +164,7 @@ def writing(path: Path) -> Iterator[None]:
         raise cannot_write(path, error, remedy) from error
 
 
-def seal(folder: Path, noted: dict[str, Any]) -> None:
+def seal(folder: Path, noted: JsonObject) -> None:
     """Write a folder's manifest: the checksum of each of its files, and ``noted`` (plain data)."""
     files = {
         str(file.relative_to(folder)): _checksum(file)
@@ -176,7 +175,7 @@ def seal(folder: Path, noted: dict[str, Any]) -> None:
     (folder / MANIFEST).write_text(json.dumps(manifest | {"crc": _crc(manifest)}), encoding="utf-8")
 
 
-def intact(folder: Path) -> dict[str, Any] | None:
+def intact(folder: Path) -> JsonObject | None:
     """What was noted when a folder was sealed; None, and a warning, when the folder is no longer whole."""
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
@@ -196,7 +195,7 @@ def intact(folder: Path) -> dict[str, Any] | None:
     return None
 
 
-def keep_batch(folder: Path, records: Iterable[dict[str, Any]]) -> Path:
+def keep_batch(folder: Path, records: Iterable[JsonObject]) -> Path:
     """Write this process's share of the batch that ended a training, for inspection; returns where."""
     process = this_process()
     path = folder / (
@@ -217,7 +216,7 @@ def not_finite(stage: str, what: str, batch: str, last: Path | None, advice: str
     )
 
 
-def guarding(settings: dict[str, Any], stage: str) -> Any:
+def guarding(settings: JsonObject, stage: str) -> Any:
     """A callback of Transformers' Trainer, for what Trainer leaves to others.
 
     Its checkpoints are written in place, and a kill leaves half of one: each is sealed once it is whole. And
@@ -239,7 +238,7 @@ def guarding(settings: dict[str, Any], stage: str) -> Any:
             args: Any,
             state: Any,
             control: Any,
-            model: Any = None,
+            model: Network = None,
             processing_class: Any = None,
             **_: Any,
         ) -> None:
@@ -263,7 +262,7 @@ def guarding(settings: dict[str, Any], stage: str) -> Any:
     return Guard()
 
 
-def newest_sealed(work: Path, settings: dict[str, Any]) -> str | None:
+def newest_sealed(work: Path, settings: JsonObject) -> str | None:
     """The newest of Trainer's checkpoints in a folder that is whole; None where there is none. Raises
     UserError for one of other settings."""
     for folder in trainer_checkpoints(work):
@@ -284,7 +283,7 @@ def trainer_checkpoints(work: Path) -> list[Path]:
     return sorted(work.glob("checkpoint-*"), key=lambda path: -int(path.name.rpartition("-")[2]))
 
 
-def same_settings(folder: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
+def same_settings(folder: Path, before: JsonObject, now: JsonObject) -> None:
     """Raise UserError when a checkpoint was written with other settings."""
     if before != now:
         raise UserError(
@@ -301,11 +300,11 @@ def _checksum(file: Path) -> int:
     return crc
 
 
-def _crc(manifest: dict[str, Any]) -> int:
+def _crc(manifest: JsonObject) -> int:
     return zlib.crc32(json.dumps(manifest, sort_keys=True).encode())
 
 
-def _differing(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> str:
+def _differing(old: JsonObject, new: JsonObject, prefix: str = "") -> str:
     found = []
     for key in sorted(old.keys() | new.keys()):
         if old.get(key) != new.get(key):

@@ -2,12 +2,14 @@
 
 from typing import Any
 
+from redline.types import Config, JsonObject
+
 # in the names of a configuration's numbers of tokens
 WINDOWS = ("window", "chunk", "block_size", "original_max_position")
 INDEX = ("index_topk", "indexer_budget")  # so many keys are chosen by an index, once there are more
 
 
-def limits(config: Any) -> list[int]:
+def limits(config: Config) -> list[int]:
     """The windows, chunks and indices that a model's configuration names, in tokens."""
     text = config.get_text_config().to_dict()
     return [
@@ -22,7 +24,7 @@ def past(limit: int) -> int:
     return limit + min(max(limit, 8), 64)
 
 
-def _flat(config: dict[str, Any]) -> list[tuple[str, Any]]:
+def _flat(config: JsonObject) -> list[tuple[str, Any]]:
     """The names and values of a configuration, those of its sections among them."""
     found = []
     for name, value in config.items():

@@ -1,9 +1,11 @@
 """What stands behind a model's last hidden states: the output embedding, a scale, a soft cap."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+
+from redline.types import Config, Network
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -20,7 +22,7 @@ DIVISORS = {"granite": "logits_scaling", "minicpm3": "logits_scaling"}
 
 def logits_of(lm: "PreTrainedModel", hidden: Tensor) -> Tensor:
     """Logits ``[..., V]`` of last hidden states ``[..., H]``, as the model's own forward makes them."""
-    head: Any = lm.get_output_embeddings()
+    head: Network = lm.get_output_embeddings()
     logits: Tensor = head(scaled(lm, hidden))
     cap = soft_cap(lm)
     return logits if cap is None else torch.tanh(logits / cap) * cap
@@ -35,7 +37,7 @@ def scaled(lm: "PreTrainedModel", hidden: Tensor) -> Tensor:
 
 def logit_scale(lm: "PreTrainedModel") -> float:
     """What a family multiplies its logits by, from its configuration; 1 for most."""
-    config: Any = lm.config.get_text_config()
+    config: Config = lm.config.get_text_config()
     for family, name in FACTORS.items():
         if config.model_type.startswith(family):
             return float(getattr(config, name) or 1)

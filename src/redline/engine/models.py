@@ -18,6 +18,7 @@ from redline.engine.attention import try_short_attention
 from redline.engine.processes import this_process
 from redline.engine.settings import Model
 from redline.errors import UserError
+from redline.types import AutoClass, Config, JsonObject, Network
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -30,7 +31,7 @@ TEXT_MODEL = {
 }
 
 
-def load_config(model: Model) -> Any:
+def load_config(model: Model) -> Config:
     """The configuration of a model (of an adapter's base model, of a wrapper's text model).
 
     Raises UserError for one that is not there, that has no text model which Transformers loads by itself, or
@@ -72,7 +73,7 @@ def _base_of(model: Model) -> Model:
     return model.model_copy(update={"name": base_name(model.name), "revision": None})
 
 
-def _check_storage(name: str, config: Any) -> None:
+def _check_storage(name: str, config: Config) -> None:
     method = storage(config)
     if method not in (None, "bitsandbytes"):
         raise UserError(
@@ -83,7 +84,7 @@ def _check_storage(name: str, config: Any) -> None:
         _need_bitsandbytes(f"{name}: its weights are quantised by bitsandbytes, which")
 
 
-def storage(config: Any) -> str | None:
+def storage(config: Config) -> str | None:
     """The quantisation method of a checkpoint's weights; None for plain ones."""
     stored = getattr(config, "quantization_config", None)
     if not stored:
@@ -102,7 +103,7 @@ def load_causal_lm(model: Model) -> "PreTrainedModel":
     return load_model(AutoModelForCausalLM, model, config)
 
 
-def check_one_part(name: str, config: Any) -> None:
+def check_one_part(name: str, config: Config) -> None:
     """Raise UserError for an encoder with a decoder."""
     if getattr(config, "is_encoder_decoder", False):
         raise UserError(
@@ -111,7 +112,9 @@ def check_one_part(name: str, config: Any) -> None:
         )
 
 
-def load_model(auto: Any, model: Model, config: Any = None, new_head: bool = False) -> "PreTrainedModel":
+def load_model(
+    auto: AutoClass, model: Model, config: Config = None, new_head: bool = False
+) -> "PreTrainedModel":
     """``auto.from_pretrained`` for a recipe's ``model`` section: safetensors, chosen dtype, eval mode,
     frozen.
 
@@ -122,7 +125,7 @@ def load_model(auto: Any, model: Model, config: Any = None, new_head: bool = Fal
     config = config or load_config(model)
     if adapter_folder(model.name):
         return _merged_start(auto, model, config, new_head)
-    options: dict[str, Any] = {"dtype": dtype_of(model), "trust_remote_code": model.trust_remote_code}
+    options: JsonObject = {"dtype": dtype_of(model), "trust_remote_code": model.trust_remote_code}
     stored = storage(config)
     if model.load_in_4bit and not stored:
         options |= {"quantization_config": _four_bit(_heads(auto, config)), "device_map": {"": device()}}
@@ -151,7 +154,7 @@ def _ready(loaded: "PreTrainedModel") -> "PreTrainedModel":
     loaded.requires_grad_(False).eval()
     if not is_quantised(loaded):
         loaded.to(device())  # type: ignore[arg-type]  # Transformers wraps the method
-    module: Any
+    module: Network
     for module in loaded.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
             # bitsandbytes' packing for such processors has no backward pass
@@ -174,7 +177,7 @@ def _check_whole(loaded: "PreTrainedModel", missing: Iterable[str], name: str, n
         )
 
 
-def _heads(auto: Any, config: Any) -> list[str]:
+def _heads(auto: AutoClass, config: Config) -> list[str]:
     """What a model has beside its backbone, by name: it stays as it is where the backbone is quantised."""
     with torch.device("meta"), quietly():
         build = getattr(auto, "from_config", None) or auto._from_config
@@ -202,7 +205,7 @@ def _need_bitsandbytes(who: str) -> None:
         raise UserError(f"{who} needs the package bitsandbytes. Run: pip install bitsandbytes")
 
 
-def _keep_whole(config: Any, names: list[str]) -> None:
+def _keep_whole(config: Config, names: list[str]) -> None:
     """Tell a quantised checkpoint's configuration that a head is not quantised."""
     stored = config.quantization_config
     stored = dict(stored if isinstance(stored, dict) else stored.to_dict())
@@ -233,7 +236,7 @@ def _save_as_it_is(model: "PreTrainedModel") -> None:
     vars(model).pop("_weight_conversions", None)
 
 
-def _merged_start(auto: Any, model: Model, config: Any, new_head: bool) -> "PreTrainedModel":
+def _merged_start(auto: AutoClass, model: Model, config: Config, new_head: bool) -> "PreTrainedModel":
     """The base model of an adapter with the adapter merged in: weights of 4 bits are made whole before, since
     most of an adapter would be rounded away in them."""
     base = _base_of(model)
@@ -267,7 +270,7 @@ def _with_adapter(loaded: "PreTrainedModel", name: str) -> "PreTrainedModel":
     present = {path.rpartition(".")[2] for path, _ in loaded.named_modules()}
     if getattr(config, "modules_to_save", None):
         config.modules_to_save = [part for part in config.modules_to_save if part in present] or None
-    embedding: Any = loaded.get_input_embeddings()
+    embedding: Network = loaded.get_input_embeddings()
     place = next(path for path, module in loaded.named_modules() if module is embedding)
     with loading(name, "adapter"), safe_open(str(weights), "pt") as file:
         key = f"base_model.model.{place}.weight"
@@ -283,7 +286,7 @@ def _with_adapter(loaded: "PreTrainedModel", name: str) -> "PreTrainedModel":
 
 def check_tokens(lm: "PreTrainedModel", rows: Iterable[Sequence[int]], name: str) -> None:
     """Raise UserError for token ids that the embedding has no row for: the tokenizer is larger than it."""
-    embedding: Any = lm.get_input_embeddings()
+    embedding: Network = lm.get_input_embeddings()
     size = int(embedding.weight.shape[0])
     largest = max((max(row) for row in rows if len(row)), default=0)
     if largest >= size:
@@ -350,7 +353,7 @@ def eos_ids(
     configured = lm.generation_config.eos_token_id if lm.generation_config is not None else None
     turn = turn_end(tokenizer) if any(not isinstance(prompt, str) for prompt in prompts) else None
     found = configured if isinstance(configured, list) else [configured]
-    embedding: Any = lm.get_input_embeddings()
+    embedding: Network = lm.get_input_embeddings()
     size = int(embedding.weight.shape[0])  # a token beyond it is never sampled
     named = {token for token in [*found, tokenizer.eos_token_id, turn] if token is not None}
     return sorted(token for token in named if token < size)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from redline.engine.adapters import FusedLinear
 from redline.engine.siblings import Together, siblings
 from redline.engine.switch import plain
+from redline.types import Network
 
 
 @contextmanager
@@ -86,7 +87,7 @@ class _Product:
         return found.split_with_sizes(self.sizes, -1)
 
 
-def _adapter(layer: Any) -> tuple[Tensor, Tensor]:
+def _adapter(layer: Network) -> tuple[Tensor, Tensor]:
     """``A`` ``[rank, in]`` and the scaled ``B`` ``[out, rank]`` of a layer, of rank 0 where it has none."""
     if isinstance(layer, FusedLinear) and (found := layer.at_work()) is not None:
         a, b, scale = found

@@ -1,10 +1,11 @@
 """The recipe's section `model`, and which weights are trained and how."""
 
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field
 
 from redline.section import Section
+from redline.types import JsonObject
 
 
 class Model(Section):
@@ -24,7 +25,7 @@ class Model(Section):
     """Run Python code that the model's repository brings. Only for repositories you trust."""
     chat_template: str | None = None
     """A file with a chat template (Jinja), or its text, in place of the tokenizer's own."""
-    chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)
+    chat_template_kwargs: JsonObject = Field(default_factory=dict)
     """Given to the chat template with every conversation, for example `{enable_thinking: false}`."""
 
 

@@ -16,6 +16,7 @@ from torch.distributed.fsdp import FSDPModule
 
 from redline.engine.processes import this_process
 from redline.errors import UserError
+from redline.types import JsonObject
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -162,7 +163,7 @@ def load_trained(model: nn.Module, weights: dict[str, Tensor]) -> None:
             parameter.copy_(_like(weights[name], parameter))
 
 
-def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+def optimizer_state(optimizer: torch.optim.Optimizer) -> JsonObject:
     """An optimizer's state with its tensors in one piece, on the CPU; empty ones but in the main process."""
     state = optimizer.state_dict()
     return state | {
@@ -176,7 +177,7 @@ def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     }
 
 
-def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+def load_optimizer(optimizer: torch.optim.Optimizer, state: JsonObject) -> None:
     """Put back what ``optimizer_state`` gave, whatever the number of processes was then."""
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     optimizer.load_state_dict(

@@ -17,6 +17,7 @@ from torch.utils.checkpoint import checkpoint
 from redline.console import console
 from redline.engine.limits import limits, past
 from redline.engine.switch import plain
+from redline.types import Config
 
 if TYPE_CHECKING:
     from transformers import Cache, PreTrainedModel
@@ -81,7 +82,7 @@ class Split:
         """
         if plain():
             return False
-        config: Any = self.model.config.get_text_config()
+        config: Config = self.model.config.get_text_config()
         windows = [getattr(config, name, None) for name in ("sliding_window", "attention_chunk_size")]
         if any(window is not None and window < longest for window in windows):
             return False
@@ -156,7 +157,7 @@ def cache_argument(base: nn.Module, cache: "Cache") -> dict[str, "Cache"]:
 
 def layers_of(base: nn.Module) -> tuple[str, nn.ModuleList]:
     """The attribute and the plain list of decoder layers of a backbone; LookupError where there is none."""
-    config: Any = base.config
+    config: Config = base.config
     depth = config.num_hidden_layers
     found = [
         (name, child)
@@ -273,7 +274,7 @@ def _fits(base: nn.Module, cut: int) -> bool:
     since a layer whose output is a pair would pass for two, longer than the model's windows."""
     try:
         layers_of(base)
-        config: Any = base.config
+        config: Config = base.config
         device = next(base.parameters()).device
         generator = torch.Generator().manual_seed(0)
         shown = [past(limit) for limit in limits(config) if past(limit) <= TRIED]

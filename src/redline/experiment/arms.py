@@ -6,13 +6,13 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from redline.errors import UserError
 from redline.experiment.recipe import Experiment
 from redline.recipe import Recipe, check, check_recipe, expanded, parsed, read_plain, set_key
 from redline.run.files import RunFiles
 from redline.run.run import Run
+from redline.types import JsonObject
 
 WHAT = {"reward": "reward model", "policy": "policy"}  # what a stage makes
 
@@ -101,9 +101,8 @@ def cells(experiment: Experiment, out: Path, only: Sequence[str] = ()) -> list[C
             for need in needs:
                 if need.stage not in Run(need.cell.recipe, need.cell.folder).stages:
                     raise UserError(
-                        f"{experiment.name}, arm {arm}: takes the {WHAT[need.stage]} of "
-                        f"`{need.cell.arm}`, which "
-                        "trains none. Name an arm that does."
+                        f"{experiment.name}, arm {arm}: takes the {WHAT[need.stage]} of `{need.cell.arm}`, "
+                        "which trains none. Name an arm that does."
                     )
             made[folder] = Cell(arm, seed, recipe, folder, needs)
         return made[folder]
@@ -165,7 +164,7 @@ def folder_of(out: Path, arm: str, seed: int) -> Path:
     return out / arm / f"seed-{seed}"
 
 
-def _taken(plain: dict[str, Any]) -> Iterator[tuple[dict[str, Any], str, str]]:
+def _taken(plain: JsonObject) -> Iterator[tuple[JsonObject, str, str]]:
     """Where a recipe names an arm, `@ARM`: the section, its key, and the stage of the arm that makes what is
     taken."""
     policy, direct = plain.get("policy") or {}, plain.get("direct") or {}
@@ -181,7 +180,7 @@ def _taken(plain: dict[str, Any]) -> Iterator[tuple[dict[str, Any], str, str]]:
 
 
 def _resolve(
-    section: dict[str, Any], key: str, stage: str, where: str, experiment: Experiment, seed: int, out: Path
+    section: JsonObject, key: str, stage: str, where: str, experiment: Experiment, seed: int, out: Path
 ) -> tuple[str, str]:
     """`@ARM` becomes the folder of that arm's reward model or policy; returns the arm and the stage."""
     arm = str(section[key])[1:]

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -18,6 +17,7 @@ from redline.experiment.results import collect
 from redline.experiment.run import run_cells
 from redline.experiment.summary import summarise
 from redline.recipe import as_yaml
+from redline.types import JsonObject
 
 
 def run_experiment(
@@ -71,7 +71,7 @@ def _others(experiment: Experiment, folder: Path) -> list[Path]:
     )
 
 
-def print_summary(summary: dict[str, Any], console: Console | None = None) -> None:
+def print_summary(summary: JsonObject, console: Console | None = None) -> None:
     """The arms in a table on stdout, the baseline first: win rates and the difference from it in per cent,
     KL, perplexity, distinct bigrams."""
     console = console or Console(highlight=False)
@@ -114,11 +114,11 @@ def print_summary(summary: dict[str, Any], console: Console | None = None) -> No
         console.print(f"not finished: {'; '.join(summary['unfinished'])}", markup=False)
 
 
-def _rate(found: dict[str, Any]) -> str:
+def _rate(found: JsonObject) -> str:
     return f"{100 * found['win_rate']:.1f}" if found else "-"
 
 
-def _minus(summary: dict[str, Any], arm: str) -> str:
+def _minus(summary: JsonObject, arm: str) -> str:
     """An arm's difference from the baseline at the end, by the first judge, with its interval over seeds and
     prompts."""
     for row in summary["differences"]:

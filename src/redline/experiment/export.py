@@ -2,15 +2,15 @@
 
 import csv
 from pathlib import Path
-from typing import Any
 
 from redline.data.files import whole_file
+from redline.types import JsonObject
 
 FIGURES = ("kl", "perplexity", "distinct_bigrams", "mean_words", "seconds_total", "peak_gb")
 TEX = str.maketrans({"_": r"\_", "%": r"\%", "&": r"\&", "#": r"\#", "$": r"\$", "{": r"\{", "}": r"\}"})
 
 
-def export_tables(summary: dict[str, Any], folder: Path) -> None:
+def export_tables(summary: JsonObject, folder: Path) -> None:
     """Write ``folder``/summary.csv and summary.tex: one row an arm, win rates as shares with their 95 %
     intervals."""
     rows = [_row(arm, summary["judges"]) for arm in summary["arms"]]
@@ -29,8 +29,8 @@ def _columns(judges: list[str]) -> list[str]:
     return [*columns, *FIGURES]
 
 
-def _row(arm: dict[str, Any], judges: list[str]) -> dict[str, Any]:
-    row: dict[str, Any] = {"arm": arm["arm"], "seeds": len(arm["seeds"])}
+def _row(arm: JsonObject, judges: list[str]) -> JsonObject:
+    row: JsonObject = {"arm": arm["arm"], "seeds": len(arm["seeds"])}
     for judge in judges:
         wins = arm["win_rates"][judge]
         if wins:
@@ -41,7 +41,7 @@ def _row(arm: dict[str, Any], judges: list[str]) -> dict[str, Any]:
     return row
 
 
-def _latex(summary: dict[str, Any]) -> str:
+def _latex(summary: JsonObject) -> str:
     """The arms as a LaTeX table (package booktabs): wins in per cent with their intervals, KL, perplexity."""
     judges = summary["judges"]
     names = [judge.rpartition(":")[2].rpartition("/")[2].translate(TEX) for judge in judges]
@@ -59,7 +59,7 @@ def _latex(summary: dict[str, Any]) -> str:
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", ""])
 
 
-def _wins(wins: dict[str, Any]) -> str:
+def _wins(wins: JsonObject) -> str:
     if not wins:
         return "--"
     low, high = wins["ci95"]

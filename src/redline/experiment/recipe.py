@@ -1,11 +1,10 @@
 """What an experiment's recipe may say."""
 
-from typing import Any
-
 from pydantic import Field, model_validator
 
 from redline.judge.settings import JudgedBy
 from redline.section import Section
+from redline.types import JsonObject
 
 
 class Experiment(Section):
@@ -13,9 +12,9 @@ class Experiment(Section):
 
     name: str = "experiment"
     """The experiment's folder is runs/<name> unless --out says otherwise."""
-    base: str | dict[str, Any]
+    base: str | JsonObject
     """What every arm begins from: a recipe's file, or its sections here."""
-    arms: dict[str, dict[str, Any]] = Field(min_length=1)
+    arms: dict[str, JsonObject] = Field(min_length=1)
     """Name -> the keys that the arm changes, as in `redline run RECIPE key=value`: `{reward.kind: sequence,
     reward.pairs: chosen}`. `seeds: [0, 1]` runs an arm with only these of the seeds; `model: "@ARM"` in a
     reward term is the reward model that another arm trained with the same seed; `@ARM` in `policy.start`,

@@ -4,7 +4,6 @@ verdicts."""
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from redline.console import track
 from redline.data.files import read_json, read_jsonl, write_json, write_jsonl
@@ -18,6 +17,7 @@ from redline.judge.systems import read_responses
 from redline.run.files import SYSTEMS, RunFiles
 from redline.run.run import Run
 from redline.run.state import State
+from redline.types import JsonObject
 
 # by the prompt's id: 1 the policy's response is better, 0 the reference's, 0.5 a tie
 Preferences = dict[str, float]
@@ -64,7 +64,7 @@ class Result:
     """A finished run: its figures, each judge's verdicts by prompt, and its curve in order of training."""
 
     cell: Cell
-    figures: dict[str, Any]
+    figures: JsonObject
     preferences: dict[str, Preferences]
     curve: list[Point]
 
@@ -128,7 +128,7 @@ def _seconds(cell: Cell, log: Sequence[Line]) -> dict[str, float]:
     return seconds
 
 
-def _judged(cell: Cell, judge: Judge, number: int) -> tuple[dict[str, Any], Path]:
+def _judged(cell: Cell, judge: Judge, number: int) -> tuple[JsonObject, Path]:
     """A further judge's comparison of the responses that the run has compared: made once, kept beside
     them."""
     files = RunFiles(cell.folder)
@@ -186,6 +186,6 @@ def _lines(path: Path) -> list[Line]:
     return list(read_jsonl(path, Line)) if path.exists() else []
 
 
-def _plain(point: Point) -> dict[str, Any]:
+def _plain(point: Point) -> JsonObject:
     found = {key: getattr(point, key) for key in ("samples", "seconds", "kl", "gold", "error", "proxy", "n")}
     return {key: value for key, value in found.items() if value is not None}

@@ -4,7 +4,6 @@ each arm cost."""
 from collections.abc import Sequence
 from itertools import combinations
 from statistics import median
-from typing import Any
 
 import numpy as np
 
@@ -13,6 +12,7 @@ from redline.experiment.recipe import Experiment
 from redline.experiment.results import Point, Preferences, Result
 from redline.experiment.statistics import first_reach, interval, level_gap, level_weights
 from redline.judge.statistics import Floats
+from redline.types import JsonObject
 
 Table = dict[int, Preferences]  # by seed
 MEANS = (
@@ -28,7 +28,7 @@ MEANS = (
 )
 
 
-def summarise(experiment: Experiment, cells: Sequence[Cell], results: Sequence[Result]) -> dict[str, Any]:
+def summarise(experiment: Experiment, cells: Sequence[Cell], results: Sequence[Result]) -> JsonObject:
     """The object of summary.json; docs/experiment.md says what each number means. All shares from 0 to 1.
 
     Differences are of preferences for the same prompts and seeds, at the end (``kl`` None, for every judge)
@@ -123,7 +123,7 @@ def _arm(
     ends: dict[str, Table],
     levels: dict[float, Table],
     gold_levels: Sequence[float],
-) -> dict[str, Any]:
+) -> JsonObject:
     """One arm's row: means over its seeds, its curve at each level, its price and its cost."""
     figures = [result.figures for result in results]
     stages = dict.fromkeys(stage for figure in figures for stage in figure["seconds"])
@@ -136,7 +136,7 @@ def _arm(
         length_controlled[judge] = _mean_if_known(rates)
     gold_at_kl = []
     for level, table in levels.items():
-        row: dict[str, Any] = {"kl": level, "seeds": len(table)}
+        row: JsonObject = {"kl": level, "seeds": len(table)}
         if table:
             row |= {"apart": _apart(results, level), **_win_rate(table)}
         gold_at_kl.append(row)
@@ -162,7 +162,7 @@ def _apart(results: Sequence[Result], kl: float) -> float:
     return _mean([gap for gap in found if gap is not None])
 
 
-def _win_rate(table: Table) -> dict[str, Any]:
+def _win_rate(table: Table) -> JsonObject:
     values = _values([table], list(table))[0]
     if not values.size:
         return {}
@@ -173,7 +173,7 @@ def _win_rate(table: Table) -> dict[str, Any]:
     }
 
 
-def _difference(tables: dict[str, Table], a: str, b: str) -> dict[str, Any]:
+def _difference(tables: dict[str, Table], a: str, b: str) -> JsonObject:
     """How much better ``a`` did than ``b`` over the seeds and prompts that both have; ``seeds`` is empty
     where there are none."""
     seeds = [seed for seed in tables[a] if seed in tables[b]]
@@ -204,7 +204,7 @@ def _values(tables: Sequence[Table], seeds: Sequence[int]) -> list[Floats]:
     return values
 
 
-def _price(results: Sequence[Result], level: float) -> dict[str, Any]:
+def _price(results: Sequence[Result], level: float) -> JsonObject:
     """Median samples and seconds of learning until the gold score is at a level, over the runs that come
     there."""
     samples: list[float] = []

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import ValidationError
 
@@ -19,6 +19,7 @@ from redline.errors import UserError
 from redline.label.invisible import kinds, normalised
 from redline.label.settings import Label
 from redline.label.tokens import Sides, labelled_tokens, labelled_words
+from redline.types import JsonObject
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -73,7 +74,7 @@ def label_command(
     source: Source,
     out: Path,
     tokenizer: str,
-    settings: dict[str, Any],
+    settings: JsonObject,
     max_response_tokens: int | None,
     keep_unchanged: bool,
     chat_template: str | None = None,
@@ -202,7 +203,7 @@ class _Labeller:
 
     def _record(self, edit: Edit, sides: Sides) -> Labels:
         size = self._max_response
-        carried: dict[str, Any] = dict(edit.model_extra or {})
+        carried: JsonObject = dict(edit.model_extra or {})
         for name in ("prompt", "editor", "chosen"):
             if name in edit.model_fields_set:
                 carried[name] = getattr(edit, name)

@@ -16,6 +16,7 @@ from redline.errors import UserError
 from redline.plan import speed
 from redline.plan.memory import Machine, Stage, policy_stage, policy_task, reward_stage, sft_stage
 from redline.recipe import Recipe
+from redline.types import Json, JsonObject
 
 UNITS = {
     "kb": 1e3,
@@ -173,7 +174,7 @@ def changes(
     """What makes a stage smaller, what costs least first; each on top of those before it."""
     plain = recipe.model_dump(exclude_unset=True)
 
-    def changed(key: str, value: Any) -> Recipe:
+    def changed(key: str, value: Json) -> Recipe:
         *parents, last = key.split(".")
         here = plain
         for parent in parents:
@@ -215,7 +216,7 @@ def changes(
 
 def advice(
     stage: Stage, recipe: Recipe, machine: Machine, prompt: int, edits: int | None
-) -> list[dict[str, Any]]:
+) -> list[JsonObject]:
     """Changes in turn until the stage fits: what, bytes then (with those before), and whether that is enough.
     Changes that spare nothing are left out; the list is empty where the stage fits already."""
     room, last, found = machine.room, stage.total, []
@@ -307,7 +308,7 @@ def plan_command(
     show(facts, plans, help_for, machine, price)
 
 
-def _plain(stage: Stage, machine: Machine, price: float | None) -> dict[str, Any]:
+def _plain(stage: Stage, machine: Machine, price: float | None) -> JsonObject:
     hours = stage.hours
     return asdict(stage) | {
         "total": stage.total,

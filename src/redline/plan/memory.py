@@ -22,6 +22,7 @@ from redline.reward.model import reward_config
 from redline.reward.settings import RewardTerm
 from redline.reward.train import CPU_MICROBATCH_TOKENS, MICROBATCH_TOKENS
 from redline.sampling.local import AT_ONCE
+from redline.types import AutoClass, Config, Network
 
 ROOM = 0.95  # share of a device's memory that a plan may fill: fragments and other processes need some
 # a CPU process with its imports, a tokenizer, and kernels that have run (benchmarks/plan_memory.py)
@@ -110,7 +111,7 @@ def held_by(task: Task) -> Held:
     return held(build(task))
 
 
-def held(model: Any) -> Held:
+def held(model: Network) -> Held:
     """Count a model's weights."""
 
     def size(parameters: Any) -> float:
@@ -129,7 +130,7 @@ def held(model: Any) -> Held:
     )
 
 
-def training_task(auto: Any, config: Any, model: Model, how: Adapt, machine: Machine) -> Task:
+def training_task(auto: AutoClass, config: Config, model: Model, how: Adapt, machine: Machine) -> Task:
     """A model as ``models.for_training`` holds it: full fine-tuning in float32."""
     plain = model_dtype(model, machine)
     return Task(auto, config, plain if how.lora_rank else torch.float32, how, machine.mixed, not machine.gpus)
@@ -328,7 +329,7 @@ def with_heap(stage: Stage, fixed: float, task: Task) -> Stage:
     return stage
 
 
-def kv_bytes(config: Any, dtype: torch.dtype, rows: int, length: int) -> float:
+def kv_bytes(config: Config, dtype: torch.dtype, rows: int, length: int) -> float:
     """Keys and values of every layer: with grouped queries only of the groups' heads, in a local layer only
     of its window."""
     text = config.get_text_config()

@@ -1,11 +1,10 @@
 """The plan in the terminal: one table of memory, one of time, and what to change."""
 
-from typing import Any
-
 from rich.console import Console
 from rich.table import Table
 
 from redline.plan.memory import Machine, Stage
+from redline.types import JsonObject
 
 ORDER = (
     "libraries",
@@ -26,9 +25,9 @@ ORDER = (
 
 
 def show(
-    facts: dict[str, Any],
+    facts: JsonObject,
     plans: dict[str, list[Stage]],
-    changes: dict[str, list[dict[str, Any]]],
+    changes: dict[str, list[JsonObject]],
     machine: Machine,
     price: float | None,
 ) -> None:
@@ -120,7 +119,7 @@ def _time(stages: list[Stage], machine: Machine, price: float | None) -> Table:
     return table
 
 
-def _advise(out: Console, name: str, stage: Stage, found: list[dict[str, Any]], machine: Machine) -> None:
+def _advise(out: Console, name: str, stage: Stage, found: list[JsonObject], machine: Machine) -> None:
     room = machine.room
     if stage.total <= room:
         return

@@ -20,6 +20,7 @@ from redline.engine.views import cache_argument, layers_of
 from redline.plan.memory import Machine, policy_task, reward_cut, reward_task, sft_task, term_task
 from redline.plan.trace import Task, build, materialise, shallow
 from redline.recipe import Recipe
+from redline.types import Network
 
 # up to so much memory (GB): the GPU it is taken for, dense bfloat16 TFLOPS, bandwidth in GB/s (vendors' data
 # sheets)
@@ -109,7 +110,7 @@ class Work:
     """Operations of passes of a model with ``layers`` layers."""
 
     def __init__(self, task: Task):
-        model: Any = build(task)
+        model: Network = build(task)
         text = task.config.get_text_config()
         layers = layers_of(model.base_model)[1]
         chosen = getattr(text, "num_experts_per_tok", None) or 1

@@ -26,6 +26,7 @@ from redline.engine.attention import use_short_attention
 from redline.engine.logprobs import CHUNK, token_logprobs
 from redline.engine.settings import Adapt
 from redline.engine.views import Recomputed, cache_argument, layers_of, view_of
+from redline.types import AutoClass, Config, Network
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,8 +35,8 @@ class Task:
     a classifier: then no vocabulary is predicted), ``config`` its configuration at full depth. Tasks of equal
     content are equal, so results are kept."""
 
-    auto: Any
-    config: Any
+    auto: AutoClass
+    config: Config
     dtype: torch.dtype
     how: Adapt
     # whether passes run under bfloat16 autocast, as `accelerate launch --mixed_precision bf16` has it
@@ -101,7 +102,7 @@ def training_bytes(task: Task, batch: Batch, masked: bool = False) -> float:
     saved activations, what is computed on the way, and for a language model the chunk of logits. ``masked``:
     with a padding mask, as TRL runs."""
 
-    def run(model: Any, cut: int) -> None:
+    def run(model: Network, cut: int) -> None:
         _training(task, model, cut, batch, masked)
 
     # what a forward pass saves grows with every layer; in a shallow model the height may be elsewhere: in the
@@ -162,7 +163,7 @@ def _traced(task: Task, layers: int, run: Any) -> float:
         return float(tally.peak)
 
 
-def _training(task: Task, model: Any, cut: int, batch: Batch, masked: bool) -> None:
+def _training(task: Task, model: Network, cut: int, batch: Batch, masked: bool) -> None:
     hidden = _upper(task, model, cut, batch, masked)
     rows = torch.arange(batch.rows).repeat_interleave(batch.responses)
     columns = (
@@ -179,7 +180,7 @@ def _training(task: Task, model: Any, cut: int, batch: Batch, masked: bool) -> N
         model.score(hidden.to(model.score.weight.dtype)).float().log_softmax(1).sum().backward()
 
 
-def _upper(task: Task, model: Any, cut: int, batch: Batch, masked: bool = False) -> Tensor:
+def _upper(task: Task, model: Network, cut: int, batch: Batch, masked: bool = False) -> Tensor:
     """Last hidden states of the layers above the cut, from token ids where there is no cut."""
     base = model.base_model
     inputs = {"input_ids": torch.zeros(batch.rows, batch.length, dtype=torch.long)}
@@ -199,11 +200,11 @@ def _upper(task: Task, model: Any, cut: int, batch: Batch, masked: bool = False)
 
 
 @torch.no_grad()
-def _forward(task: Task, model: Any, batch: Batch) -> None:
+def _forward(task: Task, model: Network, batch: Batch) -> None:
     _upper(task, model, 0, batch)
 
 
-def _logits(task: Task, model: Any, rows: int) -> None:
+def _logits(task: Task, model: Network, rows: int) -> None:
     dtype = torch.bfloat16 if task.mixed else task.dtype
     hidden = torch.empty(rows, task.config.get_text_config().hidden_size, dtype=dtype).requires_grad_(True)
     logprobs, _ = token_logprobs(
@@ -212,7 +213,7 @@ def _logits(task: Task, model: Any, rows: int) -> None:
     logprobs.sum().backward()
 
 
-def _cap(config: Any) -> float | None:
+def _cap(config: Config) -> float | None:
     return getattr(config, "final_logit_softcapping", None)
 
 

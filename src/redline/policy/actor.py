@@ -19,6 +19,7 @@ from redline.engine.settings import Adapt, Model
 from redline.engine.trunk import Trunk
 from redline.engine.views import Split
 from redline.sampling.protocol import CurrentPolicy
+from redline.types import Network
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -40,14 +41,14 @@ class ActorCritic(nn.Module):
         cut = depth - train_layers(how, depth)
         wrapped = adapt(lm, how, depth)
         self.lm: PreTrainedModel = lm
-        self.peft: Any = wrapped if how.lora_rank else None
+        self.peft: Network = wrapped if how.lora_rank else None
         self.split = Split(lm, cut, how.gradient_checkpointing)
         self.trunk = Trunk(self.split.cut)
         self.value_head = nn.Linear(lm.config.get_text_config().hidden_size, 1)
         nn.init.zeros_(self.value_head.weight)
         nn.init.zeros_(self.value_head.bias)
         self.value_head.to(lm.device)
-        self.critic: Any = _copy(lm.base_model) if own_critic else None
+        self.critic: Network = _copy(lm.base_model) if own_critic else None
         self._critic_split = (
             Split(self.critic, self.split.cut, how.gradient_checkpointing)
             if self.critic is not None
@@ -114,7 +115,7 @@ class ActorCritic(nn.Module):
             yield CurrentPolicy(split.model, None, self.trunk)
 
 
-def _copy(lm: Any) -> Any:
+def _copy(lm: Network) -> Any:
     """A copy of a model that shares every weight that is not trained."""
     shared = {id(parameter): parameter for parameter in lm.parameters() if not parameter.requires_grad}
     return copy.deepcopy(lm, shared)

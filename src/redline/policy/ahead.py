@@ -6,9 +6,9 @@ is taken against the re-scored policy, and ``policy.importance_cap`` weights the
 
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
 
 from redline.sampling.protocol import Drawn
+from redline.types import JsonObject
 
 
 class Ahead:
@@ -32,7 +32,7 @@ class Ahead:
         drawn, self.batch = self.batch.result(), None
         return drawn
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> JsonObject:
         """The batch under way, once it is there: a continued training must not draw it again, from other
         weights."""
         if self.batch is None:
@@ -41,7 +41,7 @@ class Ahead:
         logprobs = None if drawn.logprobs is None else [list(row) for row in drawn.logprobs]
         return {"step": self.step, "ids": [list(row) for row in drawn.ids], "logprobs": logprobs}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: JsonObject) -> None:
         if state:
             self.step, self.batch = int(state["step"]), Future()
             self.batch.set_result(Drawn(state["ids"], state["logprobs"]))

@@ -3,7 +3,7 @@ perplexity."""
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ from redline.sampling.local import InProcess
 from redline.sampling.protocol import CurrentPolicy, Sampler
 from redline.sampling.rollouts import respond
 from redline.sampling.settings import Sampling
+from redline.types import JsonObject
 
 if TYPE_CHECKING:
     pass
@@ -29,7 +30,7 @@ def side_by_side(
     sampling: Sampling,
     seed: int,
     sampler: Sampler | None = None,
-) -> tuple[list[Response], list[Response], dict[str, Any]]:
+) -> tuple[list[Response], list[Response], JsonObject]:
     """Responses of the policy and of the reference, and figures that guard a win rate.
 
     ``sampler`` draws them; None: this process. A LoRA policy's adapter is expected in its folder's `adapter`.

@@ -5,7 +5,7 @@ import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
@@ -14,6 +14,7 @@ from redline.engine.checkpoints import writing
 from redline.engine.rollout import Rollout
 from redline.policy.files import PolicyFiles
 from redline.reward.offsets import response_offsets
+from redline.types import JsonObject
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -46,15 +47,15 @@ class RunLog:
             ],
         )
 
-    def samples(self, records: list[dict[str, Any]]) -> None:
+    def samples(self, records: list[JsonObject]) -> None:
         self._append(self.files.samples, records)
 
-    def last(self) -> dict[str, Any]:
+    def last(self) -> JsonObject:
         """The metrics of the last update."""
         lines = _lines(self.files.log)
         return lines[-1] if lines else {}
 
-    def _append(self, path: Path, records: list[dict[str, Any]]) -> None:
+    def _append(self, path: Path, records: list[JsonObject]) -> None:
         if self.write:
             with writing(path), path.open("a", encoding="utf-8") as out:
                 out.writelines(line_of(record) for record in records)
@@ -66,7 +67,7 @@ def sample_records(
     update: int,
     most: int | None = None,
     **columns: Sequence[Tensor],
-) -> list[dict[str, Any]]:
+) -> list[JsonObject]:
     """Sampled responses, the first ``most`` of them, as records: text, token offsets, and for each column
     (rewards, values, kl, ... ``[R_i]`` each) a number a token."""
     records = []
@@ -89,7 +90,7 @@ def sample_records(
     return records
 
 
-def _lines(path: Path) -> list[dict[str, Any]]:
+def _lines(path: Path) -> list[JsonObject]:
     """The lines of a log; a torn last line, left by a kill (in the middle of a character, even), is
     dropped."""
     found = []

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import fields
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -11,6 +11,7 @@ from redline.policy.advantages import explained_variance
 from redline.policy.batch import Batch
 from redline.policy.loss import LossParts
 from redline.policy.monitors import advantage_monitors, reward_monitors
+from redline.types import JsonObject
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -50,7 +51,7 @@ class LossSums:
 
 def batch_metrics(
     batch: Batch, kl_coefficient: float, accelerator: "Accelerator", total: Callable[[Tensor], Tensor]
-) -> dict[str, Any]:
+) -> JsonObject:
     """The means of a batch of all processes, in the order of the log. A figure that cannot be had is None."""
     rollout = batch.rollout
     logprobs = batch.rows(batch.logprobs)

@@ -7,7 +7,6 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from accelerate.utils import gather_object
@@ -33,6 +32,7 @@ from redline.policy.shaping import Shaping
 from redline.reward.rewards import Reward
 from redline.sampling.protocol import Drawn, Request, Sampler
 from redline.sampling.rollouts import rollout_of, sample_rollout
+from redline.types import JsonObject
 
 CALIBRATION = 4  # batches of the reference's responses that the reward scale is measured on
 
@@ -90,7 +90,7 @@ class Ppo:
                 )
             self.ahead = Ahead(self.drawing_later)
 
-    def update(self, step: int) -> tuple[dict[str, Any], Batch]:
+    def update(self, step: int) -> tuple[JsonObject, Batch]:
         """Update number ``step``, from 0; returns its line in the log, and its batch. Raises BadBatch when a
         reward, the loss or a gradient is not finite, or the policy is too far from its reference."""
         settings, self.phases = self.settings, Phases()
@@ -317,7 +317,7 @@ class Ppo:
         summed: Tensor = self.accelerator.reduce(part.to(self.accelerator.device))
         return summed.to(part.device)
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> JsonObject:
         """What a checkpoint keeps besides weights, optimizer and schedule: plain data."""
         return {
             "kl": self.kl.state_dict(),
@@ -326,7 +326,7 @@ class Ppo:
             "ahead": {} if self.ahead is None else self.ahead.state_dict(),
         }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: JsonObject) -> None:
         self.kl.load_state_dict(state["kl"])
         self.shaping.scale, self.shaping.mean_length = state["scale"], state["mean_length"]
         if self.ahead is not None:

@@ -36,9 +36,8 @@ def load_policy(actor: ActorCritic, folder: Path | str, strength: float = 1.0) -
     lacking = [name for name in trained if name not in loaded or loaded[name].shape != trained[name].shape]
     if lacking:
         raise UserError(
-            f"{path}: has no weights for {len(lacking)} of the {len(trained)} tensors that this "
-            "recipe trains "
-            f"({lacking[0]}). Give policy.adapt as that policy had it."
+            f"{path}: has no weights for {len(lacking)} of the {len(trained)} tensors that this recipe "
+            f"trains ({lacking[0]}). Give policy.adapt as that policy had it."
         )
     for name, parameter in trained.items():
         new = loaded[name].to(parameter.device, parameter.dtype)
@@ -53,8 +52,7 @@ def _adapter(path: Path) -> dict[str, Tensor]:
     if not (path / WEIGHTS).exists():
         raise UserError(
             f"{path}: is no adapter. Give the folder of a policy that was trained with "
-            "policy.adapt.lora_rank above "
-            "0, or set it to 0 here too."
+            "policy.adapt.lora_rank above 0, or set it to 0 here too."
         )
     config = json.loads((path / "adapter_config.json").read_text(encoding="utf-8"))
     ours = 2.0  # the scale of our adapters: lora_alpha is twice the rank
@@ -79,8 +77,7 @@ def _whole_weights(folder: Path) -> dict[str, Tensor]:
     ]
     if low:
         raise UserError(
-            f"{folder}: its weights are {tensors[low[0]].dtype}, in which the change from the "
-            "original is mostly "
-            "rounding. Give a policy with an adapter, or one trained whole, which is kept in float32."
+            f"{folder}: its weights are {tensors[low[0]].dtype}, in which the change from the original is "
+            "mostly rounding. Give a policy with an adapter, or one trained whole, which is kept in float32."
         )
     return tensors

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from redline.console import progress_bar, say
 from redline.data.records import Prompt, as_text
@@ -32,6 +32,7 @@ from redline.reward.rewards import build_reward
 from redline.sampling.check import check_sampling
 from redline.sampling.open import open_sampler
 from redline.sampling.rollouts import prompt_tokens
+from redline.types import JsonObject
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -179,7 +180,7 @@ class Training:
             watch = self._watch(gold) if gold else None
             if watch and start < updates:
                 watch.begin(start)
-            metrics: dict[str, Any] = {}
+            metrics: JsonObject = {}
             with progress_bar("policy", updates, start, main) as bar:
                 for step in range(start, updates):
                     metrics, batch = ppo.update(step)
@@ -217,7 +218,7 @@ class Training:
         )
         return Watch(gold, watched)
 
-    def _log(self, log: RunLog, step: int, metrics: dict[str, Any], batch: Batch) -> None:
+    def _log(self, log: RunLog, step: int, metrics: JsonObject, batch: Batch) -> None:
         """An update's line in the log and, now and then, its responses."""
         log.metrics({"update": step + 1, **metrics})
         if (step + 1) % self.ppo.settings.sample_every == 0 or step in (0, self.ppo.settings.updates - 1):
@@ -229,7 +230,7 @@ class Training:
         known = {name: value for name, value in metrics.items() if value is not None}
         self.accelerator.log(known, step=step + 1)
 
-    def _show(self, records: Sequence[dict[str, Any]], step: int) -> None:
+    def _show(self, records: Sequence[JsonObject], step: int) -> None:
         """Some responses, as text, on the console and in the trackers."""
         for number, record in enumerate(records, 1):
             text = f"{as_text(record['prompt'])} -> {record['text']}"

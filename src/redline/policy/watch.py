@@ -32,6 +32,7 @@ from redline.policy.files import PolicyFiles
 from redline.policy.settings import Policy
 from redline.sampling.protocol import Request, Sampler
 from redline.sampling.rollouts import prompt_tokens, sample_rollout
+from redline.types import JsonObject
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -164,7 +165,7 @@ class Watch:
                     Point(int(file.stem), _column(records, "preference"), _mean(records, "reward"))
                 )
 
-    def after(self, update: int) -> dict[str, Any]:
+    def after(self, update: int) -> JsonObject:
         """The gold score after an update, for its line in the log; empty where it is not this update's turn.
 
         A judge that fails does not stop the training: that is the line's warning.
@@ -185,33 +186,32 @@ class Watch:
         self.warned = "warning" in found
         return found | {"seconds_watch": time.perf_counter() - start}
 
-    def _judge(self, update: int, responses: list[Response]) -> dict[str, Any]:
+    def _judge(self, update: int, responses: list[Response]) -> JsonObject:
         proxy = _mean(responses, "reward")
-        found: dict[str, Any] = ({"gold_proxy": proxy} if self.watched.score else {}) | {
-            "gold_kl": _mean(responses, "kl")
-        }
+        measured: JsonObject = {"gold_kl": _mean(responses, "kl")}
+        if self.watched.score:
+            measured = {"gold_proxy": proxy, **measured}
         try:
             preferences = self.gold.prefer(responses, self.reference)
         except UserError as error:
-            return found | {"warning": f"no gold score: {error}"}
+            return measured | {"warning": f"no gold score: {error}"}
         given = [preference for preference in preferences if preference is not None]
         if not given:
-            return found | {"warning": f"no gold score: judge {self.gold.judge} gave no verdict"}
-        write_jsonl(
-            self.files.update(update),
-            [
-                response.model_copy(update={"preference": preference, "judge": self.gold.judge})
-                for response, preference in zip(responses, preferences, strict=True)
-            ],
-        )
+            return measured | {"warning": f"no gold score: judge {self.gold.judge} gave no verdict"}
+        file = self.files.update(update)
+        judged = []
+        for response, preference in zip(responses, preferences, strict=True):
+            verdict = {"preference": preference, "judge": self.gold.judge}
+            judged.append(response.model_copy(update=verdict))
+        write_jsonl(file, judged)
         self.history.append(Point(update, preferences, proxy))
-        found = {"gold": self.history[-1].gold, "gold_error": standard_error(given)} | found
+        gold: JsonObject = {"gold": self.history[-1].gold, "gold_error": standard_error(given)}
         if warning := parted(self.history):
-            found["warning"] = (
-                f"{warning} (judge: {self.gold.judge}). Read {self.files.update(update)}; then "
-                "lower policy.kl.target or policy.updates, or mend the reward."
+            measured["warning"] = (
+                f"{warning} (judge: {self.gold.judge}). Read {file}; then lower policy.kl.target or "
+                "policy.updates, or mend the reward."
             )
-        return found
+        return gold | measured
 
     def _respond(self, update: int) -> list[Response]:
         """Responses to the held-out prompts, from the same random numbers at every update; at 0 the

@@ -2,7 +2,6 @@
 run's own files."""
 
 from pathlib import Path
-from typing import Any
 
 import yaml
 
@@ -15,6 +14,7 @@ from redline.report.charts import number, percent
 from redline.report.folder import RunFolder
 from redline.report.section_run import method_of
 from redline.run.files import SOURCES
+from redline.types import JsonObject
 
 MARK = "<!-- Written by `redline report`. Delete this line, and it leaves your changes alone. -->"
 FROM_PEFT = "[More Information Needed]"  # the card that PEFT puts beside an adapter: nobody has filled it in
@@ -250,7 +250,7 @@ def _about_adapter(folder: RunFolder) -> list[str]:
     ]
 
 
-def _method(recipe: Recipe) -> dict[str, Any]:
+def _method(recipe: Recipe) -> JsonObject:
     """The settings of what trained the policy: PPO's, or those of a method without RL."""
     ppo, direct = recipe.policy, recipe.direct
     if direct is not None:
@@ -284,7 +284,7 @@ def _front(
 ) -> str:
     """The YAML front matter: only what is known, and a base model or data set only by a name that the Hub
     has."""
-    front: dict[str, Any] = {"library_name": library, "pipeline_tag": task, "tags": ["redline", *tags]}
+    front: JsonObject = {"library_name": library, "pipeline_tag": task, "tags": ["redline", *tags]}
     name = HUB_NAMES.get(base, base)
     if name.count("/") == 1 and not Path(base).exists():
         front["base_model"] = name
@@ -329,7 +329,7 @@ def _data(folder: RunFolder) -> list[str]:
     ]
 
 
-def _settings(values: dict[str, Any]) -> list[str]:
+def _settings(values: JsonObject) -> list[str]:
     return [
         "| setting | value |",
         "|---|---|",
@@ -340,7 +340,7 @@ def _settings(values: dict[str, Any]) -> list[str]:
     ]
 
 
-def _results(found: dict[str, Any], start: str) -> list[str]:
+def _results(found: JsonObject, start: str) -> list[str]:
     low, high = found["ci95"]
     rows = [
         (

@@ -3,7 +3,6 @@ as for a run."""
 
 import json
 from pathlib import Path
-from typing import Any
 
 import yaml
 from markupsafe import Markup
@@ -16,9 +15,10 @@ from redline.report.page import render, write_report
 from redline.report.rounds import write_rounds
 from redline.report.sanity import sanity
 from redline.report.section_run import duration
+from redline.types import JsonObject
 from redline.urls import without_logins
 
-Json = dict[str, Any]
+Json = JsonObject
 AXES = (
     ("kl", "Gold against KL", "nats a response"),
     ("samples", "Gold against samples", "responses"),
@@ -36,14 +36,14 @@ def write_page(folder: Path) -> Path:
     return write_experiment(folder) if (folder / "summary.json").exists() else write_report(folder)
 
 
-def figures_of(folder: Path) -> dict[str, Any]:
+def figures_of(folder: Path) -> JsonObject:
     """The figures of a run (its comparison, its reward model, what should be minded), of an experiment or of
     rounds."""
     if (folder / "rounds.json").exists():
-        rounds: dict[str, Any] = read_json(folder / "rounds.json")
+        rounds: JsonObject = read_json(folder / "rounds.json")
         return rounds
     if (folder / "summary.json").exists():
-        found: dict[str, Any] = read_json(folder / "summary.json")
+        found: JsonObject = read_json(folder / "summary.json")
         return found
     run = RunFolder(folder)
     return {

@@ -4,7 +4,6 @@ import json
 import random
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import yaml
 
@@ -12,8 +11,9 @@ from redline.data.files import read_json
 from redline.errors import UserError
 from redline.recipe import Recipe, check_recipe
 from redline.run.files import RunFiles
+from redline.types import JsonObject
 
-Line = dict[str, Any]
+Line = JsonObject
 
 
 class RunFolder:

@@ -5,9 +5,10 @@ from typing import Any
 from redline.report import charts
 from redline.report.charts import Series
 from redline.report.folder import Line, RunFolder
+from redline.types import JsonObject
 
 
-def gold(run: RunFolder, log: list[Line]) -> dict[str, Any] | None:
+def gold(run: RunFolder, log: list[Line]) -> JsonObject | None:
     """Curves against updates and against KL, and what was warned of. None where no judge watched."""
     failed = [line for line in log if "gold" not in line and "warning" in line]
     measured = [line for line in log if "gold" in line]

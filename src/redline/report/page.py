@@ -18,6 +18,7 @@ from redline.report.section_data import data
 from redline.report.section_policy import policy
 from redline.report.section_reward import reward
 from redline.report.section_run import setup
+from redline.types import Json
 
 HERE = Path(__file__).parent
 
@@ -56,7 +57,7 @@ def build_page(run: RunFolder) -> str:
     )
 
 
-def render(template: str, **values: Any) -> str:
+def render(template: str, **values: Json) -> str:
     """A page from one of the templates here, with the style, its digest for the page's policy, and the
     version.
 
@@ -79,5 +80,5 @@ def render(template: str, **values: Any) -> str:
     )
 
 
-def _shown(value: Any) -> Any:
+def _shown(value: Json) -> Any:
     return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 from markupsafe import Markup
 
@@ -13,6 +12,7 @@ from redline.report.folder import Line, RunFolder
 from redline.report.sanity import headline, is_shown, sanity
 from redline.report.tokens import Tokens, from_record, legend, render, scale_of
 from redline.run.files import SYSTEMS
+from redline.types import Config, JsonObject
 
 PERPLEXITY, BIGRAMS = (
     1.5,
@@ -22,7 +22,7 @@ SHOWN = 3  # prompts of each choice
 LONGEST = 3000  # characters of a prompt or response that are shown
 
 
-def result(run: RunFolder) -> dict[str, Any] | None:
+def result(run: RunFolder) -> JsonObject | None:
     """The win rate with its interval drawn, and the table of what guards it; None without winrate.json."""
     found = run.json(run.files.winrate)
     if found is None:
@@ -143,7 +143,7 @@ def _facts(found: Line) -> list[tuple[str, str, str]]:
     return facts
 
 
-def comparison(run: RunFolder) -> dict[str, Any] | None:
+def comparison(run: RunFolder) -> JsonObject | None:
     """Prompts with both responses and the verdict: some at random, the most and the least successful. None
     without verdicts."""
     rows = run.verdicts()
@@ -210,7 +210,7 @@ def _sides(row: Line, scored: dict[tuple[str, str], Tokens]) -> tuple[Tokens | N
     return scored.get((str(row.get("id")), "reference")), scored.get((str(row.get("id")), "policy"))
 
 
-def _pair(row: Line, scored: dict[tuple[str, str], Tokens], scale: float) -> dict[str, Any]:
+def _pair(row: Line, scored: dict[tuple[str, str], Tokens], scale: float) -> JsonObject:
     preference = row.get("preference")
     verdict = (
         "no verdict"
@@ -232,7 +232,7 @@ def _pair(row: Line, scored: dict[tuple[str, str], Tokens], scale: float) -> dic
     }
 
 
-def _shown(tokens: Tokens | None, scale: float, text: Any) -> Markup:
+def _shown(tokens: Tokens | None, scale: float, text: Config) -> Markup:
     """A response by its tokens where they were scored."""
     if tokens is None:
         return plain(text)
@@ -240,14 +240,14 @@ def _shown(tokens: Tokens | None, scale: float, text: Any) -> Markup:
     return Markup('<div class="tokens">{}<p class="meta">{}</p></div>').format(render(tokens, scale), meta)
 
 
-def plain(text: Any) -> Markup:
+def plain(text: Config) -> Markup:
     """A response without scores."""
     from redline.data.show import visible
 
     return Markup('<p class="text" dir="auto">{}</p>').format(visible(shorten(text)))
 
 
-def shorten(text: Any) -> str:
+def shorten(text: Config) -> str:
     """A prompt or response as text, less what is too long to show (of which the end is kept)."""
     whole = as_text(text).strip("\n") if isinstance(text, str | list) else str(text)
     return whole if len(whole) <= LONGEST else "… " + whole[-LONGEST:]

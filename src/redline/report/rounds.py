@@ -1,11 +1,11 @@
 """The page of `redline rounds`: each round's win rate over the first model and over the last round."""
 
 from pathlib import Path
-from typing import Any
 
 from redline.data.files import read_json, whole_file
 from redline.report.charts import Series, line_chart, percent
 from redline.report.page import render
+from redline.types import JsonObject
 
 OPPONENTS = (("over_first", "over the first model", "main"), ("over_last", "over the last round", "second"))
 
@@ -36,6 +36,6 @@ def write_rounds(folder: Path) -> Path:
     return page
 
 
-def _share(row: dict[str, Any], key: str) -> str:
+def _share(row: JsonObject, key: str) -> str:
     low, high = row[f"{key}_ci95"]
     return f"{percent(row[key])} ({percent(low)} to {percent(high)})"

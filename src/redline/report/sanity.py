@@ -3,13 +3,13 @@
 import math
 from collections.abc import Iterator
 from itertools import islice
-from typing import Any
 
 from redline.data.files import read_jsonl
 from redline.data.records import Edit
 from redline.edit.stats import statistics
 from redline.report.folder import Line, RunFolder
 from redline.run.files import SYSTEMS
+from redline.types import Json
 
 FEW = 30  # held-out prompts: below, no win rate can be told from another but by chance
 SMALL_EDIT = 0.5  # median share of the words that edits may change and still be called minimal
@@ -48,8 +48,7 @@ def _edits(run: RunFolder) -> Iterator[str]:
     if median > SMALL_EDIT:
         yield (
             f"The edits are not minimal: their median changes {median:.0%} of the words, so the labels say "
-            "little "
-            "about single tokens. Ask the editor to change less, or lower edit.max_ratio."
+            "little about single tokens. Ask the editor to change less, or lower edit.max_ratio."
         )
 
 
@@ -65,14 +64,12 @@ def _reward(run: RunFolder) -> Iterator[str]:
     if accuracy is not None and pairs and accuracy - SURE * math.sqrt(0.25 / pairs) <= 0.5:
         yield (
             f"The reward model hardly beats chance: it prefers the better side of {accuracy:.0%} of "
-            f"{pairs:,} "
-            f"held-out edits. {advice}"
+            f"{pairs:,} held-out edits. {advice}"
         )
     elif found.get("auc") is not None and found["auc"] < AUC:
         yield (
-            f"The reward model hardly tells changed tokens from others: its AUC on {edits:,} held-out "
-            "edits is "
-            f"{found['auc']:.2f}, chance is 0.5. {advice}"
+            f"The reward model hardly tells changed tokens from others: its AUC on {edits:,} held-out edits "
+            f"is {found['auc']:.2f}, chance is 0.5. {advice}"
         )
 
 
@@ -103,8 +100,7 @@ def _perplexity(result: Line) -> Iterator[str]:
     if ratio > PERPLEXITY:
         yield (
             f"Perplexity under the reference rose {ratio:.1f} times, from {before:.1f} to {after:.1f}: the "
-            "text "
-            "may have degenerated. Lower policy.kl.target or policy.updates, and read samples."
+            "text may have degenerated. Lower policy.kl.target or policy.updates, and read samples."
         )
     elif ratio < 1 / PERPLEXITY:
         yield (
@@ -145,8 +141,7 @@ def _same_taste(run: RunFolder, result: Line) -> Iterator[str]:
     if decided >= FEW and same / decided >= ALIKE:
         yield (
             f"The judge likes what the reward likes: they agree on {same} of {decided} prompts. A win by "
-            "such a "
-            "judge says little more than that the reward was climbed. Compare with another judge too."
+            "such a judge says little more than that the reward was climbed. Compare with another judge too."
         )
 
 
@@ -154,5 +149,5 @@ def _sum(line: Line) -> float:
     return float(sum(line.get("rewards") or []))
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: Json) -> bool:
     return isinstance(value, int | float) and math.isfinite(value)

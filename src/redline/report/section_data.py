@@ -4,7 +4,7 @@ import re
 from collections import Counter
 from itertools import islice
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import TypedDict
 
 from markupsafe import Markup
 
@@ -18,6 +18,7 @@ from redline.report import charts
 from redline.report.charts import number
 from redline.report.folder import Line, RunFolder
 from redline.report.result import shorten
+from redline.types import JsonObject
 
 MOST = 20_000  # edits and labels that statistics are taken of
 SHOWN = 4  # edits shown as examples
@@ -29,9 +30,9 @@ BAR = {"kept": "z", "substituted": "s3", "deleted": "n3", "inserted": "p3"}  # c
 class Data(TypedDict):
     """What the template shows of a run's data."""
 
-    sets: list[dict[str, Any]]
-    edits: dict[str, Any] | None
-    labels: list[dict[str, Any]]
+    sets: list[JsonObject]
+    edits: JsonObject | None
+    labels: list[JsonObject]
 
 
 def data(run: RunFolder) -> Data | None:
@@ -44,7 +45,7 @@ def data(run: RunFolder) -> Data | None:
     return {"sets": sets, "edits": edits, "labels": _labels(run)}
 
 
-def _edits(run: RunFolder) -> dict[str, Any]:
+def _edits(run: RunFolder) -> JsonObject:
     file = run.files.data("edits")
     edits = list(islice(read_jsonl(file, Edit), MOST))
     figures = statistics(edits)
@@ -65,7 +66,7 @@ def _edits(run: RunFolder) -> dict[str, Any]:
     }
 
 
-def _set(run: RunFolder, name: str) -> dict[str, Any]:
+def _set(run: RunFolder, name: str) -> JsonObject:
     """One source of records: how many were kept, and why the others were left out."""
     source: Source | None = getattr(run.recipe.data, name)
     reasons: Counter[str] = Counter()
@@ -100,7 +101,7 @@ def _why(line: Line) -> str:
     return str(line.get("reason") or MEANING.get(line.get("gate", ""), line.get("why") or "no reason given"))
 
 
-def _labels(run: RunFolder) -> list[dict[str, Any]]:
+def _labels(run: RunFolder) -> list[JsonObject]:
     """Counts of labelled tokens, for each set of labels."""
     rows = []
     for name in ("train", "validation", "test"):

@@ -1,7 +1,5 @@
 """The page's section on the policy: how it learned, and what it sampled at the first and the last update."""
 
-from typing import Any
-
 from markupsafe import Markup
 
 from redline.report import charts
@@ -10,12 +8,13 @@ from redline.report.folder import Line, RunFolder
 from redline.report.gold import gold
 from redline.report.result import shorten
 from redline.report.tokens import from_record, legend, render, scale_of
+from redline.types import JsonObject
 
 SHOWN = 4  # sampled responses of an update
 COLUMNS = {"rewards": "reward", "values": "value", "kl": "KL", "advantages": "advantage"}
 
 
-def policy(run: RunFolder) -> dict[str, Any] | None:
+def policy(run: RunFolder) -> JsonObject | None:
     """How the policy learned, and what it sampled. None before its first update."""
     log = run.lines(run.files.policy.log)
     if not log:
@@ -93,7 +92,7 @@ def _charts(run: RunFolder, log: list[Line]) -> list[Markup]:
     return [chart for chart in drawn if chart]
 
 
-def _samples(run: RunFolder) -> dict[str, Any] | None:
+def _samples(run: RunFolder) -> JsonObject | None:
     """Responses of the first and the last sampled update, as coloured tokens on one scale."""
     file = run.files.policy.samples
     by_update: dict[int, list[Line]] = {}

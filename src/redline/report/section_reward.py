@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from itertools import islice
-from typing import Any
 
 from markupsafe import Markup
 
@@ -12,6 +11,7 @@ from redline.report.folder import Line, RunFolder
 from redline.report.result import shorten
 from redline.report.section_data import MOST
 from redline.report.tokens import Tokens, from_record, legend, render, scale_of
+from redline.types import JsonObject
 
 AROUND = 24  # tokens shown on each side of a hit or miss
 SHOWN = 4  # hits and misses of a kind
@@ -35,7 +35,7 @@ KINDS: list[tuple[str, str, Sureness]] = [
 ]
 
 
-def reward(run: RunFolder) -> dict[str, Any] | None:
+def reward(run: RunFolder) -> JsonObject | None:
     """How the reward model learned and what it knows of held-out edits. None before it is trained (or where
     there is none)."""
     metrics = run.json(run.files.reward.metrics)
@@ -98,7 +98,7 @@ def _reliability(table: list[Line]) -> Markup:
     return charts.line_chart(title, unit, [diagonal, observed], "predicted", (0, 1), (0, 1))
 
 
-def _hits_and_misses(run: RunFolder) -> dict[str, Any] | None:
+def _hits_and_misses(run: RunFolder) -> JsonObject | None:
     """The changed tokens whose reward is surest and right, surest and wrong, and the surest on tokens that
     nobody changed."""
     scored = _scored(run)
@@ -134,7 +134,7 @@ def _scored(run: RunFolder) -> list[tuple[Line, Tokens]]:
     return [(line, from_record(line, {"rewards": "reward"}, str(file))) for line in test or lines]
 
 
-def _prompts(run: RunFolder) -> dict[str, Any]:
+def _prompts(run: RunFolder) -> JsonObject:
     """The prompts of held-out edits by id."""
     prompts = {}
     for name in ("validation", "test"):

@@ -1,7 +1,6 @@
 """The end of a run in the terminal: did it win, at what price, and what does it write now?"""
 
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -11,6 +10,7 @@ from redline.data.records import as_text
 from redline.data.show import visible
 from redline.report.folder import RunFolder
 from redline.report.sanity import headline, is_shown, sanity
+from redline.types import Config, JsonObject
 
 SAMPLES = 3
 LONGEST = 400  # characters of a text
@@ -38,7 +38,7 @@ def print_summary(run: Path, page: Path, console: Console | None = None) -> None
     console.print(Text.assemble("the page: ", (visible(str(page)), "bold")), soft_wrap=True)
 
 
-def _headline(result: dict[str, Any]) -> Text:
+def _headline(result: JsonObject) -> Text:
     low, high = result["ci95"]
     good = ""
     if is_shown(result):
@@ -57,7 +57,7 @@ def _headline(result: dict[str, Any]) -> Text:
     )
 
 
-def _guards(result: dict[str, Any]) -> Table:
+def _guards(result: JsonObject) -> Table:
     """KL, perplexity and distinct bigrams, before and after, as far as they were measured."""
     table = Table(box=None, pad_edge=False, header_style="dim")
     for name, side in (("", "left"), ("before", "right"), ("after", "right")):
@@ -77,7 +77,7 @@ def _guards(result: dict[str, Any]) -> Table:
     return table
 
 
-def _sample(row: dict[str, Any]) -> Text:
+def _sample(row: JsonObject) -> Text:
     preference = row.get("preference")
     verdict = (
         "no verdict"
@@ -89,7 +89,7 @@ def _sample(row: dict[str, Any]) -> Text:
         else "lost"
     )
 
-    def line(text: Any) -> str:
+    def line(text: Config) -> str:
         whole = visible(" ".join(as_text(text).split()))
         return whole if len(whole) <= LONGEST else whole[:LONGEST] + " …"
 

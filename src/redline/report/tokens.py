@@ -4,13 +4,13 @@ is negative."""
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from markupsafe import Markup
 
 from redline.data.show import visible
 from redline.errors import UserError
 from redline.report.charts import number
+from redline.types import JsonObject
 
 LEVELS = 4  # shades on each side of neutral
 LONGEST = 600  # tokens of a response that are drawn
@@ -47,7 +47,7 @@ class Tokens:
         )
 
 
-def from_record(record: dict[str, Any], columns: dict[str, str], where: str) -> Tokens:
+def from_record(record: JsonObject, columns: dict[str, str], where: str) -> Tokens:
     """Tokens of a record with ``text``, ``offsets`` and a number a token under each key of ``columns`` (key
     -> its name here).
 

@@ -17,6 +17,7 @@ import copy
 from typing import TYPE_CHECKING, Any
 
 from redline.errors import UserError
+from redline.types import AutoClass, Network
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -36,7 +37,7 @@ def model_class(kind: str, config: "PretrainedConfig", name: str) -> Any:
     )
 
     if kind == "token":
-        auto: Any = AutoModelForTokenClassification
+        auto: AutoClass = AutoModelForTokenClassification
         known = MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING
     else:
         auto = AutoModelForSequenceClassification
@@ -47,7 +48,7 @@ def model_class(kind: str, config: "PretrainedConfig", name: str) -> Any:
     return _made(kind, config, name)
 
 
-def is_made(model: Any) -> bool:
+def is_made(model: Network) -> bool:
     """Whether a model's class was made here: plain Transformers loads its folder in other lines."""
     return type(model).__module__ == __name__
 
@@ -57,7 +58,7 @@ def _made(kind: str, config: "PretrainedConfig", name: str) -> Any:
     from transformers import MODEL_MAPPING, PreTrainedModel
     from transformers.modeling_layers import GenericForSequenceClassification, GenericForTokenClassification
 
-    base: Any = MODEL_MAPPING.get(type(config), None)
+    base: Network = MODEL_MAPPING.get(type(config), None)
     if isinstance(base, tuple | list):
         base = base[0]
     if base is None:

@@ -33,6 +33,7 @@ from redline.errors import UserError
 from redline.reward.heads import model_class
 from redline.reward.losses import token_rewards
 from redline.reward.settings import Reward
+from redline.types import AutoClass, Config, Network
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -231,7 +232,7 @@ def new_reward_model(recipe: Reward, backbone: Model) -> tuple[RewardModel, Any]
     return reward, wrapped if recipe.adapt.lora_rank else None
 
 
-def _padding(tokenizer: "PreTrainedTokenizerBase", config: Any) -> int | None:
+def _padding(tokenizer: "PreTrainedTokenizerBase", config: Config) -> int | None:
     """The id that rows are padded with: the tokenizer's, unless the embedding has no such row (a padding
     token was added to the tokenizer alone)."""
     for token in (tokenizer.pad_token_id, tokenizer.eos_token_id):
@@ -262,7 +263,7 @@ def reward_config(recipe: Reward, backbone: Model) -> tuple[Any, Any]:
     return model_class(recipe.kind, config, backbone.name), config
 
 
-def _keep_layers(config: Any, depth: int) -> None:
+def _keep_layers(config: Config, depth: int) -> None:
     """Cut a configuration to its first ``depth`` layers, with all that it says layer by layer."""
     before = config.num_hidden_layers
     by_layer = [
@@ -275,7 +276,7 @@ def _keep_layers(config: Any, depth: int) -> None:
         setattr(config, name, getattr(config, name)[:depth])
 
 
-def save_reward_model(reward: RewardModel, wrapped: Any, folder: Path, base: str) -> None:
+def save_reward_model(reward: RewardModel, wrapped: Network, folder: Path, base: str) -> None:
     """Write the standard folder (config, merged weights, tokenizer) and, with LoRA, the adapter beside it.
 
     Merges the adapters into the model: it cannot be trained further afterwards.
@@ -323,7 +324,7 @@ def load_reward_model(
     return reward.requires_grad_(False).eval()
 
 
-def _onto(share: "PreTrainedModel", auto: Any, config: Any, folder: Path) -> "PreTrainedModel":
+def _onto(share: "PreTrainedModel", auto: AutoClass, config: Config, folder: Path) -> "PreTrainedModel":
     """The reward model with the weights of ``share``: its frozen tensors themselves, copies of those that are
     being trained."""
     from peft import PeftConfig, PeftModel
@@ -378,7 +379,7 @@ def _set(module: nn.Module, path: str, tensor: Tensor, kind: str) -> None:
     getattr(module.get_submodule(parent), kind)[leaf] = tensor
 
 
-def fingerprint_of(base: nn.Module, config: Any = None) -> str:
+def fingerprint_of(base: nn.Module, config: Config = None) -> str:
     """A short hash of a backbone's weights (some values of each tensor), of only its first layers when
     ``config`` has fewer."""
     known: Any = config or base.config

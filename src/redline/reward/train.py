@@ -38,6 +38,7 @@ from redline.reward.model import RewardModel, new_reward_model, save_reward_mode
 from redline.reward.offsets import token_offsets
 from redline.reward.quality import RewardMetrics, RewardQuality, Sides, measure
 from redline.reward.settings import Reward
+from redline.types import JsonObject, Network
 
 MICROBATCH_TOKENS = 8192
 CPU_MICROBATCH_TOKENS = (
@@ -231,7 +232,7 @@ class RewardTrainer:
             write_jsonl(RewardFiles(self.out).log, state["history"])
         return Trained(state["best_step"], steps, state["seconds"])
 
-    def _records(self, batch: list[Example], step: int) -> list[dict[str, Any]]:
+    def _records(self, batch: list[Example], step: int) -> list[JsonObject]:
         """The edits of a batch for inspection: prompts and responses as text."""
         decode = self.reward.tokenizer.decode
         return [
@@ -284,7 +285,7 @@ class RewardTrainer:
             return pairwise_loss(sums[0::2], sums[1::2])
         return classification_loss(logits, labels, self.recipe.changed_weight)[0]
 
-    def _logits(self, model: Any, batch: list[Example]) -> tuple[Tensor, Tensor]:
+    def _logits(self, model: Network, batch: list[Example]) -> tuple[Tensor, Tensor]:
         """Logits ``[N, C]`` of all response tokens (for sequence models of the last ones) of some edits, and
         for each the side it belongs to ``[N]``: 0 the first edit's better, 1 its worse, 2 the second's
         better, and so on. A token that stands for both sides gives its logits twice.
@@ -338,7 +339,7 @@ class RewardTrainer:
         (shared,) = broadcast_object_list([quality])
         return shared
 
-    def scores(self, **sets: list[Example]) -> Iterator[dict[str, Any]]:
+    def scores(self, **sets: list[Example]) -> Iterator[JsonObject]:
         """Rewards and labels of every token of held-out edits, for people to look at: at most ``SHOWN`` edits
         of each set."""
         for name, edits in sets.items():

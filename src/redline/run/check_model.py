@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 from redline.data.files import read_json
 from redline.embedded import EMBEDDED, base_name, cache_dir, resolve
 from redline.engine.settings import Adapt, Model
 from redline.errors import UserError
 from redline.recipe import Recipe
+from redline.types import JsonObject
 
 EMBEDDED_CONFIG = {"num_hidden_layers": 30, "max_position_embeddings": 8192}
 LAYERS = ("num_hidden_layers", "n_layer", "num_layers")
@@ -39,7 +39,7 @@ class ModelFiles:
         return path if path.is_dir() else _downloaded(self.model)
 
     @cached_property
-    def config(self) -> dict[str, Any] | None:
+    def config(self) -> JsonObject | None:
         """Its configuration, of the part that reads text; None where it is not here."""
         if self.model.name == EMBEDDED:
             return EMBEDDED_CONFIG

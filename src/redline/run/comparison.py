@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from redline.console import say
 from redline.data.files import read_json, read_jsonl, write_json, write_jsonl
@@ -16,6 +16,7 @@ from redline.run.files import SYSTEMS
 from redline.run.folder import made_with
 from redline.run.job import Job
 from redline.sampling.settings import Sampling
+from redline.types import JsonObject
 from redline.urls import without_login
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ def compare(job: Job) -> None:
     write_json(files.winrate, result.as_json() | measured)
 
 
-def _side_by_side(job: Job) -> tuple[list[Response], list[Response], dict[str, Any]]:
+def _side_by_side(job: Job) -> tuple[list[Response], list[Response], JsonObject]:
     """The responses of both, and what is measured meanwhile: KL, perplexity."""
     from redline.engine.models import for_training
     from redline.policy.evaluate import side_by_side
@@ -86,7 +87,7 @@ def _write_responses(job: Job, policy: list[Response], reference: list[Response]
             score_file(files.responses(name), str(files.reward.folder), files.scores(name))
 
 
-def _best_of_n(job: Job, judge: "Judge") -> tuple[list[Response], list[Response], dict[str, Any]]:
+def _best_of_n(job: Job, judge: "Judge") -> tuple[list[Response], list[Response], JsonObject]:
     """The best of n and the reference, judged also for smaller n."""
     from redline.direct.best_of_n import best_of_n, kl_of
     from redline.judge.compare import compare as judged

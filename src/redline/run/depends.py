@@ -19,9 +19,10 @@ from redline.functions import is_function_name
 from redline.recipe import Recipe, sections_in
 from redline.sampling.settings import VllmServer
 from redline.section import Section
+from redline.types import Json, JsonObject
 from redline.urls import without_logins
 
-Settings = dict[str, Any]
+Settings = JsonObject
 _UNKNOWN = object()  # where there is no value: None is one
 CONTENTS = "the contents of "  # begins the name of a value that is a file's contents
 NO_MATTER = {  # keys that change no result, or none that was paid for
@@ -241,7 +242,7 @@ def _is_covered(key: str, before: Settings, now: Settings) -> bool:
     return is_section and any(other.startswith(f"{key}.") for other in before.keys() | now.keys())
 
 
-def _shown(key: str, value: Any) -> str:
+def _shown(key: str, value: Json) -> str:
     if value is _UNKNOWN:
         value = default_of(key)
     if value is _UNKNOWN:
@@ -313,7 +314,7 @@ def _tokenizer(model: Model, where: str) -> Settings:
     return settings
 
 
-def _flat(plain: dict[str, Any], prefix: str = "") -> Settings:
+def _flat(plain: JsonObject, prefix: str = "") -> Settings:
     """Nested plain data with dotted keys."""
     flat: Settings = {}
     for key, value in plain.items():

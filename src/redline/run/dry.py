@@ -19,6 +19,7 @@ from redline.recipe import Recipe
 from redline.run.files import RunFiles
 from redline.run.job import Job
 from redline.run.stages import TRAINING, free_memory, read_data, stages_of
+from redline.types import Json
 
 FEW = 4  # records of each source
 KEYS: dict[str, type[Edit] | type[Prompt]] = {
@@ -74,7 +75,7 @@ def _longest(records: list[Any]) -> list[Any]:
     return sorted(records, key=_length, reverse=True)[:FEW]
 
 
-def _length(record: Any) -> int:
+def _length(record: Json) -> int:
     """Characters of a record's texts."""
     names = ("prompt", "rejected", "edited", "chosen")
     return sum(len(as_text(getattr(record, name, None) or "")) for name in names)

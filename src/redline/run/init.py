@@ -16,6 +16,7 @@ from redline.data.rows import rows
 from redline.data.settings import Format, Source
 from redline.data.show import visible
 from redline.errors import UserError
+from redline.types import JsonObject
 
 CHECKED = 10  # records
 NAMES = {
@@ -93,7 +94,7 @@ def init_command(source: Source, out: Path, model: str) -> None:
     _print(guess, kind, records, rejects, list(first), out)
 
 
-def best_guess(source: Source, first: dict[str, Any]) -> tuple[Source, type[Record], list[Any], Rejects]:
+def best_guess(source: Source, first: JsonObject) -> tuple[Source, type[Record], list[Any], Rejects]:
     """The source with the format and columns by which most of the first records can be read, and as what:
     edits, else pairs. Raises UserError where none can."""
     formats = [source.format] if source.format != "auto" else list(get_args(Format))
@@ -120,7 +121,7 @@ def best_guess(source: Source, first: dict[str, Any]) -> tuple[Source, type[Reco
     return best
 
 
-def guessed(kind: type[Record], row: dict[str, Any]) -> dict[str, str]:
+def guessed(kind: type[Record], row: JsonObject) -> dict[str, str]:
     """Our field -> their column, for the fields of a record that go by another name in this row."""
     theirs: dict[str, str] = {}
     for name in row:

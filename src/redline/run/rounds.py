@@ -12,7 +12,6 @@ on where it stopped.
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from redline.console import say
 from redline.data.check import Rejects
@@ -30,6 +29,7 @@ from redline.run.files import RunFiles
 from redline.run.run import Run
 from redline.run.settings import Rounds
 from redline.sampling.command import sample_command
+from redline.types import JsonObject
 
 
 @dataclass(frozen=True)
@@ -180,7 +180,7 @@ class _Work:
             over_last_ci95=tuple(last["ci95"]),
         )
 
-    def _over_first(self, number: int, recipe: Recipe) -> dict[str, Any]:
+    def _over_first(self, number: int, recipe: Recipe) -> JsonObject:
         """The policy of a round against the model that the first round began with."""
         files = self._files(number)
         return compare(

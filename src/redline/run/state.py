@@ -8,6 +8,7 @@ from redline.data.files import read_json, write_json
 from redline.errors import UserError
 from redline.run.depends import Settings, digest
 from redline.run.files import RunFiles
+from redline.types import JsonObject
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,6 @@ def _read(files: RunFiles, stage: str, entry: Any) -> Done:
     return Done(settings, float(entry["seconds"]), entry.get("from"))
 
 
-def _plain(done: Done) -> dict[str, Any]:
-    plain: dict[str, Any] = {"settings": done.settings, "seconds": done.seconds}
+def _plain(done: Done) -> JsonObject:
+    plain: JsonObject = {"settings": done.settings, "seconds": done.seconds}
     return plain | ({"from": done.taken_from} if done.taken_from else {})

@@ -6,7 +6,7 @@ unequal length, longer than the model's own windows where the run's prompts are.
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ from redline.errors import UserError
 from redline.sampling.local import InProcess
 from redline.sampling.protocol import CurrentPolicy, Request
 from redline.sampling.settings import Sampling
+from redline.types import Config, Network
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -60,7 +61,7 @@ def check_sampling(lm: "PreTrainedModel", prompt_sizes: Sequence[int] = (), new_
 
 def _trial_size(lm: "PreTrainedModel", longest: int) -> int:
     """Tokens of the longer prompt: past the largest limit that the run's longest row passes."""
-    config: Any = lm.config.get_text_config()
+    config: Config = lm.config.get_text_config()
     shown = [min(past(limit), longest) for limit in limits(config) if limit < longest]
     places = getattr(config, "max_position_embeddings", None) or 0
     most = places - TRIAL_TOKENS if places > TRIAL_TOKENS else longest
@@ -68,7 +69,7 @@ def _trial_size(lm: "PreTrainedModel", longest: int) -> int:
 
 
 def _random_ids(lm: "PreTrainedModel", count: int) -> list[int]:
-    embedding: Any = lm.get_input_embeddings()
+    embedding: Network = lm.get_input_embeddings()
     size = int(embedding.weight.shape[0])
     special = {getattr(lm.config.get_text_config(), "pad_token_id", None)}
     ids = torch.randint(3, size, (count + 1,), generator=torch.Generator().manual_seed(count)).tolist()

@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from redline.chat import Chat, NoAnswer, open_chat
 from redline.console import Bar, console, progress_bar
@@ -17,6 +16,7 @@ from redline.edit.journal import Journal
 from redline.engine.settings import Model
 from redline.errors import UserError
 from redline.sampling.settings import Sampling
+from redline.types import JsonObject
 
 BATCH = 32  # responses drawn at once in this process
 Score = Callable[[Prompt, Sequence[str]], list[float]]
@@ -133,7 +133,7 @@ class _Answers:
             if text.strip() and name not in self._journal.places:
                 self._append(prompt, name, text, {})
 
-    def _append(self, prompt: Prompt, name: str, text: str, more: dict[str, Any]) -> None:
+    def _append(self, prompt: Prompt, name: str, text: str, more: JsonObject) -> None:
         carried = prompt.model_extra or {}
         record = {"prompt": prompt.prompt, "response": text, "rejected": text, "model": self._model}
         self._journal.append(Response.model_validate(carried | record | more | {"id": name}))

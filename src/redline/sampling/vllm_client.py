@@ -5,12 +5,12 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import httpx
 
 from redline.errors import UserError
 from redline.sampling.settings import Sampling, VllmServer
+from redline.types import JsonObject
 from redline.urls import without_login
 
 FIRST_WAIT, LONGEST_WAIT = 0.5, 15.0  # seconds before a request is made again, doubling from one to the other
@@ -95,7 +95,7 @@ class Server:
         self, adapter: str | None, prompt: list[int], seed: int, sampling: Sampling, stop: Sequence[int]
     ) -> Answer:
         """One response to a prompt. Raises UnknownAdapter, or UserError where the server does not answer."""
-        request: dict[str, Any] = {
+        request: JsonObject = {
             "model": adapter or self.base,
             "prompt": prompt,
             "max_tokens": sampling.max_new_tokens,
@@ -112,7 +112,7 @@ class Server:
         }
         return self._completion(request, adapter)
 
-    def _completion(self, request: dict[str, Any], adapter: str | None) -> Answer:
+    def _completion(self, request: JsonObject, adapter: str | None) -> Answer:
         try:
             reply = self._send("POST", "/v1/completions", request)
         except _Refused as refused:
@@ -130,7 +130,7 @@ class Server:
             ) from error
         return Answer(ids, logprobs)
 
-    def _send(self, method: str, path: str, body: dict[str, Any] | None) -> dict[str, Any]:
+    def _send(self, method: str, path: str, body: JsonObject | None) -> JsonObject:
         """The JSON of a reply, empty where there is none. Asks again after faults. Raises _Refused for a
         request that the server understood and refuses, UserError when patience ends."""
         end, wait, fault = time.monotonic() + self.patience, FIRST_WAIT, ""
@@ -169,7 +169,7 @@ def _key(variable: str) -> str:
     return value
 
 
-def _json(reply: httpx.Response) -> dict[str, Any]:
+def _json(reply: httpx.Response) -> JsonObject:
     try:
         parsed = reply.json()
     except ValueError:

@@ -6,13 +6,13 @@ finished work.
 """
 
 from collections.abc import Callable
-from typing import Any
 
 from redline.data.exports.annotation import argilla, doccano, label_studio, prodigy
 from redline.data.exports.training import alpaca, openai
+from redline.types import JsonObject
 
-Rows = list[dict[str, Any]]
-EXPORTS: dict[str, Callable[[dict[str, Any]], Rows]] = {
+Rows = list[JsonObject]
+EXPORTS: dict[str, Callable[[JsonObject], Rows]] = {
     "alpaca": alpaca,
     "openai": openai,
     "label_studio": label_studio,

@@ -4,11 +4,12 @@ from typing import Any
 
 from redline.data.columns import SUBMITTED
 from redline.data.row import Broken
+from redline.types import JsonObject
 
-Rows = list[dict[str, Any]]
+Rows = list[JsonObject]
 
 
-def label_studio(task: dict[str, Any]) -> Rows:
+def label_studio(task: JsonObject) -> Rows:
     """Label Studio's JSON: the task's `data`, and of each annotation its results under their `from_name`.
 
     Rows carry `id` (the task's; of a further annotation with its number) and `editor`. JSON-MIN is flat
@@ -32,7 +33,7 @@ def label_studio(task: dict[str, Any]) -> Rows:
     return made
 
 
-def _result(result: dict[str, Any]) -> Any:
+def _result(result: JsonObject) -> Any:
     """The value of one control: a text area's text, a choice, a rating, the side picked."""
     value = result.get("value")
     if not isinstance(value, dict):
@@ -51,7 +52,7 @@ def _person(who: Any) -> Any:
     return who.get("email", who.get("id")) if isinstance(who, dict) else who
 
 
-def argilla(record: dict[str, Any]) -> Rows:
+def argilla(record: JsonObject) -> Rows:
     """Argilla's records, nested or flat: the fields, and each person's submitted answers by question.
 
     Rows carry `editor` (the person's id) and `id` (of a second person with a number).
@@ -59,7 +60,7 @@ def argilla(record: dict[str, Any]) -> Rows:
     fields = {name: value for name, value in record.items() if not _is_question(record, name)}
     if isinstance(record.get("fields"), dict):
         fields = {**record["fields"], "id": record.get("id")}
-    people: dict[str, dict[str, Any]] = {}
+    people: dict[str, JsonObject] = {}
     for question, answers in _questions(record).items():
         for person, value, status in answers:
             if status in SUBMITTED:
@@ -74,11 +75,11 @@ def argilla(record: dict[str, Any]) -> Rows:
     return made
 
 
-def _is_question(record: dict[str, Any], name: str) -> bool:
+def _is_question(record: JsonObject, name: str) -> bool:
     return ".responses" in name or name in _questions(record)
 
 
-def _questions(record: dict[str, Any]) -> dict[str, list[tuple[str, Any, Any]]]:
+def _questions(record: JsonObject) -> dict[str, list[tuple[str, Any, Any]]]:
     """Each question's answers: person, value, status."""
     found: dict[str, list[tuple[str, Any, Any]]] = {}
     nested = record.get("responses")
@@ -98,7 +99,7 @@ def _questions(record: dict[str, Any]) -> dict[str, list[tuple[str, Any, Any]]]:
     return found
 
 
-def prodigy(task: dict[str, Any]) -> Rows:
+def prodigy(task: JsonObject) -> Rows:
     """Prodigy's JSON Lines: accepted tasks; the one option that was picked of two becomes `chosen`, the other
     `rejected`."""
     verdict = task.get("answer", "accept")
@@ -119,7 +120,7 @@ def prodigy(task: dict[str, Any]) -> Rows:
     return [row]
 
 
-def doccano(example: dict[str, Any]) -> Rows:
+def doccano(example: JsonObject) -> Rows:
     """doccano's JSON Lines for sequence to sequence: `text` was rewritten as each of `label`."""
     texts = example.get("label", example.get("labels"))
     texts = [texts] if isinstance(texts, str) else texts

@@ -5,9 +5,10 @@ from typing import Any
 
 from redline.data.records import Message
 from redline.data.row import Broken
+from redline.types import Json, JsonObject
 
 
-def alpaca(row: dict[str, Any]) -> list[dict[str, Any]]:
+def alpaca(row: JsonObject) -> list[JsonObject]:
     """Alpaca's columns as LLaMA-Factory takes them: instruction, input, system, history; an output or two, or
     chosen and rejected."""
     if not isinstance(row.get("instruction"), str):
@@ -31,7 +32,7 @@ def alpaca(row: dict[str, Any]) -> list[dict[str, Any]]:
     return [{"prompt": messages, **rest}]
 
 
-def openai(row: dict[str, Any]) -> list[dict[str, Any]]:
+def openai(row: JsonObject) -> list[JsonObject]:
     """OpenAI's preference format: input.messages, preferred_output, non_preferred_output, input.tools."""
     asked = row.get("input")
     if not isinstance(asked, dict) or not isinstance(asked.get("messages"), list):
@@ -44,7 +45,7 @@ def openai(row: dict[str, Any]) -> list[dict[str, Any]]:
     return [rest | given]
 
 
-def as_json(value: Any) -> Any:
+def as_json(value: Json) -> Any:
     """What a cell holds as JSON, else the value itself."""
     if not isinstance(value, str) or value.lstrip()[:1] not in ("[", "{"):
         return value

@@ -8,6 +8,7 @@ from typing import IO, Any
 from redline.data.opening import encoding_of, open_bytes, open_text, plain_name
 from redline.data.row import File, Row, named_fields
 from redline.errors import UserError
+from redline.types import Json
 
 DEEPEST = 200  # nested lists and objects; what is deeper is no data
 LARGEST_LENIENT = 1 << 28  # bytes of a file that is read at once where strict JSON ends: NaN is no JSON
@@ -67,7 +68,7 @@ def _goes_on(first: str, second: str) -> bool:
     return _rows_of(only) is not None
 
 
-def _rows_of(value: Any) -> list[Any] | None:
+def _rows_of(value: Json) -> list[Any] | None:
     """The records of an object that is but a wrapper around their list; None for a record."""
     if not isinstance(value, dict):
         return None
