@@ -28,7 +28,7 @@ from common import about
 from redline.embedded import embedded_model_folder
 from redline.engine.models import dtype_of
 from redline.engine.settings import Model
-from redline.run import run_recipe
+from redline.run.run import run_recipe
 
 HERE = Path(__file__).parent
 RECIPE = HERE.parent / "recipes" / "quickstart.yaml"
