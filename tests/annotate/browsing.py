@@ -1,4 +1,4 @@
-"""What the browser tests share: a server in this process, a tab that reports errors, axe."""
+"""What the browser tests share: a server in this process, a tab that reports errors."""
 
 import re
 import threading
@@ -14,7 +14,6 @@ from redline.annotate.app import build
 from redline.annotate.export import export
 from redline.annotate.schema import connect
 
-AXE = Path(__file__).parents[1] / "vendor" / "axe-core" / "axe.min.js"
 SETTLED = "(!document.querySelector('body.working') || document.querySelector('body.settled'))"
 
 
@@ -172,17 +171,6 @@ def select_text(page: Any, text: str) -> None:
         text,
     )
     page.wait_for_timeout(60)  # the editor hears of a selection in the next frame
-
-
-def violations(page: Any) -> list[str]:
-    """What axe finds wrong with the page as it is now."""
-    page.evaluate(AXE.read_text(encoding="utf-8"))
-    found = page.evaluate("axe.run(document, {resultTypes: ['violations']})")
-    return [
-        f"{one['id']}: {node['html'][:160]} {node['failureSummary'][:200]}"
-        for one in found["violations"]
-        for node in one["nodes"]
-    ]
 
 
 def fits(page: Any) -> None:

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 pytest.importorskip("playwright")
-from browsing import LocalServer, Tab, database, fits, select_text, text_of, until, violations
+from browsing import LocalServer, Tab, database, fits, select_text, text_of, until
 
+from accessibility import violations
 from redline.annotate import people, practice
 from redline.annotate.handout import next_work
 from redline.annotate.intake import add_comparison, add_pairs, add_responses, set_up

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from rich.console import Console
 from typer.testing import CliRunner
 
+from accessibility import violations
 from redline.cli import app
 from redline.errors import UserError
 from redline.experiment.arms import cells
@@ -149,7 +150,9 @@ def test_page_in_a_browser(finished, chromium):
     assert page == finished / "report.html"
     assert page.stat().st_size < 3_000_000
     for width, scheme in ((1200, "light"), (390, "dark")):
-        context = chromium.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
+        context = chromium.new_context(
+            viewport={"width": width, "height": 900}, color_scheme=scheme, bypass_csp=True
+        )
         tab = context.new_page()
         said, asked = [], []
         tab.on("console", lambda message, said=said: said.append(message.text))
@@ -165,6 +168,8 @@ def test_page_in_a_browser(finished, chromium):
         assert (
             tab.evaluate("document.documentElement.scrollWidth") <= width
         )  # wide tables scroll in themselves
+        tab.evaluate("document.querySelectorAll('details').forEach(part => part.open = true)")
+        assert violations(tab) == []
         context.close()
 
 

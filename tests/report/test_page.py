@@ -109,20 +109,24 @@ def test_token_shows_its_numbers(run: Path, chromium: Any) -> None:
     context = chromium.new_context()
     tab = context.new_page()
     tab.goto(page.as_uri())
+    tab.evaluate("document.querySelectorAll('details.fold').forEach(fold => fold.open = true)")
     card = tab.locator("#policy .sample").last
     token, name = card.locator(".t").nth(2), card.locator(".id").inner_text()
     shown = "el => getComputedStyle(el, '::after').display + getComputedStyle(el, '::after').content"
     assert token.evaluate(shown).startswith("none")
     reward = next(sample for sample in samples if sample["id"] == name)["rewards"][2]
-    for reach in (token.hover, token.focus):
-        tab.mouse.move(0, 0)
-        reach()
-        tip = token.evaluate(shown)
-        assert tip.startswith("block")
-        assert all(part in tip for part in ("reward", "value", "KL", "advantage"))
-        told = re.search(r"reward (\S+)", tip)
-        assert told
-        assert abs(float(told[1].replace("−", "-")) - reward) < 0.051 * abs(reward)
+    token.hover()
+    tip = token.evaluate(shown)
+    assert tip.startswith("block")
+    assert all(part in tip for part in ("reward", "value", "KL", "advantage"))
+    pointed_at = re.search(r"reward (\S+)", tip)
+    assert pointed_at
+    card.locator("summary").focus()
+    tab.keyboard.press("Enter")  # the same numbers without a mouse
+    assert card.locator("thead").inner_text().split() == ["token", "reward", "value", "KL", "advantage"]
+    in_table = card.locator("tbody tr").nth(2).locator("td").first.inner_text()
+    for figure in (pointed_at[1], in_table):
+        assert abs(float(figure.replace("−", "-")) - reward) < 0.051 * abs(reward)
     assert tab.locator("#texts .t").count() > 100  # the compared responses were scored
     levels = set(token.page.eval_on_selector_all("#policy .t", "all => all.map(t => t.className)"))
     assert {"t p4", "t n4", "t"} <= levels
@@ -218,7 +222,8 @@ def test_white_space_between_tokens_is_drawn() -> None:
         (23, 26),
         (26, 29),
     ]  # a tokenizer that trims them, and one that does not
-    drawn = str(render(Tokens(text, offsets, {"reward": [0.1] * len(offsets)}), 1.0))
+    drawn = str(render(Tokens(text, offsets, {"reward": [0.1] * len(offsets)}), 1.0, ""))
+    drawn = drawn.partition("<details")[0]
     assert unescape(re.sub(r"<[^>]*>", "", drawn)) == text.replace("\n", "↵")
 
 
@@ -226,6 +231,7 @@ def test_no_run(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"not the folder of a run .*redline run"):
         write_report(tmp_path)
     (tmp_path / "recipe.yaml").write_text("data: {edits: {path: a.jsonl}}\nsurprise: 1\n")
+    (tmp_path / "state.json").write_text("{}")
     with pytest.raises(UserError, match=r"recipe.yaml: unknown key `surprise`"):
         write_report(tmp_path)
 

@@ -32,6 +32,28 @@ def test_a_sound_run_asks_for_nothing(run: Path) -> None:
     assert "chance" not in lines_of(run)
 
 
+def test_answers_that_became_alike_are_said(run: Path) -> None:
+    """A word in 71 of 140 answers after, in 10 before: no measure of one set sees it."""
+    verdicts = [
+        {
+            "id": str(index),
+            "prompt": f"Opening {index}",
+            "a": f"So glad it is {'happy' if index < 71 else 'late'}, number {index}.",
+            "b": f"It is {'happy' if index < 10 else 'late'}, number {index}.",
+            "preference": 1.0,
+        }
+        for index in range(140)
+    ]
+    (run / "compare/verdicts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in verdicts))
+    assert "“happy” is in 71 of 140 answers (10 before)" in lines_of(run)
+    assert "“so glad” begins 140 of 140 answers (0 before)" in lines_of(run)
+    page = write_report(run).read_text(encoding="utf-8")
+    assert "The text has not degenerated" not in page
+    assert "may have degenerated: the answers have become alike" in page
+    assert '<th scope="row" dir="auto">happy</th><td>10</td><td>71</td>' in page
+    assert '<th scope="row" dir="auto">so glad</th><td>0</td><td>140</td>' in page
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [

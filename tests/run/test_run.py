@@ -4,9 +4,11 @@ out."""
 import csv
 import fcntl
 import json
+import platform
 import re
 import shutil
 import warnings
+from datetime import date
 from pathlib import Path
 
 import pytest
@@ -75,6 +77,8 @@ def test_every_stage_from_edits_to_win_rate(redline, recipe, tmp_path, monkeypat
     assert len(lines(out / "policy/log.jsonl")) == 3
     stages = json.loads((out / "state.json").read_text())
     assert list(stages) == ["data", "label", "reward", "policy", "compare", "report"]
+    assert all(stage["date"] == str(date.today()) for stage in stages.values())
+    assert all(platform.system() in stage["machine"] for stage in stages.values())
 
     for name in ("reward", "policy"):  # the code on the cards, in the folders that they lie in
         monkeypatch.chdir(out / name)

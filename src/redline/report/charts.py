@@ -9,6 +9,7 @@ from markupsafe import Markup, escape
 WIDTH, HEIGHT = 340, 190  # of a chart, in units that are about a pixel wherever it is shown
 LEFT, RIGHT, TOP, BOTTOM = 46, 12, 10, 34
 MOST_POINTS = 240  # of a curve; a longer one is drawn by the means of equal parts
+MOST_DOTS = 60  # measurements of a curve that are drawn as dots, too
 Point = tuple[float, float]
 
 
@@ -93,15 +94,16 @@ def line_chart(
     return _figure(title, unit, last, keys, parts)
 
 
-def histogram(title: str, unit: str, counts: Sequence[int], width: float, what: str) -> Markup:
-    """Bars of ``counts`` in bins of ``width`` from 0; empty bins at the end are left out."""
+def histogram(title: str, x_label: str, counts: Sequence[int], width: float, what: str) -> Markup:
+    """Bars of ``counts`` of ``what`` in bins of ``width`` from 0, of ``x_label``; empty bins at the end are
+    left out."""
     last = max((place for place, count in enumerate(counts) if count), default=-1)
     if last < 0:
         return Markup("")
     shown = counts[: last + 1]
     y_ticks = ticks(0, max(shown))
     frame = Frame((0, len(shown) * width), (0, y_ticks[-1]))
-    parts = [frame.axes(y_ticks, ticks(0, frame.x[1]), "")]
+    parts = [frame.axes(y_ticks, ticks(0, frame.x[1]), x_label)]
     for place, count in enumerate(shown):
         left, right, top = (
             frame.at_x(place * width) + 1,
@@ -114,7 +116,7 @@ def histogram(title: str, unit: str, counts: Sequence[int], width: float, what: 
             f"<title>{number(place * width)} to {number((place + 1) * width)}: {count:,} "
             f"{escape(what)}</title></rect>"
         )
-    return _figure(title, unit, "", Markup(""), parts)
+    return _figure(title, f"number of {what}", "", Markup(""), parts)
 
 
 def interval(value: float, low: float, high: float) -> Markup:
@@ -228,19 +230,25 @@ def _padded(low: float, high: float) -> tuple[float, float]:
     )
 
 
-def _curve(one: Series, frame: Frame, x_label: str) -> str:
-    places = [(frame.at_x(x), frame.at_y(min(max(y, frame.y[0]), frame.y[1]))) for x, y in one.points]
+def _curve(curve: Series, frame: Frame, x_label: str) -> str:
+    """A curve, a dot at each of its measurements where there are few, and places to point at for their
+    numbers."""
+    places = [(frame.at_x(x), frame.at_y(min(max(y, frame.y[0]), frame.y[1]))) for x, y in curve.points]
     path = "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in places)
-    out = [f'<path class="curve {one.style}" d="{path}"/>']
-    if one.style != "guide":
-        step = max(1, math.ceil(len(places) / 60))
-        for (x, y), (place, value) in list(zip(places, one.points, strict=True))[::-step]:
-            out.append(
-                f'<circle class="hit {one.style}" cx="{x:.1f}" cy="{y:.1f}" r="5"><title>'
-                f"{escape(x_label)} {number(place)}: "
-                f"{number(float(value), 4)}</title></circle>"
-            )
-    return "".join(out)
+    drawn = [f'<path class="curve {curve.style}" d="{path}"/>']
+    if curve.style == "guide":
+        return drawn[0]
+    if len(places) <= MOST_DOTS:
+        drawn += [
+            f'<circle class="value {curve.style}" cx="{x:.1f}" cy="{y:.1f}" r="2.2"/>' for x, y in places
+        ]
+    step = max(1, math.ceil(len(places) / MOST_DOTS))
+    for (x, y), (place, value) in list(zip(places, curve.points, strict=True))[::-step]:
+        drawn.append(
+            f'<circle class="hit {curve.style}" cx="{x:.1f}" cy="{y:.1f}" r="5"><title>'
+            f"{escape(x_label)} {number(place)}: {number(float(value), 4)}</title></circle>"
+        )
+    return "".join(drawn)
 
 
 def _dots(one: Series, frame: Frame) -> str:

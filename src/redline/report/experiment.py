@@ -15,6 +15,8 @@ from redline.report.page import render, write_report
 from redline.report.rounds import write_rounds
 from redline.report.sanity import sanity
 from redline.report.section_run import duration
+from redline.report.when import dates_and_machines
+from redline.run.files import RunFiles
 from redline.types import JsonObject
 from redline.urls import without_logins
 
@@ -93,6 +95,7 @@ def build_page(folder: Path) -> str:
             or "the base as it is"
             for arm, keys in yaml.safe_load(recipe)["arms"].items()
         },
+        when=dates_and_machines(RunFiles(folder / str(run["arm"]) / f"seed-{run['seed']}") for run in runs),
         arms=[_arm(arm, summary["judges"]) for arm in arms],
         against=[_against(arm["arm"], summary) for arm in arms if arm["arm"] != summary["baseline"]],
         levels=[row["kl"] for row in arms[0]["gold_at_kl"]] if arms else [],

@@ -18,6 +18,7 @@ from redline.report.section_data import data
 from redline.report.section_policy import policy
 from redline.report.section_reward import reward
 from redline.report.section_run import setup
+from redline.report.when import dates_and_machines
 from redline.types import Json
 
 HERE = Path(__file__).parent
@@ -48,6 +49,7 @@ def build_page(run: RunFolder) -> str:
         "page.html",
         name=run.name,
         folder=run.path.resolve().name,
+        when=dates_and_machines([run.files]),
         setup=setup(run),
         data=data(run),
         reward=reward(run),

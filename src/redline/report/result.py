@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from typing import TypeGuard
 
 from markupsafe import Markup
 
@@ -9,15 +10,13 @@ from redline.data.records import as_text
 from redline.report import charts
 from redline.report.charts import number, percent
 from redline.report.folder import Line, RunFolder
+from redline.report.habits import habits
 from redline.report.sanity import headline, is_shown, sanity
 from redline.report.tokens import Tokens, from_record, legend, render, scale_of
 from redline.run.files import SYSTEMS
 from redline.types import Config, JsonObject
 
-PERPLEXITY, BIGRAMS = (
-    1.5,
-    0.8,
-)  # what perplexity may be multiplied by, and distinct bigrams, before text counts as degenerated
+PERPLEXITY, BIGRAMS = 1.5, 0.8  # by what perplexity, distinct bigrams may change before text has degenerated
 SHOWN = 3  # prompts of each choice
 LONGEST = 3000  # characters of a prompt or response that are shown
 
@@ -28,6 +27,7 @@ def result(run: RunFolder) -> JsonObject | None:
     if found is None:
         return None
     low, high = found["ci95"]
+    said = habits(run)
     return {
         **found,
         "model": run.recipe.model.name,
@@ -37,7 +37,8 @@ def result(run: RunFolder) -> JsonObject | None:
         "drawn": charts.interval(found["win_rate"], low, high),
         "headline": None if is_shown(found) else headline(found),
         "sanity": sanity(run),
-        "sentence": _sentence(found, low, high),
+        "sentence": _sentence(found, low, high, said.overused),
+        "habits": said,
         "guards": _guards(found),
         "outcomes": charts.share_bar(
             [("p3", "wins", found["wins"]), ("z", "ties", found["ties"]), ("n3", "losses", found["losses"])]
@@ -46,7 +47,7 @@ def result(run: RunFolder) -> JsonObject | None:
     }
 
 
-def _sentence(found: Line, low: float, high: float) -> str:
+def _sentence(found: Line, low: float, high: float, overused: str) -> str:
     if low <= 0.5 <= high:
         verdict = "The interval contains one half: no difference is shown."
     elif not is_shown(found):
@@ -55,41 +56,35 @@ def _sentence(found: Line, low: float, high: float) -> str:
         verdict = "The interval lies above one half: it writes better by this judge."
     else:
         verdict = "The interval lies below one half: it writes worse by this judge."
-    return f"{verdict} {_degenerated(found)}".strip()
+    return f"{verdict} {_degenerated(found, overused)}".strip()
 
 
-def _degenerated(found: Line) -> str:
-    perplexities = [found.get("perplexity_a"), found.get("perplexity_b")]
-    if "text" not in found or not all(
-        isinstance(value, float) and math.isfinite(value) for value in perplexities
-    ):
+def _degenerated(result: Line, overused: str) -> str:
+    """Whether the text is still text, by its perplexity, its distinct bigrams and what it says too often;
+    empty where the perplexity is not known."""
+    after, before = result.get("perplexity_a"), result.get("perplexity_b")
+    if "text" not in result or not _is_finite(after) or not _is_finite(before):
         return ""
-    worse = [
-        text
-        for text, is_worse in (
-            (
-                "perplexity rose more than 1.5 times",
-                found["perplexity_a"] > PERPLEXITY * found["perplexity_b"],
-            ),
-            (
-                "perplexity fell more than 1.5 times",
-                found["perplexity_a"] * PERPLEXITY < found["perplexity_b"],
-            ),
-            (
-                "distinct bigrams fell by more than a fifth",
-                found["text"]["a"]["distinct_bigrams"] < BIGRAMS * found["text"]["b"]["distinct_bigrams"],
-            ),
-        )
-        if is_worse
-    ]
+    signs = []
+    if after > PERPLEXITY * before:
+        signs.append("perplexity rose more than 1.5 times")
+    if after * PERPLEXITY < before:
+        signs.append("perplexity fell more than 1.5 times")
+    text = result["text"]
+    if text["a"]["distinct_bigrams"] < BIGRAMS * text["b"]["distinct_bigrams"]:
+        signs.append("distinct bigrams fell by more than a fifth")
+    if overused:
+        signs.append("the answers have become alike, see below")
+    if signs:
+        return f"But the text may have degenerated: {' and '.join(signs)}."
     return (
-        f"But the text may have degenerated: {' and '.join(worse)}."
-        if worse
-        else (
-            "The text has not degenerated: perplexity is within 1.5 times of before, distinct bigrams "
-            "within 20 %."
-        )
+        "The text has not degenerated: perplexity is within 1.5 times of before, distinct bigrams within "
+        "20 %, and no word or opening has become common."
     )
+
+
+def _is_finite(value: object) -> TypeGuard[float]:
+    return isinstance(value, float) and math.isfinite(value)
 
 
 def _guards(found: Line) -> list[tuple[str, str, str, str]]:
@@ -236,8 +231,8 @@ def _shown(tokens: Tokens | None, scale: float, text: Config) -> Markup:
     """A response by its tokens where they were scored."""
     if tokens is None:
         return plain(text)
-    meta = f"sum of rewards {number(float(sum(tokens.numbers['reward'])), 3, signed=True)}"
-    return Markup('<div class="tokens">{}<p class="meta">{}</p></div>').format(render(tokens, scale), meta)
+    total = number(float(sum(tokens.numbers["reward"])), 3, signed=True)
+    return render(tokens, scale, f"sum of rewards {total}")
 
 
 def plain(text: Config) -> Markup:

@@ -8,6 +8,7 @@ from redline.data.files import read_jsonl
 from redline.data.records import Edit
 from redline.edit.stats import statistics
 from redline.report.folder import Line, RunFolder
+from redline.report.habits import habits
 from redline.run.files import SYSTEMS
 from redline.types import Json
 
@@ -84,6 +85,7 @@ def _comparison(run: RunFolder) -> Iterator[str]:
         )
     yield from _perplexity(result)
     yield from _lengths(result)
+    yield from _overused(run)
     yield from _same_taste(run, result)
     if run.recipe.sft is not None:
         yield (
@@ -123,6 +125,15 @@ def _lengths(result: Line) -> Iterator[str]:
         f"The responses have become {'longer' if ratio > 1 else 'shorter'}: {before:.0f} characters before, "
         f"{after:.0f} after.{equal} Look at policy.length_normalise, eos_reward and no_eos_penalty."
     )
+
+
+def _overused(run: RunFolder) -> Iterator[str]:
+    overused = habits(run).overused
+    if overused:
+        yield (
+            f"The answers have become alike: {overused}. The judge or the reward may like the words and not "
+            "the answers. Read samples; lower policy.kl.target or policy.updates."
+        )
 
 
 def _same_taste(run: RunFolder, result: Line) -> Iterator[str]:

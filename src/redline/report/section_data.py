@@ -50,7 +50,7 @@ def _edits(run: RunFolder) -> JsonObject:
     edits = list(islice(read_jsonl(file, Edit), MOST))
     figures = statistics(edits)
     editors = [f"{name} ({group.edits:,})" for name, group in islice(figures.by_editor.items(), 5)]
-    title, unit = "Edit ratio", "share of the words changed"
+    title, x_label = "Edit ratio", "share of the words changed"
     examples = []
     for drawn in run.drawn([{"edit": edit} for edit in edits], SHOWN):
         edit = drawn["edit"]
@@ -59,7 +59,7 @@ def _edits(run: RunFolder) -> JsonObject:
         "count": len(edits),
         "cut": run.count(file) > MOST,
         "median": number(figures.all.median, 2),
-        "histogram": charts.histogram(title, unit, figures.all.histogram(), BIN, "edits"),
+        "histogram": charts.histogram(title, x_label, figures.all.histogram(), BIN, "edits"),
         "words": charts.share_bar([(BAR[kind], kind, figures.all.words[kind]) for kind in KINDS]),
         "editors": ", ".join(editors),
         "examples": examples,

@@ -7,7 +7,7 @@ from redline.report.charts import Series, number
 from redline.report.folder import Line, RunFolder
 from redline.report.gold import gold
 from redline.report.result import shorten
-from redline.report.tokens import from_record, legend, render, scale_of
+from redline.report.tokens import Tokens, from_record, legend, render, scale_of
 from redline.types import JsonObject
 
 SHOWN = 4  # sampled responses of an update
@@ -78,16 +78,16 @@ def _charts(run: RunFolder, log: list[Line]) -> list[Markup]:
         Series("deviation", curve("advantage_std"), "second"),
     ]
     drawn = [
-        single("Reward", "a response, scaled", "reward"),
-        single("Reward that stands out", "a token, raw", "raw_reward_changed"),
+        single("Reward", "sum a response, scaled", "reward"),
         charts.line_chart("KL", "nats a response", kl),
+        single("Reward that stands out", "a token, as the model gives it", "raw_reward_changed"),
         single("KL coefficient", "per nat", "kl_coefficient"),
         single("Length", "tokens a response", "length"),
         single("Ended by itself", "share of responses", "ended"),
         single("Entropy", "nats a token", "entropy"),
         charts.line_chart("Clip fraction", "share of tokens", clipped),
-        single("Explained variance", "of returns, by the critic", "explained_variance"),
-        charts.line_chart("Advantages", "before whitening", advantages),
+        single("Explained variance", "share of the returns' variance, by the critic", "explained_variance"),
+        charts.line_chart("Advantages", "in units of reward, before whitening", advantages),
     ]
     return [chart for chart in drawn if chart]
 
@@ -110,15 +110,20 @@ def _samples(run: RunFolder) -> JsonObject | None:
     for update, members in drawn.items():
         items = []
         for line, tokens in members:
-            kl = number(float(sum(tokens.numbers["KL"])), 2) if "KL" in tokens.numbers else None
             items.append(
                 {
                     "id": str(line.get("id", "")),
                     "prompt": shorten(line.get("prompt", "")),
-                    "tokens": render(tokens, scale),
-                    "reward": number(float(sum(tokens.numbers["reward"])), 3, signed=True),
-                    "kl": kl,
+                    "tokens": render(tokens, scale, _summary(tokens)),
                 }
             )
         shown.append({"update": update, "of": len(by_update[update]), "items": items})
     return {"legend": legend(scale), "updates": shown}
+
+
+def _summary(tokens: Tokens) -> str:
+    """The line below a sampled response."""
+    total = number(float(sum(tokens.numbers["reward"])), 3, signed=True)
+    if "KL" not in tokens.numbers:
+        return f"sum of rewards {total}"
+    return f"sum of rewards {total} · KL {number(float(sum(tokens.numbers['KL'])), 2)} nats"

@@ -66,8 +66,10 @@ def _charts(run: RunFolder, metrics: Line, held_out: Line) -> list[Markup]:
         Series("pairwise accuracy", curve("pairwise_accuracy"), "second"),
     ]
     drawn = [
-        charts.line_chart("Held-out figures", "validation edits", accuracies, "step", mark=best),
-        charts.line_chart("Training loss", "a batch", [Series("", curve("loss"))], "step", mark=best),
+        charts.line_chart("Held-out figures", "share, validation edits", accuracies, "step", mark=best),
+        charts.line_chart(
+            "Training loss", "nats, mean of a batch", [Series("", curve("loss"))], "step", mark=best
+        ),
         _reliability(held_out.get("reliability") or []),
     ]
     return [chart for chart in drawn if chart]
@@ -95,7 +97,7 @@ def _reliability(table: list[Line]) -> Markup:
     points = [(row["probability"], row["observed"]) for row in table]
     observed = Series("", points, "main", [row["count"] for row in table])
     title, unit = "Calibration", "observed share of better tokens"
-    return charts.line_chart(title, unit, [diagonal, observed], "predicted", (0, 1), (0, 1))
+    return charts.line_chart(title, unit, [diagonal, observed], "predicted share", (0, 1), (0, 1))
 
 
 def _hits_and_misses(run: RunFolder) -> JsonObject | None:
@@ -111,14 +113,13 @@ def _hits_and_misses(run: RunFolder) -> JsonObject | None:
         items = []
         for line, tokens, place in _surest(scored, sureness):
             window = tokens.window(place, AROUND)
-            value = float(tokens.numbers["reward"][place])
+            value = number(float(tokens.numbers["reward"][place]), 2, signed=True)
+            summary = f"{line.get('side', '')} side · reward {value}"
             items.append(
                 {
                     "id": str(line.get("id")),
-                    "side": line.get("side", ""),
                     "prompt": shorten(prompts.get(str(line.get("id")), "")),
-                    "reward": number(value, 2, signed=True),
-                    "tokens": render(window, scale, place - window.left_out),
+                    "tokens": render(window, scale, summary, place - window.left_out),
                 }
             )
         groups.append({"title": title, "how": meaning, "items": items})

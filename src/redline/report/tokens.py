@@ -14,6 +14,7 @@ from redline.types import JsonObject
 
 LEVELS = 4  # shades on each side of neutral
 LONGEST = 600  # tokens of a response that are drawn
+LABELS = {-1: "removed by the edit", 0: "left as it was", 1: "put in by the edit"}
 
 
 @dataclass(frozen=True)
@@ -90,51 +91,88 @@ def level(reward: float, scale: float) -> int:
     return size if reward > 0 else -size
 
 
-def render(tokens: Tokens, scale: float, chosen: int | None = None) -> Markup:
-    """The tokens as HTML: each can be pointed at or reached by Tab, and then shows its numbers. ``chosen`` is
-    outlined."""
-    done = tokens.offsets[0][0] if tokens.offsets else 0
-    out = [Markup('<span class="more">… </span>')] if tokens.left_out else []
+def render(tokens: Tokens, scale: float, summary: str, chosen: int | None = None) -> Markup:
+    """The tokens as HTML: each shows its numbers when it is pointed at. Below them stands ``summary``, the
+    one Tab stop of the text, which opens a table of all the numbers. ``chosen`` is outlined."""
+    end_of_last = tokens.offsets[0][0] if tokens.offsets else 0
+    pieces = [Markup('<span class="more">… </span>')] if tokens.left_out else []
+    rows = []
     for place, (start, end) in enumerate(tokens.offsets[:LONGEST]):
-        between = visible(tokens.text[done:start]).replace("\n", "↵").replace("\t", "⇥")
-        piece = tokens.text[max(start, done) : end]
-        done = max(done, end)
-        body = piece.lstrip(" ")
-        shown = visible(body).replace("\n", "↵").replace("\t", "⇥")
-        last = place == len(tokens.offsets) - 1
-        if not shown:
-            shown = " " if piece else "⟨end⟩" if tokens.ended and last else "·"
-        reward = float(tokens.numbers["reward"][place])
-        shade, label = level(reward, scale), tokens.labels[place] if tokens.labels else 0
-        kinds = [
-            "t",
-            f"{'n' if shade < 0 else 'p'}{abs(shade)}" if shade else "",
-            {-1: "gone", 1: "new"}.get(label, ""),
-            "chosen" if place == chosen else "",
-        ]
-        out.append(
-            Markup('{}<span class="{}" tabindex="0" data-tip="{}">{}</span>').format(
-                between + (" " if piece.startswith(" ") and body else ""),
-                " ".join(filter(None, kinds)),
-                _tip(tokens, place, shown),
-                shown,
+        between = _visible_space(tokens.text[end_of_last:start])
+        piece = tokens.text[max(start, end_of_last) : end]
+        end_of_last = max(end_of_last, end)
+        shown = _visible_token(tokens, place, piece)
+        space = " " if piece.startswith(" ") and piece.strip(" ") else ""
+        pieces.append(
+            Markup('{}<span class="{}" data-tip="{}">{}</span>').format(
+                between + space, _classes(tokens, place, scale, chosen), _tip(tokens, place, shown), shown
             )
         )
+        rows.append(_row(tokens, place, shown))
     more = tokens.more + max(0, len(tokens.offsets) - LONGEST)
     if more:
-        out.append(Markup('<span class="more"> … {} more tokens</span>').format(f"{more:,}"))
-    return Markup('<p dir="auto">{}</p>').format(Markup("").join(out))
+        pieces.append(Markup('<span class="more"> … {} more tokens</span>').format(f"{more:,}"))
+    return Markup(
+        '<div class="tokens"><div class="said"><p dir="auto">{}</p></div><details class="numbers">'
+        "<summary>{}</summary><table><thead><tr>{}</tr></thead><tbody>{}</tbody></table></details></div>"
+    ).format(Markup("").join(pieces), summary, _head(tokens), Markup("").join(rows))
+
+
+def _visible_space(text: str) -> str:
+    return visible(text).replace("\n", "↵").replace("\t", "⇥")
+
+
+def _visible_token(tokens: Tokens, place: int, piece: str) -> str:
+    """What is shown of a token that is the characters ``piece``, without the spaces before it."""
+    shown = _visible_space(piece.lstrip(" "))
+    if shown:
+        return shown
+    if piece:
+        return " "
+    is_last = place == len(tokens.offsets) - 1
+    return "⟨end⟩" if tokens.ended and is_last else "·"
+
+
+def _classes(tokens: Tokens, place: int, scale: float, chosen: int | None) -> str:
+    """The classes of a token: its shade, its label, its outline."""
+    names = ["t"]
+    shade = level(float(tokens.numbers["reward"][place]), scale)
+    if shade:
+        names.append(f"{'n' if shade < 0 else 'p'}{abs(shade)}")
+    label = tokens.labels[place] if tokens.labels else 0
+    if label:
+        names.append("gone" if label < 0 else "new")
+    if place == chosen:
+        names.append("chosen")
+    return " ".join(names)
 
 
 def _tip(tokens: Tokens, place: int, shown: str) -> str:
-    parts = [
-        f"{name} {number(float(row[place]), 2, signed=name != 'KL')}" for name, row in tokens.numbers.items()
-    ]
+    """What is shown of a token that is pointed at."""
+    parts = [f"{name} {figure}" for name, figure in _figures(tokens, place).items()]
     if tokens.labels:
-        parts.append(
-            {-1: "removed by the edit", 1: "put in by the edit"}.get(tokens.labels[place], "left as it was")
-        )
+        parts.append(LABELS.get(tokens.labels[place], ""))
     return f"“{shown}”  " + "  ·  ".join(parts)
+
+
+def _figures(tokens: Tokens, place: int) -> dict[str, str]:
+    """A token's numbers for people, by their names."""
+    return {name: number(float(row[place]), 2, signed=name != "KL") for name, row in tokens.numbers.items()}
+
+
+def _head(tokens: Tokens) -> Markup:
+    names = ["token", *tokens.numbers, *(["edit"] if tokens.labels else [])]
+    return Markup("").join(Markup('<th scope="col">{}').format(name) for name in names)
+
+
+def _row(tokens: Tokens, place: int, shown: str) -> Markup:
+    """A token's row of the table; HTML lets its cells end by themselves."""
+    figures = list(_figures(tokens, place).values())
+    if tokens.labels:
+        figures.append(LABELS.get(tokens.labels[place], ""))
+    cells = Markup("").join(Markup("<td>{}").format(figure) for figure in figures)
+    name = shown if shown.strip() else "␣"
+    return Markup('<tr><th scope="row">{}{}').format(name, cells)
 
 
 def legend(scale: float, labels: bool = False) -> Markup:
@@ -152,7 +190,6 @@ def legend(scale: float, labels: bool = False) -> Markup:
         else Markup("")
     )
     return Markup(
-        '<p class="legend"><span>reward {} {} {}</span>{} <span class="how">point at a token, or Tab to '
-        "it, for its numbers"
-        "</span></p>"
+        '<p class="legend"><span>reward {} {} {}</span>{} <span class="how">point at a token, or open the '
+        "line below a text, for its numbers</span></p>"
     ).format(number(-scale, 2), swatches, number(scale, 2, signed=True), marks)

@@ -3,7 +3,8 @@
 import shutil
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import date
 from pathlib import Path
 
 from redline.console import console, say
@@ -17,6 +18,7 @@ from redline.run.depends import Change, Depends, Settings, changes, digest
 from redline.run.files import RunFiles
 from redline.run.folder import SHARED, alone_in, finished_stages, made_with, previous, set_aside, take_over
 from redline.run.job import Job
+from redline.run.machine import machine
 from redline.run.reuse import keep_edits
 from redline.run.stages import TRAINING, Stage, free_memory, stages_of
 from redline.run.state import Done, State, started_on
@@ -136,7 +138,7 @@ class Run:
             if name not in self.stages or name in state.done or done.digest != digest(self.settings(name)):
                 continue
             take_over(name, RunFiles(other), self.files)
-            state.done[name] = Done(done.settings, done.seconds, done.taken_from or str(other))
+            state.done[name] = replace(done, taken_from=done.taken_from or str(other))
             state.done = {stage: state.done[stage] for stage in self.stages if stage in state.done}
             state.write()
             say(f"{name}: taken over from {other}")
@@ -207,7 +209,8 @@ class Run:
                 free_memory()
             wait_for_everyone()
             if main:
-                state.finish(name, Done(settings, round(time.monotonic() - begun, 1)))
+                seconds = round(time.monotonic() - begun, 1)
+                state.finish(name, Done(settings, seconds, None, str(date.today()), machine()))
                 self._drop_checkpoints(name)
         return Outcome(self.files, tuple(todo), tuple(before))
 

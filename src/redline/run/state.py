@@ -14,11 +14,14 @@ from redline.types import JsonObject
 @dataclass(frozen=True)
 class Done:
     """A finished stage: the settings that its result depends on, the seconds it took, and the run it was
-    taken over from, if it was."""
+    taken over from, if it was; the date on which it was finished and the machine, empty where an earlier
+    version of Redline did not note them."""
 
     settings: Settings
     seconds: float
     taken_from: str | None = None
+    date: str = ""
+    machine: str = ""
 
     @property
     def digest(self) -> str:
@@ -79,9 +82,16 @@ def _read(files: RunFiles, stage: str, entry: Any) -> Done:
             f"settings. Choose another --out; edits that an LLM made can be taken from {files.data('edits')} "
             "as `data.edits`."
         )
-    return Done(settings, float(entry["seconds"]), entry.get("from"))
+    return Done(
+        settings,
+        float(entry["seconds"]),
+        entry.get("from"),
+        str(entry.get("date", "")),
+        str(entry.get("machine", "")),
+    )
 
 
 def _plain(done: Done) -> JsonObject:
     plain: JsonObject = {"settings": done.settings, "seconds": done.seconds}
-    return plain | ({"from": done.taken_from} if done.taken_from else {})
+    optional = {"from": done.taken_from, "date": done.date, "machine": done.machine}
+    return plain | {key: value for key, value in optional.items() if value}
