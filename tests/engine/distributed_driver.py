@@ -115,7 +115,7 @@ def sharded(model: Model, data: Path, out: Path, adapt: dict[str, Any], **settin
     from redline.engine.sharding import prepare
     from redline.policy.actor import ActorCritic
 
-    actor = ActorCritic(model, Adapt(**adapt), own_critic=True)
+    actor = ActorCritic(model, Adapt(**adapt), critic="own")
     trained = [parameter for parameter in actor.parameters() if parameter.requires_grad]
     prepare(new_accelerator([], out), actor, torch.optim.AdamW(trained))
     if this_process().is_main_process:

@@ -62,13 +62,14 @@ def data(tmp_path_factory) -> Path:
 
 def jobs(data: Path, where: str, reward: Path) -> list[dict[str, Any]]:
     """PPO: LoRA with an uneven batch and a critic of its own; full fine-tuning, checkpointed, with a reward
-    model on the policy's backbone; reward model; SFT."""
+    model on the policy's backbone; no critic, and groups that lie on both processes; reward model; SFT."""
     upper = {"lora_rank": 0, "train_layers": 2, "gradient_checkpointing": True}
     found = [
         ("reward", "reward", {}),
         ("policy", "policy", {"batch_size": 7, "critic": "own"}),
         ("policy", "full", {"adapt": upper, "reward": str(reward), "updates": 2}),
         ("sft", "sft", {"epochs": 1}),
+        ("policy", "group", {"batch_size": 6, "samples": 3, "baseline": "group", "standardise": "group"}),
     ]
     return [
         {
@@ -169,7 +170,9 @@ def lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
-@pytest.mark.parametrize("name", ["reward", "policy", "full", "sft", "resumed-reward", "resumed-policy"])
+@pytest.mark.parametrize(
+    "name", ["reward", "policy", "full", "sft", "group", "resumed-reward", "resumed-policy"]
+)
 def test_two_processes_end_with_the_parameters_of_one(data, single, several, name):
     one, two = (weights(folder) for folder in (single / name.removeprefix("resumed-"), several / name))
     assert one.keys() == two.keys()
@@ -227,7 +230,7 @@ def test_trainings_without_rl_refuse_to_be_sharded(data, monkeypatch):
         distributed_driver.run([jobs(data, "refused", data)[0] | {"kind": "direct"}])
 
 
-@pytest.mark.parametrize("name", ["reward", "policy", "full"])
+@pytest.mark.parametrize("name", ["reward", "policy", "full", "group"])
 def test_metrics_are_of_the_whole_batch_and_written_once(single, several, name):
     one, two = (lines(folder / name / "log.jsonl") for folder in (single, several))
     assert len(one) == len(two)

@@ -157,9 +157,7 @@ def test_new_layers_before_the_head_are_trained_too(tmp_path):
 
 
 def test_dropout_stays_off_while_a_policy_is_trained(tmp_path):
-    actor = ActorCritic(
-        Model(name=model_folder(tmp_path, CONFIGS["gpt2"])), Adapt(lora_rank=4), own_critic=True
-    )
+    actor = ActorCritic(Model(name=model_folder(tmp_path, CONFIGS["gpt2"])), Adapt(lora_rank=4), critic="own")
     assert actor.lm.config.resid_pdrop > 0
     actor.train()
     assert not any(module.training for part in (actor.lm, actor.critic) for module in part.modules())

@@ -195,7 +195,7 @@ def test_the_penalised_reward_has_the_exact_gradient():
     advantages, _ = gae(rewards, values, torch.ones(9, 2, dtype=torch.bool), 1.0, 1.0)
     weighted = advantages * chance.detach().reshape(9, 1)
     zeros = torch.zeros(18, dtype=torch.double)
-    known = OldTokens(old.flatten(), zeros, weighted.flatten(), zeros)
+    known = OldTokens(old.flatten(), weighted.flatten(), zeros, zeros)
     loss = ppo_loss(flat.flatten(), zeros, known, 0.2, 0.2).policy_loss
     for found, wanted in zip(torch.autograd.grad(loss, [first, second]), exact, strict=True):
         torch.testing.assert_close(-found, wanted)
@@ -219,7 +219,7 @@ def test_gradients_of_the_clipped_losses_by_hand():
     new = torch.log(torch.tensor([0.75, 0.75, 0.25, 0.25])).requires_grad_(True)  # ratios 1.5, 1.5, 0.5, 0.5
     values = torch.tensor([1.0, 0.1, 0.0, 0.5], requires_grad=True)
     advantages, returns = torch.tensor([1.0, -1.0, 1.0, -1.0]), torch.tensor([2.0, 0.0, 0.0, 0.2])
-    parts = ppo_loss(new, values, OldTokens(old, torch.zeros(4), advantages, returns), 0.2, 0.2)
+    parts = ppo_loss(new, values, OldTokens(old, advantages, torch.zeros(4), returns), 0.2, 0.2)
     (parts.policy_loss + parts.value_loss).backward()
     assert new.grad.tolist() == pytest.approx([0, 1.5, -0.5, 0])  # -A r where it is not clipped
     assert values.grad.tolist() == pytest.approx(
@@ -317,5 +317,5 @@ def test_values_within_the_clip_range_are_not_counted_as_clipped():
     generator = torch.Generator().manual_seed(0)
     old, values = 0.05 * torch.rand(10000, generator=generator), 0.1 * torch.rand(10000, generator=generator)
     zeros, returns = torch.zeros(10000), torch.randn(10000, generator=generator)
-    parts = ppo_loss(zeros, values, OldTokens(zeros, old, zeros, returns), clip=0.2, value_clip=0.2)
+    parts = ppo_loss(zeros, values, OldTokens(zeros, zeros, old, returns), clip=0.2, value_clip=0.2)
     assert parts.value_clip_fraction.item() == 0

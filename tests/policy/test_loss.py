@@ -5,7 +5,7 @@ import torch
 
 from redline.engine import logprobs
 from redline.engine.logprobs import token_logprobs
-from redline.policy.loss import OldTokens, ppo_loss
+from redline.policy.loss import Minibatch, OldTokens, loss_weights, ppo_loss
 
 
 def test_clipped_losses_by_hand():
@@ -17,13 +17,46 @@ def test_clipped_losses_by_hand():
         torch.zeros(4),
         torch.tensor([2.0, 0.0, 0.0, 0.2]),
     )
-    parts = ppo_loss(new, values, OldTokens(old, old_values, advantages, returns), clip=0.2, value_clip=0.2)
+    parts = ppo_loss(new, values, OldTokens(old, advantages, old_values, returns), clip=0.2, value_clip=0.2)
     # -1.2 (clipped), +1.5, -0.5, +0.8 (clipped)
     assert parts.policy_loss.item() == pytest.approx(-1.2 + 1.5 - 0.5 + 0.8)
     assert parts.clip_fraction.item() == 2
     # value: (1-2)^2=1 against (0.2-2)^2=3.24; 0.01 = 0.01; 0; (0.5-0.2)^2=0.09 against (0.2-0.2)^2=0
     assert parts.value_loss.item() == pytest.approx(0.5 * (3.24 + 0.01 + 0 + 0.09))
     assert parts.value_clip_fraction.item() == 1
+
+
+def test_the_upper_clip_range_may_be_another():
+    old, new = torch.zeros(3), torch.log(torch.tensor([1.25, 1.5, 0.5]))
+    parts = ppo_loss(
+        new, None, OldTokens(old, torch.tensor([1.0, 1.0, -1.0])), clip=0.2, value_clip=0.2, clip_high=0.28
+    )
+    # 1.25 is within 1.28, 1.5 is not; below, the range stays 0.2
+    assert parts.policy_loss.item() == pytest.approx(-1.25 - 1.28 + 0.8)
+    assert parts.clip_fraction.item() == 2
+    assert parts.value_loss.item() == parts.value_clip_fraction.item() == 0
+
+
+@pytest.mark.parametrize(
+    ("mean", "expected"),
+    [
+        ("token", (1 + 2 + 6) / 3),
+        ("sequence", ((1 + 2) / 2 + 6 / 1) / 2),
+        ("constant", (1 + 2 + 6) / (2 * 10)),
+    ],
+)
+def test_means_of_the_loss_by_hand(mean, expected):
+    """Two responses with losses 1, 2 and 6, of at most 10 tokens; computed together and one by one."""
+    losses, whole = torch.tensor([1.0, 2.0, 6.0]), Minibatch(tokens=3, responses=2)
+
+    def policy_loss(part: torch.Tensor, sizes: list[int]) -> float:
+        zeros = torch.zeros(len(part))
+        weights = loss_weights(sizes, mean, whole, longest=10)
+        return ppo_loss(zeros, None, OldTokens(zeros, -part), 0.2, 0.2, weights=weights).policy_loss.item()
+
+    assert policy_loss(losses, [2, 1]) / whole.tokens == pytest.approx(expected)
+    parts = policy_loss(losses[:2], [2]) + policy_loss(losses[2:], [1])
+    assert parts / whole.tokens == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("trained_head", [False, True])

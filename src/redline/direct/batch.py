@@ -97,7 +97,7 @@ class Passes:
     def __init__(self, anchors: Anchors, budget: int, keep: bool):
         self.anchors, self.budget, self.keep = anchors, budget, keep
         self.actor = anchors.actor
-        self.device = self.actor.value_head.weight.device
+        self.device = self.actor.lm.device
 
     def groups(self, rows: Sequence[Row]) -> list[list[Row]]:
         """Rows in groups to compute together; rows of a pair stay together."""
@@ -169,7 +169,7 @@ class Passes:
         model is not cut); zeros for a row without a prompt."""
         split = self.actor.split
         if not row.before:
-            return torch.zeros(self.actor.value_head.in_features)
+            return torch.zeros(self.actor.lm.config.get_text_config().hidden_size)
         ids = torch.tensor(row.ids[: row.before], device=self.device)[None]
         states = split.lower(ids)
         if not split.cut:

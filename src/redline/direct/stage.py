@@ -184,7 +184,7 @@ def train_direct(
     actor = ActorCritic(model, policy.adapt).to(accelerator.device)
     if policy.start is not None:
         load_policy(actor, policy.start)
-    hidden = actor.value_head.in_features
+    hidden = actor.lm.config.get_text_config().hidden_size
     method = method_for(recipe, hidden)
     anchors = Anchors(actor, method.helpers)
     asked: list[Asked] = []

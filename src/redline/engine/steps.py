@@ -84,15 +84,14 @@ class Stepper:
         return rate
 
 
-def adamw(head: nn.Module, model: nn.Module, settings: Any) -> torch.optim.Optimizer:
-    """AdamW with the rates of a recipe's ``optimizer`` section: ``head_lr`` for the new head, ``lr`` for
-    everything else that is trained."""
-    heads = set(head.parameters())
+def adamw(head: nn.Module | None, model: nn.Module, settings: Any) -> torch.optim.Optimizer:
+    """AdamW with the rates of a recipe's ``optimizer`` section: ``head_lr`` for the new head, where there is
+    one, ``lr`` for everything else that is trained."""
+    heads = set() if head is None else set(head.parameters())
     others = [
         parameter for parameter in model.parameters() if parameter.requires_grad and parameter not in heads
     ]
-    groups = [
-        {"params": others, "lr": settings.lr},
-        {"params": list(head.parameters()), "lr": settings.head_lr},
-    ]
+    groups = [{"params": others, "lr": settings.lr}]
+    if head is not None:
+        groups.append({"params": list(head.parameters()), "lr": settings.head_lr})
     return torch.optim.AdamW(groups, eps=settings.eps, weight_decay=settings.weight_decay)

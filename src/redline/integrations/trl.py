@@ -21,6 +21,7 @@ from redline.data.tokenization import encode_prompt
 from redline.engine.batching import pad
 from redline.engine.rollout import Rollout
 from redline.errors import UserError
+from redline.policy.baselines import Groups, less_group_mean
 from redline.reward.functions import OfResponse, function_reward
 from redline.reward.rewards import checked, model_reward
 from redline.reward.token_reward import TokenReward
@@ -158,8 +159,11 @@ def token_advantages(advantages: Tensor, rewards: Tensor, scale: Tensor, group: 
     earned beside its group: what is past is no longer this token's merit. A completion that has ended has
     nothing to come. Where the whole reward lies on the last token and all completions are equally long, every
     token has GRPO's advantage.
+
+    Where the tokens' rewards are all there is, this is ``redline.policy.baselines.baseline_advantages`` with
+    ``by_group``, but for the divisor: TRL's, of whole returns.
     """
     to_go = rewards.flip(1).cumsum(1).flip(1)
-    grouped = to_go.view(-1, group, to_go.shape[1])
-    centred = (grouped - grouped.mean(dim=1, keepdim=True)).view_as(to_go)
+    members = torch.arange(len(rewards), device=rewards.device) // group
+    centred = less_group_mean(to_go, Groups(members, len(rewards) // group, group))
     return advantages[:, None] + (centred - centred[:, :1]) / scale[:, None]

@@ -4,7 +4,7 @@ import copy
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -30,11 +30,11 @@ class ActorCritic(nn.Module):
 
     ``lm`` is the Transformers model (with PEFT's adapters in it, when ``peft`` wraps it). The reference is
     what it was before training: the adapter switched off, or with full fine-tuning a copy of the trained
-    weights alone. With ``own_critic`` the value head reads another copy of what is trained, which the value
-    loss alone moves.
+    weights alone. ``critic`` says what the value head reads: the policy's states (shared), or those of
+    another copy of what is trained, which the value loss alone moves (own). None: there is no value head.
     """
 
-    def __init__(self, model: Model, how: Adapt, own_critic: bool = False):
+    def __init__(self, model: Model, how: Adapt, critic: Literal["shared", "own"] | None = "shared"):
         super().__init__()
         lm = load_causal_lm(for_training(model, how.lora_rank))
         depth = depth_of(lm)
@@ -44,11 +44,8 @@ class ActorCritic(nn.Module):
         self.peft: Network = wrapped if how.lora_rank else None
         self.split = Split(lm, cut, how.gradient_checkpointing)
         self.trunk = Trunk(self.split.cut)
-        self.value_head = nn.Linear(lm.config.get_text_config().hidden_size, 1)
-        nn.init.zeros_(self.value_head.weight)
-        nn.init.zeros_(self.value_head.bias)
-        self.value_head.to(lm.device)
-        self.critic: Network = _copy(lm.base_model) if own_critic else None
+        self.value_head = None if critic is None else _value_head(lm)
+        self.critic: Network = _copy(lm.base_model) if critic == "own" else None
         self._critic_split = (
             Split(self.critic, self.split.cut, how.gradient_checkpointing)
             if self.critic is not None
@@ -71,7 +68,7 @@ class ActorCritic(nn.Module):
         ``(rows[n], columns[n])``.
 
         ``states`` ``[B, T, H]`` enter the cut, padded on the right. With ``reference`` the log-probabilities
-        are the reference's, and there are no values.
+        are the reference's, and there are no values; nor are there any without a critic.
         """
         with self.reference() if reference else nullcontext(self.split) as split:
             hidden = split.upper(states)[rows, columns]
@@ -80,7 +77,7 @@ class ActorCritic(nn.Module):
         logprobs, entropies = token_logprobs(
             scaled(lm, hidden), lm.get_output_embeddings(), targets, temperature, cap, entropy
         )
-        if reference:
+        if reference or self.value_head is None:
             return logprobs, None, entropies
         if self._critic_split is not None:
             hidden = self._critic_split.upper(states)[rows, columns]
@@ -115,6 +112,14 @@ class ActorCritic(nn.Module):
             yield CurrentPolicy(split.model, None, self.trunk)
 
 
+def _value_head(lm: "PreTrainedModel") -> nn.Linear:
+    """A head that gives every state the value 0."""
+    head = nn.Linear(lm.config.get_text_config().hidden_size, 1)
+    nn.init.zeros_(head.weight)
+    nn.init.zeros_(head.bias)
+    return head.to(lm.device)
+
+
 def _copy(lm: Network) -> Any:
     """A copy of a model that shares every weight that is not trained."""
     shared = {id(parameter): parameter for parameter in lm.parameters() if not parameter.requires_grad}
@@ -142,7 +147,7 @@ def predicted(
 
 @dataclass
 class Rescored:
-    """What a model makes of a rollout's tokens, ``[R_i]`` a response."""
+    """What a model makes of a rollout's tokens, ``[R_i]`` a response. What it does not give is empty."""
 
     logprobs: list[Tensor]
     values: list[Tensor]
@@ -158,9 +163,9 @@ def rescore(
     reference: bool = False,
     entropy: bool = False,
 ) -> Rescored:
-    """Log-probabilities, values and entropies of every response, by the policy or its reference (which has no
-    values). ``budget`` tokens are computed at once."""
-    device = actor.value_head.weight.device
+    """Log-probabilities, values and entropies of every response, by the policy or its reference. Values
+    come from the policy alone, where it has a critic. ``budget`` tokens are computed at once."""
+    device = actor.lm.device
     columns: list[list[Tensor]] = [[torch.zeros(0)] * len(rollout) for _ in range(3)]
     for members in pack([len(ids) for ids in rollout.sequences], budget):
         inputs = predicted(rollout, members, actor.split.cut, device)

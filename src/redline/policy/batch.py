@@ -23,14 +23,14 @@ class Batch:
     raw_rewards: Tensor  # [B, T] as the reward gave them
     mask: Tensor  # [B, T] True at response tokens
     logprobs: Tensor = field(init=False)  # [B, T] of the policy, re-scored
-    values: Tensor = field(init=False)  # [B, T] of the critic
+    values: Tensor | None = field(init=False, default=None)  # [B, T] of the critic; None without one
     entropies: Tensor = field(init=False)  # [B, T] of the policy, in nats
     reference: Tensor = field(init=False)  # [B, T] log-probabilities of the reference
     kl: Tensor = field(init=False)  # [B, T] each token's estimate, in nats
     rewards: Tensor = field(init=False)  # [B, T] scaled, with the terms for the end
     advantages: Tensor = field(init=False)  # [B, T]
     importance: Tensor = field(init=False)  # [B, T] weights of the advantages, 1 without a correction
-    returns: Tensor = field(init=False)  # [B, T] what the critic learns
+    returns: Tensor | None = field(init=False, default=None)  # [B, T] what the critic learns
 
     @classmethod
     def of(cls, rollout: Rollout, rewards: Sequence[Tensor]) -> "Batch":
@@ -63,7 +63,7 @@ class Batch:
 
         return OldTokens(
             logprobs=tokens(self.logprobs),
-            values=tokens(self.values),
             advantages=tokens(advantages),
-            returns=tokens(self.returns),
+            values=None if self.values is None else tokens(self.values),
+            returns=None if self.returns is None else tokens(self.returns),
         )

@@ -83,8 +83,15 @@ def batch_metrics(
         "ended": ended / count,
         "sampler_drift": drifted / tokens_or_one if knows else None,
         "sampler_drift_max": largest_drift if knows else None,
-        "explained_variance": explained_variance(batch.values[batch.mask], batch.returns[batch.mask], total),
+        "explained_variance": _explained_variance(batch, total),
     }
+
+
+def _explained_variance(batch: Batch, total: Callable[[Tensor], Tensor]) -> float | None:
+    """Of the returns by the critic; None without one."""
+    if batch.values is None or batch.returns is None:
+        return None
+    return explained_variance(batch.values[batch.mask], batch.returns[batch.mask], total)
 
 
 def mean_drift(batch: Batch, total: Callable[[Tensor], Tensor]) -> float:

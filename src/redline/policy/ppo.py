@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import torch
 from accelerate.utils import gather_object
 from torch import Tensor
+from torch.nn.functional import pad as pad_last
 
 from redline.console import console
 from redline.data.records import Prompt, Text
@@ -22,9 +23,10 @@ from redline.errors import UserError
 from redline.policy.actor import ActorCritic, predicted, rescore
 from redline.policy.advantages import AdaptiveKl, gae, importance_weights, masked_mean, token_kl, whiten
 from redline.policy.ahead import Ahead
+from redline.policy.baselines import Groups, baseline_advantages
 from redline.policy.batch import Batch
 from redline.policy.drift import drift_warning
-from redline.policy.loss import ppo_loss
+from redline.policy.loss import Minibatch, loss_weights, ppo_loss
 from redline.policy.metrics import LossSums, batch_metrics, mean_drift, monitors
 from redline.policy.monitors import Phases
 from redline.policy.settings import Policy
@@ -126,7 +128,7 @@ class Ppo:
 
     def sample(self, step: int) -> Rollout:
         """This process's share of the batch of an update."""
-        rows = draw_rows(len(self.prompts), self.settings.batch_size, step, self.seed)
+        rows = self.prompt_rows(step)
         if self.ahead is None:
             return self.respond(rows, step)
         share = self.share(rows, step)
@@ -140,6 +142,17 @@ class Ppo:
                 self.ahead.start(step + 1)
             return rollout_of(drawn, policy, share.ids, share.request, texts=share.texts)
 
+    def prompt_rows(self, step: int) -> list[int]:
+        """The number of the prompt of each response of an update's batch; the responses to a prompt lie side
+        by side."""
+        prompts = self.settings.batch_size // self.settings.samples
+        rows = draw_rows(len(self.prompts), prompts, step, self.seed)
+        return [row for row in rows for _ in range(self.settings.samples)]
+
+    def own_places(self, count: int) -> range:
+        """The places of this process's responses in a batch of ``count``."""
+        return range(self.accelerator.process_index, count, self.accelerator.num_processes)
+
     def respond(self, rows: Sequence[int], step: int) -> Rollout:
         """Responses to this process's share of some prompts, the numbers of which are ``rows``."""
         share = self.share(rows, step)
@@ -150,7 +163,7 @@ class Ppo:
 
     def share(self, rows: Sequence[int], step: int) -> "Share":
         """This process's share of some prompts, the numbers of which are ``rows``."""
-        places = range(self.accelerator.process_index, len(rows), self.accelerator.num_processes)
+        places = self.own_places(len(rows))
         mine = [rows[place] for place in places]
         seed = (self.seed * 1_000_003 + step) * 1009
         request = Request(self.settings.sampling, self.stop, seed, places)
@@ -159,8 +172,7 @@ class Ppo:
 
     def drawing_later(self, step: int) -> Callable[[], Drawn]:
         """What draws the responses of an update from the weights as they are now."""
-        rows = draw_rows(len(self.prompts), self.settings.batch_size, step, self.seed)
-        share = self.share(rows, step)
+        share = self.share(self.prompt_rows(step), step)
         later: Callable[..., Callable[[], Drawn]] = getattr(self.sampler, "later")  # noqa: B009
         return later(share.ids, 1, share.request)
 
@@ -174,20 +186,48 @@ class Ppo:
 
     def rescore(self, batch: Batch) -> None:
         """Log-probabilities, values and entropies by the policy, log-probabilities by the reference."""
-        temperature, budget = self.settings.sampling.temperature, self.settings.microbatch_tokens
+        settings = self.settings
+        temperature, budget = settings.sampling.temperature, settings.microbatch_tokens
         with self.phases.measure("rescore"):
             own = rescore(self.actor, batch.rollout, temperature, budget, entropy=True)
             reference = rescore(self.actor, batch.rollout, temperature, budget, reference=True)
-        batch.logprobs, batch.values, batch.entropies = pad(own.logprobs), pad(own.values), pad(own.entropies)
+        batch.logprobs, batch.entropies = pad(own.logprobs), pad(own.entropies)
         batch.reference = pad(reference.logprobs)
+        if settings.baseline == "critic":
+            batch.values = pad(own.values)
 
-    def advantages(self, rewards: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Advantages, and the returns that the critic learns: ``[B, T]``."""
+    def advantages(self, rewards: Tensor, batch: Batch) -> tuple[Tensor, Tensor | None]:
+        """Advantages, and the returns that the critic learns, where there is one: ``[B, T]``."""
         settings = self.settings
+        if batch.values is None:
+            return self.advantages_in_groups(rewards, batch), None
         advantages, returns = gae(rewards, batch.values, batch.mask, settings.gamma, settings.gae_lambda)
         if settings.value_lambda is not None:
             _, returns = gae(rewards, batch.values, batch.mask, settings.gamma, settings.value_lambda)
         return advantages, returns
+
+    def advantages_in_groups(self, rewards: Tensor, batch: Batch) -> Tensor:
+        """Advantages ``[B, T]`` against the other responses to the prompt, or of the batch."""
+        settings, width = self.settings, rewards.shape[1]
+        whole = settings.batch_size
+        size = settings.samples if settings.baseline == "group" else whole
+        missing = settings.sampling.max_new_tokens - width  # all processes add up tensors of one width
+        advantages = baseline_advantages(
+            pad_last(rewards, (0, missing)),
+            pad_last(batch.mask, (0, missing)),
+            Groups.of_places(self.own_places(whole), whole, size),
+            settings.gamma,
+            settings.credit,
+            settings.standardise == "group",
+            self.total,
+        )
+        return advantages[:, :width]
+
+    def standardised(self, batch: Batch) -> Tensor:
+        """The advantages ``[B, T]`` that the policy learns from, before importance weights."""
+        if self.settings.standardise == "batch":
+            return whiten(batch.advantages, batch.mask, self.total)
+        return batch.advantages  # they are what they should be, or divided in their groups
 
     def importance(self, batch: Batch) -> Tensor:
         """The weights of the tokens' advantages ``[B, T]``: 1 without ``importance_cap``, or where the
@@ -197,21 +237,27 @@ class Ppo:
             return torch.ones_like(batch.logprobs)
         return importance_weights(batch.logprobs, pad(sampled), cap)
 
-    def learn(self, batch: Batch, step: int) -> dict[str, float]:
+    def learn(self, batch: Batch, step: int) -> dict[str, float | None]:
         """All epochs over a batch; returns means of what the loss gave, and the largest error of a ratio that
         should have been 1: before the first step."""
         settings, stepper, device = self.settings, self.stepper, self.accelerator.device
-        advantages = whiten(batch.advantages, batch.mask, self.total) * batch.importance
+        advantages = self.standardised(batch) * batch.importance
+        longest = settings.sampling.max_new_tokens
         sums, ratio_error, norms = LossSums(device, self.total), torch.zeros(1, device=device), []
         order = self.minibatches(step)
         for number, minibatch in enumerate(order):
             rows, before = self.own_rows(batch, minibatch), sums.copy()
             tokens = self.total(torch.tensor(float(sum(batch.sizes[row] for row in rows)))).item()
+            whole = Minibatch(tokens, len(minibatch))
             for members, counts in stepper.micro_batches(self.micro_batches(batch, rows)):
                 inputs = predicted(batch.rollout, members, self.actor.split.cut, device)
                 logprobs, values, _ = stepper.model(*inputs, settings.sampling.temperature)
                 old = batch.old_tokens(members, advantages, device)
-                parts = ppo_loss(logprobs, values, old, settings.clip, settings.value_clip)
+                sizes = [batch.sizes[row] for row in members]
+                weights = loss_weights(sizes, settings.loss_mean, whole, longest).to(device)
+                parts = ppo_loss(
+                    logprobs, values, old, settings.clip, settings.value_clip, settings.clip_high, weights
+                )
                 loss = parts.policy_loss + settings.value_coefficient * parts.value_loss
                 stepper.backward(counts * loss / tokens)
                 sums.add(parts, counts)
@@ -227,7 +273,10 @@ class Ppo:
                 raise BadBatch(message, batch.rollout, step, sound=step)
         for _ in order[len(norms) :]:  # the rate goes by updates, however many steps each took
             stepper.skip_rate()
-        return sums.means() | {
+        means: dict[str, float | None] = {**sums.means()}
+        if settings.baseline != "critic":
+            means |= {"value_loss": None, "value_clip_fraction": None}
+        return means | {
             "grad_norm": sum(norms) / max(len(norms), 1),
             "optimizer_steps": len(norms),
             "first_ratio_error": self.accelerator.gather(ratio_error).max().item(),

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from redline.engine.settings import Adapt, Optimizer
 from redline.reward.settings import RewardTerm
@@ -30,6 +30,10 @@ class Kl(Section):
     per_batch: float | None = Field(None, gt=0)
     """How far the policy may move on one batch (nats a token, from the policy that sampled it) before its
     remaining minibatches are left out. None: never."""
+
+
+CRITICS = ("critic", "gae_lambda", "value_lambda", "value_clip", "value_coefficient")
+"""Settings of `policy` that are the critic's."""
 
 
 class Policy(Section):
@@ -76,6 +80,8 @@ class Policy(Section):
     """PPO updates: each samples `batch_size` responses and learns from them `epochs` times."""
     batch_size: int = Field(32, ge=1)
     """Responses an update, over all processes."""
+    samples: int = Field(1, ge=1)
+    """Responses to each prompt of an update: a batch has `batch_size / samples` prompts."""
     minibatch_size: int = Field(16, ge=1)
     """Responses an optimizer step."""
     microbatch_tokens: int = Field(4096, ge=1)
@@ -84,12 +90,29 @@ class Policy(Section):
     """Passes over each batch."""
     clip: float = Field(0.2, gt=0)
     """Clip range of the probability ratio."""
+    clip_high: float | None = Field(None, gt=0)
+    """Clip range above 1, where it is another than below: larger lets unlikely tokens gain more (DAPO, Yu et
+    al. 2025; 0.28 there). None: `clip`."""
+    loss_mean: Literal["token", "sequence", "constant"] = "token"
+    """The policy loss of a minibatch. token: the mean over its tokens. sequence: the mean over its responses,
+    of the mean over each one's tokens (GRPO). constant: the sum over its tokens, divided by its responses
+    times `sampling.max_new_tokens` (Dr. GRPO, Liu et al. 2025)."""
     value_clip: float = Field(0.2, gt=0)
     """Clip range of the value's change."""
     value_coefficient: float = Field(0.1, ge=0)
     """Weight of the value loss."""
     gamma: float = Field(1.0, gt=0, le=1)
     """Discount."""
+    baseline: Literal["critic", "group", "batch"] = "critic"
+    """What a token's rewards to go are compared with. critic: values that are learned beside the policy.
+    group: the other responses to its prompt (needs `samples`). batch: the other responses of the batch. The
+    latter two train no critic."""
+    credit: Literal["token", "response"] = "token"
+    """Without a critic. token: a token has its rewards to go, less those of the others at its place.
+    response: all tokens have the response's whole return, less the others' (RLOO)."""
+    standardise: Literal["batch", "group", "none"] = "batch"
+    """Of advantages. batch: to mean 0 and deviation 1 over the batch's tokens. group: divided by their
+    deviation in each group (GRPO), with `baseline: group`. none: as they are."""
     gae_lambda: float = Field(0.95, ge=0, le=1)
     """GAE's lambda."""
     value_lambda: float | None = Field(None, ge=0, le=1)
@@ -105,6 +128,50 @@ class Policy(Section):
     """Updates between sampled responses written to samples.jsonl."""
     show_samples: int = Field(0, ge=0)
     """So many of them are also shown on the console and sent to the `trackers`. 0: none."""
+
+    @model_validator(mode="after")
+    def _samples_fill_the_batch(self) -> "Policy":
+        if self.batch_size % self.samples:
+            raise ValueError(
+                f"`policy.batch_size` ({self.batch_size} responses) does not divide by `policy.samples` "
+                f"({self.samples} a prompt). Set it to a multiple"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _baseline_has_what_it_compares(self) -> "Policy":
+        if self.baseline == "group" and self.samples < 2:
+            raise ValueError(
+                "`policy.baseline: group` compares the responses to a prompt: set `policy.samples` to 2 or "
+                "more, or the baseline to batch"
+            )
+        if self.baseline == "batch" and self.batch_size < 2:
+            raise ValueError(
+                "`policy.baseline: batch` compares the responses of a batch: set `policy.batch_size` to 2 "
+                "or more"
+            )
+        if self.baseline != "group" and self.standardise == "group":
+            raise ValueError(
+                f"`policy.standardise: group` needs `policy.baseline: group`, which is {self.baseline}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _settings_are_the_baselines(self) -> "Policy":
+        if self.baseline == "critic":
+            if self.credit != "token":
+                raise ValueError(
+                    f"`policy.credit: {self.credit}` needs `policy.baseline: group` or `batch`: a critic "
+                    "gives each token its own"
+                )
+            return self
+        for name in CRITICS:
+            if getattr(self, name) != Policy.model_fields[name].default:
+                raise ValueError(
+                    f"`policy.{name}` is the critic's, and `policy.baseline: {self.baseline}` trains none. "
+                    "Leave it out"
+                )
+        return self
 
 
 class Watch(Section):

@@ -102,7 +102,8 @@ def build_ppo(
         )
     tokenizer = tokenizer_of(model)
     prompt_ids = prompt_tokens(tokenizer, prompts)
-    actor = ActorCritic(model, recipe.adapt, recipe.critic == "own").to(accelerator.device)
+    critic = recipe.critic if recipe.baseline == "critic" else None
+    actor = ActorCritic(model, recipe.adapt, critic).to(accelerator.device)
     if recipe.start is not None:
         load_policy(actor, recipe.start)
     check_tokens(actor.lm, prompt_ids, model.name)
@@ -223,12 +224,13 @@ class Training:
         log.metrics({"update": step + 1, **metrics})
         if (step + 1) % self.ppo.settings.sample_every == 0 or step in (0, self.ppo.settings.updates - 1):
             names = ("rewards", "values", "kl", "advantages")
-            columns = {name: batch.rows(getattr(batch, name)) for name in names}
+            known = {name: getattr(batch, name) for name in names}
+            columns = {name: batch.rows(column) for name, column in known.items() if column is not None}
             records = sample_records(batch.rollout, self.tokenizer, step + 1, SHOWN, **columns)
             log.samples(records)
             self._show(records[: self.ppo.settings.show_samples], step)
-        known = {name: value for name, value in metrics.items() if value is not None}
-        self.accelerator.log(known, step=step + 1)
+        figures = {name: value for name, value in metrics.items() if value is not None}
+        self.accelerator.log(figures, step=step + 1)
 
     def _show(self, records: Sequence[JsonObject], step: int) -> None:
         """Some responses, as text, on the console and in the trackers."""

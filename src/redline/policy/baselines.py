@@ -1,0 +1,98 @@
+"""Advantages without a critic: what a response earns beside other responses of its batch. Pure functions on
+padded tensors and their masks."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from redline.policy.advantages import gae
+
+EPSILON = 1e-4  # beside the deviation that advantages are divided by; TRL's
+
+
+@dataclass(frozen=True)
+class Groups:
+    """Which responses are compared with each other.
+
+    ``of_rows`` ``[B]`` is the group of each response of this process. A batch of all processes has ``count``
+    groups of ``size`` responses.
+    """
+
+    of_rows: Tensor
+    count: int
+    size: int
+
+    @classmethod
+    def of_places(cls, places: Sequence[int], batch_size: int, size: int) -> "Groups":
+        """The groups of the responses at some places of a batch, in which ``size`` responses of a group lie
+        side by side."""
+        return cls(torch.tensor([place // size for place in places]), batch_size // size, size)
+
+
+def group_sums(
+    values: Tensor, groups: Groups, total: Callable[[Tensor], Tensor] = lambda part: part
+) -> Tensor:
+    """The sum over each response's group ``[B, T]`` of ``values`` ``[B, T]``. ``total`` adds a tensor up over
+    processes, so a group may lie on several; they must agree in ``T``."""
+    sums = values.new_zeros(groups.count, values.shape[1])
+    return total(sums.index_add(0, groups.of_rows, values))[groups.of_rows]
+
+
+def less_group_mean(
+    values: Tensor, groups: Groups, total: Callable[[Tensor], Tensor] = lambda part: part
+) -> Tensor:
+    """``values`` ``[B, T]`` less their mean over each response's group, place by place."""
+    return values - group_sums(values, groups, total) / groups.size
+
+
+def baseline_advantages(
+    rewards: Tensor,
+    mask: Tensor,
+    groups: Groups,
+    gamma: float,
+    credit: Literal["token", "response"],
+    by_group: bool = False,
+    total: Callable[[Tensor], Tensor] = lambda part: part,
+) -> Tensor:
+    """Advantages ``[B, T]`` against the other ``n - 1`` responses of a group; zero where masked.
+
+    ``rewards`` ``[B, T]`` with the KL penalty in them; ``mask`` is True at response tokens. With the rewards
+    to go ``G[i, t] = sum over k >= t of gamma^(k - t) r[i, k]``, which are 0 behind a response's end:
+
+        token:     A[i, t] = G[i, t] - sum over j != i of G[j, t] / (n - 1)
+        response:  A[i, t] = G[i, 0] - sum over j != i of G[j, 0] / (n - 1)
+
+    No other response depends on token ``t`` of response ``i``, so the baseline leaves the policy gradient
+    unbiased. A response that has ended counts with 0, which is what it has still to come; a mean over those
+    that go on would be unbiased too, but over fewer and fewer responses, and over none for the longest.
+    ``response`` is RLOO (Ahmadian et al. 2024); with a reward on the last token alone, gamma 1 and equal
+    lengths, ``token`` is too.
+
+    With ``by_group`` the mean is over all ``n`` responses, and divided by is ``s + 1e-4``:
+
+        response:  s = deviation of G[j, 0] over the group, with n - 1, as in GRPO (Shao et al. 2024)
+        token:     s = sqrt(n / (n - 1) * mean of (G[j, t] - G_bar[t])^2 over the group's tokens)
+
+    They are equal where ``token`` and ``response`` are. The deviation of whole returns would not do for
+    ``token``: responses may earn their equal returns at different places. ``total`` adds a tensor up over
+    processes, which must agree in ``T``.
+    """
+    to_go, _ = gae(rewards.double(), torch.zeros_like(rewards).double(), mask, gamma, 1.0)
+    compared = to_go if credit == "token" else to_go[:, :1].expand_as(to_go)
+    centred = less_group_mean(compared, groups, total)
+    unbiased = groups.size / (groups.size - 1)
+    if by_group:
+        squares, counts = centred.square(), torch.ones_like(centred[:, :1])
+        if credit == "token":
+            squares, counts = squares.where(mask, 0), mask.sum(1, keepdim=True).double()
+        else:
+            squares = squares[:, :1]
+        summed = group_sums(squares.sum(1, keepdim=True), groups, total)
+        mean = summed / group_sums(counts, groups, total).clamp(min=1)
+        advantages = centred / ((unbiased * mean).sqrt() + EPSILON)
+    else:
+        advantages = unbiased * centred
+    return advantages.where(mask, 0).to(rewards.dtype)
