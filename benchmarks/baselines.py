@@ -1,0 +1,130 @@
+"""Seconds and peak memory of one PPO update with a critic and without one: policy.baseline.
+
+    python benchmarks/baselines.py [--repeats 3]
+
+A random model of about 30 million parameters, LoRA of rank 16 on the uppermost four of its 12 layers, 16
+responses of 64 tokens (four to a prompt), two epochs, a reward function that costs nothing, float32. Each row
+runs in a process of its own, in turn, so that its peak memory is its own; of three updates the first is not
+counted. Medians over the repeats, and ratios to the group baseline repeat by repeat, go to
+benchmarks/results/baselines.json.
+"""
+
+import argparse
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from common import about
+
+HERE = Path(__file__).parent
+ROWS: dict[str, dict[str, Any]] = {
+    "critic: shared": {},
+    "critic: own": {"critic": "own"},
+    "baseline: group": {"baseline": "group"},
+    "baseline: batch": {"baseline": "batch"},
+}
+REWARD = "def length(prompts, responses):\n    return [float(len(text)) for text in responses]\n"
+UPDATES = 3
+
+
+def measure(row: str) -> dict[str, float]:
+    """One row in this process: medians of its updates' seconds by phase, and the peak memory."""
+    import torch
+    from accelerate import Accelerator
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    from redline.data.records import Prompt
+    from redline.data.tokenization import load_tokenizer
+    from redline.embedded import EMBEDDED
+    from redline.engine.settings import Adapt, Model
+    from redline.policy.settings import Kl, Policy
+    from redline.policy.train import build_ppo
+    from redline.reward.settings import RewardTerm
+    from redline.sampling.settings import Sampling
+
+    tokenizer = load_tokenizer(EMBEDDED)
+    with tempfile.TemporaryDirectory() as folder:
+        torch.manual_seed(0)
+        config = LlamaConfig(
+            hidden_size=384,
+            intermediate_size=1024,
+            num_hidden_layers=12,
+            vocab_size=len(tokenizer),
+            num_attention_heads=6,
+            num_key_value_heads=2,
+            tie_word_embeddings=True,
+        )
+        LlamaForCausalLM(config).save_pretrained(f"{folder}/model")
+        tokenizer.save_pretrained(f"{folder}/model")
+        (Path(folder) / "rewards.py").write_text(REWARD, encoding="utf-8")
+        recipe = Policy(
+            reward=[RewardTerm(function=f"{folder}/rewards.py:length")],
+            adapt=Adapt(lora_rank=16, train_layers=4),
+            kl=Kl(target=None),
+            reward_scale=1.0,
+            batch_size=16,
+            samples=4,
+            minibatch_size=16,
+            epochs=2,
+            sampling=Sampling(max_new_tokens=64, min_new_tokens=64),
+            **ROWS[row],
+        )
+        prompts = [
+            Prompt(id=str(index), prompt=f"A prompt of some ten tokens, as short ones are, {index}:")
+            for index in range(4)
+        ]
+        model = Model(name=f"{folder}/model", dtype="float32")
+        ppo = build_ppo(recipe, model, prompts, Accelerator(cpu=True))
+        updates = [ppo.update(step)[0] for step in range(UPDATES)][1:]
+    phases = [name for name in updates[0] if name.startswith("seconds")]
+    medians = {name: statistics.median(update[name] for update in updates) for name in phases}
+    return medians | {"peak_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6}
+
+
+def summary(runs: dict[str, list[dict[str, float]]]) -> dict[str, dict[str, float]]:
+    """Medians of each row, and of its ratios to the group baseline in the same repeat."""
+    table = {}
+    for row, repeats in runs.items():
+        figures = {name: statistics.median(run[name] for run in repeats) for name in repeats[0]}
+        pairs = list(zip(repeats, runs["baseline: group"], strict=True))
+        for name in ("seconds_rescore", "seconds_optimise", "seconds", "peak_gb"):
+            ratios = [run[name] / group[name] for run, group in pairs]
+            figures[f"{name}_to_group"] = statistics.median(ratios)
+        table[row] = {name: round(value, 3) for name, value in figures.items()}
+    return table
+
+
+def main() -> None:
+    cli = argparse.ArgumentParser()
+    cli.add_argument("--repeats", type=int, default=3)
+    cli.add_argument("--measure", metavar="ROW", choices=ROWS, help="(the driver's own) one row, here")
+    arguments = cli.parse_args()
+    if arguments.measure:
+        print(json.dumps(measure(arguments.measure)))
+        return
+    runs: dict[str, list[dict[str, float]]] = {row: [] for row in ROWS}
+    for _ in range(arguments.repeats):
+        for row, measured in runs.items():
+            command = [sys.executable, __file__, "--measure", row]
+            done = subprocess.run(command, capture_output=True, text=True, check=True)
+            measured.append(json.loads(done.stdout.splitlines()[-1]))
+            print(row, measured[-1], flush=True)
+    result = {
+        "what": "one PPO update, medians",
+        "repeats": arguments.repeats,
+        "rows": summary(runs),
+        "runs": runs,
+        **about("baselines.py"),
+    }
+    path = HERE / "results" / "baselines.json"
+    path.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    print(json.dumps(result["rows"], indent=2))
+
+
+if __name__ == "__main__":
+    main()
