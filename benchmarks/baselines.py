@@ -6,8 +6,8 @@ A random model of about 30 million parameters, LoRA of rank 16 on the uppermost 
 responses of 32 tokens (four to a prompt), two epochs, a reward function that costs nothing, float32. Each row
 runs in a process of its own, in turn, so that its peak memory is its own; of three updates the first is not
 counted. ``cpu_seconds`` are the processor's for the phases that a critic has a part in (re-scoring and
-optimising), which other work on the machine does not lengthen much. Medians over the repeats, and ratios to the
-group baseline repeat by repeat, go to benchmarks/results/baselines.json.
+optimising), which other work on the machine does not lengthen much. Medians over the repeats, and ratios to
+the group baseline repeat by repeat, go to benchmarks/results/baselines.json.
 """
 
 import argparse
