@@ -101,7 +101,7 @@ def test_four_bits_need_adapters_and_the_package(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="weights of 4 bits cannot be trained"):
         ActorCritic(Model(name="smollm2-135m", load_in_4bit=True), Adapt(lora_rank=0))
     monkeypatch.setattr("redline.engine.models.find_spec", lambda name: None)
-    with pytest.raises(UserError, match="bitsandbytes is not installed"):
+    with pytest.raises(UserError, match="needs the package bitsandbytes"):
         load_causal_lm(Model(name=model_folder(tmp_path), load_in_4bit=True))
 
 

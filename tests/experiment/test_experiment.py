@@ -90,7 +90,10 @@ def test_from_a_recipe_to_a_page(redline, recipe, tmp_path):
     out = tmp_path / "out"
     status, printed, err = redline("experiment", recipe, "--out", out)
     assert status == 2
-    assert "1 of 8 runs failed (broken, seed 0: `no_such_module:reward`" in err.splitlines()[-1]
+    assert (
+        "1 of 8 runs failed (broken, seed 0: policy.reward.0.function: `no_such_module:reward`"
+        in err.splitlines()[-1]
+    )
     assert "report.html" in printed
 
     rows = {(row["arm"], row["seed"]): row for row in lines(out / "results.jsonl")}
@@ -200,8 +203,8 @@ def test_from_a_recipe_to_a_page(redline, recipe, tmp_path):
         ("arms.token={seeds: 7}", "`seeds` is 7; it is a list of some of"),
         ("arms={a/b: {}}", "an arm's name is its folder's"),
         ("arms={token: {seeds: [7]}}", "arm token: `seeds` is [7], none of the experiment's [0, 1]"),
-        ("base.policy=5", "arm token: `policy`: Input should be"),
-        ("base.compare=vader", "arm token: `compare`: Input should be"),
+        ("base.policy=5", "arm token: `policy` is a section. Did you mean policy.reward=5?"),
+        ("base.compare=vader", "arm token: `compare` is a section. Did you mean compare.judge=vader?"),
         ("base.watch=[1]", "arm token: `watch`: Input should be"),
         ("reuse=[nowhere]", "`reuse` names nowhere, which is no folder"),
         ("bases={}", "unknown key `bases`. Did you mean `base`?"),

@@ -15,6 +15,9 @@ class StandIn(BaseHTTPRequestHandler):
     """The few routes of the Hub that an upload of small files needs; keeps what was committed."""
 
     def do_GET(self):
+        if self.server.refuse:  # a repository that is not there yet cannot be looked at either
+            self._answer({"error": "no"}, 404)
+            return
         self._answer({"id": "x", "sha": "0" * 40, "siblings": []})
 
     def do_POST(self):

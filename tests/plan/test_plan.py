@@ -349,10 +349,10 @@ def test_of_a_layer_of_experts_only_those_at_work_are_counted():
 
 
 def test_a_cpus_speed_is_measured_on_the_models_own_layers(tiny_model):
-    machine, known = machine_of(recipe_of(tiny_model), None, "", None, None, False)
+    machine, known = machine_of(recipe_of(tiny_model), None, None, None, None, False)
     assert 0 < machine.stepping < machine.flops * 10
     assert "layers of this model" in known
-    given, known = machine_of(recipe_of(tiny_model), None, "", 2.0, 50.0, False)
+    given, known = machine_of(recipe_of(tiny_model), None, None, 2.0, 50.0, False)
     assert (given.flops, given.stepping, given.bandwidth, known) == (2e12, None, 5e10, "--tflops")
 
 

@@ -284,7 +284,8 @@ def test_a_prompt_of_just_the_datas_limit_is_kept_and_one_of_a_token_more_left_o
 @pytest.mark.parametrize("kind", ["token", "sequence"])
 def test_a_reward_model_that_is_not_finite_is_named_with_its_sample(tmp_path, model, value, form, kind):
     """Also in the discrete form, where a comparison with NaN would have made it a 0."""
-    made, wrapped = new_reward_model(Reward(kind=kind, loss="pairwise", adapt=Adapt(lora_rank=2)), model)
+    loss = {"loss": "pairwise"} if kind == "token" else {}
+    made, wrapped = new_reward_model(Reward(kind=kind, adapt=Adapt(lora_rank=2), **loss), model)
     with torch.no_grad():
         made.head.weight[0, 0] = value
     save_reward_model(made, wrapped, tmp_path / "reward", model.name)

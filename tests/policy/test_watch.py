@@ -478,9 +478,7 @@ def test_metrics_reach_weights_and_biases_and_trackio(tmp_path, model, reward, m
 def test_a_tracker_that_is_not_installed_is_one_line_before_any_work(
     tmp_path, redline, run_recipe, monkeypatch
 ):
-    import accelerate.tracking
-
-    monkeypatch.setattr(accelerate.tracking, "get_available_trackers", lambda: [])
+    monkeypatch.setattr("redline.run.check.find_spec", lambda name: None)
     status, _, err = redline("run", run_recipe, "--out", tmp_path / "run", "trackers=[wandb]")
     assert status == 2
     assert "trackers: wandb is not installed. Run `pip install wandb`" in " ".join(err.split())

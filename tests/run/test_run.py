@@ -270,7 +270,8 @@ def test_a_conversation_that_the_template_refuses_is_left_out(recipe, tmp_path, 
 
     strict = "{% if messages[0]['role'] != 'user' %}{{ raise_exception('a user begins') }}{% endif %}"
     byte_bpe(strict + CHATML).save_pretrained(shutil.copytree(tiny_model, tmp_path / "strict"))
-    talks = [[{"role": role, "content": "was it good ?"}] for role in ("user", "assistant")]
+    user = {"role": "user", "content": "was it good ?"}
+    talks = [[user], [{"role": "system", "content": "be brief"}, user]]
     (tmp_path / "talks.jsonl").write_text("".join(json.dumps({"prompt": talk}) + "\n" for talk in talks))
     run = Run(
         load_recipe(recipe, ["data.prompts.path=talks.jsonl", f"model.name={tmp_path / 'strict'}"]),

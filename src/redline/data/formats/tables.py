@@ -204,7 +204,7 @@ def _swallows(cell: str) -> bool:
 
 def _is_separator_line(cells: list[str]) -> bool:
     """Excel's own line ``sep=;`` before the head line."""
-    return cells[0].lower().startswith("sep=") and len("".join(cells)) <= len("sep=;")
+    return bool(cells) and cells[0].lower().startswith("sep=") and len("".join(cells)) <= len("sep=;")
 
 
 def _head(file: File, cells: list[str]) -> list[str]:
