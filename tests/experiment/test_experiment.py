@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -142,6 +143,7 @@ def test_from_a_recipe_to_a_page(redline, recipe, tmp_path):
     page = (out / "report.html").read_text()
     assert page.count("<figure") >= 6
     assert "<script" not in page
+    assert f'<p class="when">{date.today()}, on ' in page
 
     before = {path: path.stat().st_mtime_ns for path in out.glob("*/seed-*/*/*") if path.is_file()}
     shutil.rmtree(out / "uniform/seed-0/compare")

@@ -1,7 +1,7 @@
 """An experiment's arms side by side: win rates, paired differences, curves read at given levels, and what
 each arm cost."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import combinations
 from statistics import median
 
@@ -64,7 +64,7 @@ def summarise(experiment: Experiment, cells: Sequence[Cell], results: Sequence[R
         "judges": judges,
         "gold": first,
         "arms": arms,
-        "unfinished": _unfinished(cells, results),
+        "unfinished": _unfinished(experiment.arms, cells, results),
         "differences": differences,
     }
 
@@ -90,10 +90,10 @@ def _at_levels(by_arm: dict[str, list[Result]], kl: float) -> dict[str, Table]:
     return tables
 
 
-def _unfinished(cells: Sequence[Cell], results: Sequence[Result]) -> list[str]:
+def _unfinished(arms: Iterable[str], cells: Sequence[Cell], results: Sequence[Result]) -> list[str]:
     """The arms, in their order, with the seeds that are not finished, as text."""
     finished = {(result.cell.arm, result.cell.seed) for result in results}
-    missing: dict[str, list[str]] = {cell.arm: [] for cell in cells}
+    missing: dict[str, list[str]] = {arm: [] for arm in arms}
     for cell in cells:
         if (cell.arm, cell.seed) not in finished:
             missing[cell.arm].append(str(cell.seed))
