@@ -11,7 +11,7 @@ from pathlib import Path
 from playwright.sync_api import sync_playwright
 
 LEFT_OUT = (
-    "nav, .split, #texts article ~ h3, #texts h3 ~ h3 ~ *, #run, #data, #reward, #policy, footer { "
+    "nav, .split, #result h3, #result .how, #texts .fold ~ .fold, #run, #data, #reward, #policy, footer { "
     "display: none !important }"
 )
 
