@@ -1,43 +1,27 @@
 """The code on README and on the pages of docs/: every command can be parsed, and every name that Python
-imports is there."""
+imports is there. test_pages_run.py runs it."""
 
 import ast
 import importlib
-import re
-import shlex
-from pathlib import Path
 
 import pytest
 import typer
+from pages import PAGES, blocks, calls
 
 from redline.cli import app
 
-ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
-
-
-def blocks(page: Path) -> list[tuple[str, str]]:
-    """The language and the text of each block of code on a page."""
-    return BLOCK.findall(page.read_text(encoding="utf-8"))
-
-
-def commands() -> list[tuple[str, list[str]]]:
-    """Every call of `redline` on the pages, as its arguments."""
-    found = []
-    for page in PAGES:
-        for language, text in blocks(page):
-            if language not in ("", "console", "sh", "bash"):
-                continue
-            for line in text.replace("\\\n", " ").splitlines():
-                call = re.match(r"^(?:\$ )?(?:\w+=\S* )*redline (?P<rest>.*)", line)
-                if call:
-                    rest = re.split(r"\s[|>&]\s|\s#\s", call["rest"])[0]
-                    found.append((f"{page.name}: redline {rest}", shlex.split(rest)))
-    return found
-
-
-COMMANDS = commands()
+COMMANDS = [
+    (f"{page.name}: redline {' '.join(arguments)}", arguments)
+    for page in PAGES
+    for block in blocks(page)
+    for arguments in calls(block)
+]
+SNIPPETS = [
+    (f"{page.name} {number}", block.text)
+    for page in PAGES
+    for number, block in enumerate(blocks(page), 1)
+    if block.language == "python"
+]
 
 
 @pytest.mark.parametrize(("shown", "arguments"), COMMANDS, ids=[shown for shown, _ in COMMANDS])
@@ -49,19 +33,6 @@ def test_a_command_can_be_parsed(shown: str, arguments: list[str]) -> None:
     command = group.commands.get(name)  # type: ignore[attr-defined]
     assert command is not None, f"there is no command {name}"
     command.make_context(name, rest)  # raises for an option that is not known, or a value that is missing
-
-
-def snippets() -> list[tuple[str, str]]:
-    """Every block of Python on the pages."""
-    return [
-        (f"{page.name} {number}", text)
-        for page in PAGES
-        for number, (language, text) in enumerate(blocks(page), 1)
-        if language == "python"
-    ]
-
-
-SNIPPETS = snippets()
 
 
 @pytest.mark.parametrize(("name", "text"), SNIPPETS, ids=[name for name, _ in SNIPPETS])
