@@ -100,14 +100,19 @@ def check(
     json: Json = False,
 ) -> None:
     """All that can be known of a run before it begins, in seconds; `redline run` checks the same first.
+    An experiment's recipe too: every arm is checked.
 
     With --dry-run also what only running shows, in minutes.
 
     Status 1 where something is to be mended.
     """
+    from redline.experiment.check import check_experiment, is_experiment
     from redline.run.command import check_command
 
-    check_command(recipe, overrides or [], out, ask, json, dry_run)
+    if is_experiment(recipe):
+        check_experiment(recipe, overrides or [], out, ask, dry_run, json)
+    else:
+        check_command(recipe, overrides or [], out, ask, json, dry_run)
 
 
 @app.command(

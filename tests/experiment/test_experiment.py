@@ -451,3 +451,28 @@ def wait_for(
         assert process is None or process.poll() is None, process.stderr.read()
         assert time.monotonic() < end
         time.sleep(0.1)
+
+
+def test_check_finds_the_problems_of_all_arms_once(redline, recipe, tmp_path):
+    plain = yaml.safe_load(recipe.read_text())
+    status, _, err = redline("check", recipe, "--out", tmp_path / "out")
+    assert status == 1
+    assert "arm broken: policy.reward.0.function: `no_such_module:reward`" in err
+    assert "1 to mend" in err
+    del plain["arms"]["broken"]
+    arms = list(plain["arms"])
+    recipe.write_text(yaml.safe_dump(plain, sort_keys=False))
+    status, out, err = redline("check", recipe, "--out", tmp_path / "out")
+    assert status == 0, err
+    assert out.endswith(f"nothing to mend in {len(arms)} arms.\n")
+    status, _, err = redline("check", recipe, "base.reward.adapt.train_layers=99", "--out", tmp_path / "out")
+    assert status == 1
+    assert err.count("reward.adapt.train_layers is 99") == 1
+    plain["arms"][arms[0]]["policy.lr"] = 1.0
+    plain["arms"][arms[1]]["reward.epochs"] = 0
+    recipe.write_text(yaml.safe_dump(plain))
+    status, _, err = redline("check", recipe)
+    assert status == 1
+    assert f"arm {arms[0]}" in err
+    assert f"arm {arms[1]}" in err
+    assert "2 to mend" in err

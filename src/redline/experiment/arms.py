@@ -119,6 +119,18 @@ def cells(experiment: Experiment, out: Path, only: Sequence[str] = ()) -> list[C
     return sorted(found, key=lambda one: (seeds.index(one.seed), _place(one)))
 
 
+def arm_problems(experiment: Experiment, out: Path) -> list[str]:
+    """What makes an arm's recipe no valid one: of every arm, each line with the arm's name."""
+    problems = []
+    for arm in experiment.arms:
+        try:
+            for seed in _seeds(experiment, arm)[:1]:
+                _recipe(experiment, arm, seed, out)
+        except UserError as error:
+            problems += str(error).split("\n")
+    return problems
+
+
 def _place(cell: Cell) -> int:
     """How many runs it waits for, one behind the other."""
     return 1 + max((_place(need.cell) for need in cell.needs), default=-1)

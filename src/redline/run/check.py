@@ -46,7 +46,7 @@ def _problems(job: Job, stages: set[str], ask: bool) -> Iterator[str]:
     if "policy" in stages:
         yield from _watch_problems(job, ask)
     if "compare" in stages:
-        yield from _judge_problems(job.recipe.compare, "compare", ask)
+        yield from judge_problems(job.recipe.compare, "compare", ask)
     yield from data_problems(job, stages)
     yield from disk_problems(job.recipe, job.files.folder, stages)
 
@@ -126,11 +126,11 @@ def _watch_problems(job: Job, ask: bool) -> Iterator[str]:
     asked = compare if same else JudgedBy(judge=watch.judge)
     own = {"base_url": watch.base_url, "api_key_env": watch.api_key_env}
     asked = asked.model_copy(update={key: value for key, value in own.items() if value})
-    yield from _judge_problems(asked, "watch", ask)
+    yield from judge_problems(asked, "watch", ask)
 
 
-def _judge_problems(section: JudgedBy, where: str, ask: bool) -> Iterator[str]:
-    """Whether a judge can be had."""
+def judge_problems(section: JudgedBy, where: str, ask: bool) -> Iterator[str]:
+    """Whether a judge can be had; ``where`` is the section that names it."""
     from redline.judge.judges import HumanJudge, check_model_name
     from redline.judge.llm import read_template
 
