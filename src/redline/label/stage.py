@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import ValidationError
 
 from redline.console import track
-from redline.data.chat_template import CannotRender
+from redline.data.chat_template import CannotRender, Turn
 from redline.data.check import Rejects
 from redline.data.files import check_apart, explain, write_jsonl
 from redline.data.read import read, read_files
@@ -26,6 +26,10 @@ if TYPE_CHECKING:
 
 BATCH = 64  # edits tokenized at once
 SAME_TOKENS = "no changed token: both sides are the same to this tokenizer"
+BEFORE = (
+    "the chat template writes something before the answer ({text}): labels begin at the answer, and say "
+    "nothing of it"
+)
 INVISIBLE = "differ in what nobody sees: {kind} (`label.invisible: normalise` takes it out)"
 OverLong = Literal["crop", "reject"]
 
@@ -182,8 +186,15 @@ class _Labeller:
                 continue
             usable.append(edit)
             turns += both
+            self._note_what_stands_before(edit, both[1])
         if usable:
             yield from zip(usable, labelled_tokens(turns, tokenizer, self._how), strict=True)
+
+    def _note_what_stands_before(self, edit: Edit, turn: Turn) -> None:
+        """An empty thought or a channel, which the template puts in front of each answer."""
+        before = turn.text[: turn.start].strip()
+        if before and isinstance(edit.edited, str) and before not in edit.edited:
+            self._rejects.note(BEFORE.format(text=" ".join(before.split())))
 
     @staticmethod
     def _check_prompt(size: int, most: int) -> None:
