@@ -204,11 +204,18 @@ def names_of(page: str) -> dict[str, Any]:
     return {}
 
 
-@pytest.mark.parametrize("page", PAGES, ids=[page.name for page in PAGES])
+def code_of(page: Path) -> list[Block]:
+    """The blocks of a page that can be run."""
+    return [block for block in blocks(page) if block.language == "python" or calls(block)]
+
+
+# docs/python.md has a test of its own
+WITH_CODE = [page for page in PAGES if page.name != "python.md" and code_of(page)]
+
+
+@pytest.mark.parametrize("page", WITH_CODE, ids=[page.name for page in WITH_CODE])
 def test_the_code_of_a_page(page: Path, place: Path, redline: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    code = [block for block in blocks(page) if block.language == "python" or calls(block)]
-    if page.name == "python.md" or not code:
-        pytest.skip("no code, or code with a test of its own")
+    code = code_of(page)
     names = names_of(page.name)
     if page.name == "integrations.md":
         monkeypatch.setitem(sys.modules, "httpx", Answers())
