@@ -209,7 +209,7 @@ def test_each_layer_is_sharded_by_itself_or_a_policy_without_rl_is_trained(data,
 def test_sharded_weights_are_computed_with_in_bfloat16(data, single, tmp_path):
     """Full fine-tuning by autocast as under DDP; and adapters of float32 on frozen weights of bfloat16,
     without it."""
-    reward, lora, full, _ = jobs(data, "mixed", single / "reward")
+    reward, lora, full, *_ = jobs(data, "mixed", single / "reward")
     for name, todo, options in (
         ("mixed", [reward, full], ["--mixed_precision", "bf16"]),
         ("plain", [job | {"dtype": "bfloat16"} for job in (reward, lora)], []),
