@@ -149,9 +149,9 @@ def text_of(page: Any) -> str:
 
 
 def select_text(page: Any, text: str) -> None:
-    """Select the first ``text`` in the editor, as a drag of the mouse would."""
+    """Select the first ``text`` in the editor, as a drag of the mouse would, and wait until the editor has heard of it."""
     page.evaluate(
-        """text => {
+        """async text => {
         const editor = document.getElementById('editor');
         editor.focus();
         if (editor.localName === 'textarea') {
@@ -163,14 +163,19 @@ def select_text(page: Any, text: str) -> None:
         for (let node = walker.nextNode(); node; node = walker.nextNode()) {
             const at = node.data.indexOf(text);
             if (at < 0 || node.parentElement.closest('[contenteditable=false]')) continue;
+            const heard = new Promise((resume) => {
+                document.addEventListener('selectionchange', resume, { once: true });
+                setTimeout(resume, 2000); // it may be selected already
+            });
             getSelection().setBaseAndExtent(node, at, node, at + text.length);
+            await heard;
+            await new Promise((resume) => setTimeout(resume, 60)); // the editor acts on it in the next frame
             return;
         }
         throw new Error(`${text} is not in one piece of the text`);
     }""",
         text,
     )
-    page.wait_for_timeout(60)  # the editor hears of a selection in the next frame
 
 
 def fits(page: Any) -> None:

@@ -190,6 +190,7 @@ def test_what_was_sent_too_late_is_kept_and_shown(chromium: Any, server: LocalSe
     page.close()
     select_text(on_phone, "Perth")
     on_phone.keyboard.type("Canberra")
+    assert text_of(on_phone) == CANBERRA
     on_phone.click("[data-act=submit]")
     until(on_phone, _is_first(on_phone, 1))
     tab.context.set_offline(False)
