@@ -149,7 +149,7 @@ def text_of(page: Any) -> str:
 
 
 def select_text(page: Any, text: str) -> None:
-    """Select the first ``text`` in the editor, as a drag of the mouse would, and wait until the editor has heard of it."""
+    """Select the first ``text`` in the editor, as a drag of the mouse would. The editor knows it then."""
     page.evaluate(
         """async text => {
         const editor = document.getElementById('editor');
