@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import uvicorn
+from annotation_server import wait_until
 from sqlalchemy import Engine
 
-from conftest import wait_until
 from redline.annotate import people
 from redline.annotate.app import build
 from redline.annotate.export import export

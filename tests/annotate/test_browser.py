@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from annotation_server import Server, export, wait_until, write_records
 
-from conftest import Server, export, wait_until, write_records
 from redline.data.alignment import align, edit_ratio
 from redline.data.units import units
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import httpx
 import pytest
+from annotation_server import Client, Server, export
 from starlette.testclient import TestClient
 
-from conftest import Client, Server, export
 from redline import annotate
 from redline.annotate import people
 from redline.annotate.app import build

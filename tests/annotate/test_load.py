@@ -10,8 +10,7 @@ from typing import Any
 
 import httpx
 import pytest
-
-from conftest import Client, Server, export, wait_until, write_pairs
+from annotation_server import Client, Server, export, wait_until, write_pairs
 
 PEOPLE = [f"person{number}" for number in range(8)]
 

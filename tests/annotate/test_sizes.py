@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from conftest import Server
+from annotation_server import Server
 
 PAIRS = 100_000
 MEASURED = """

@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from annotation_server import Server
+from annotation_server import export as exported
 from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import Engine, create_engine, func, inspect, select, text, update
 
-from conftest import Server
-from conftest import export as exported
 from redline.annotate import agreement, lead, people, progress, work
 from redline.annotate.export import export
 from redline.annotate.handout import next_work, take_up_skipped
