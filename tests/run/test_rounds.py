@@ -116,8 +116,9 @@ def test_people_edit_between_the_rounds(recipe, tmp_path, capsys):
         for line in lines(out / "2" / "answers.jsonl"):
             edit = {key: line[key] for key in ("id", "prompt", "rejected")} | {"edited": "a good film"}
             file.write(json.dumps(edit) + "\n")
-    done = rounds_command(recipe, ["edit=people", "draw.n=1"], out)
+    done = rounds_command(recipe, ["edit=people", "draw.n=1"], out, as_json=True)
     assert [one.new for one in done][1] == 4
+    assert json.loads(capsys.readouterr().out) == json.loads((out / "rounds.json").read_text())
 
 
 @pytest.mark.parametrize(

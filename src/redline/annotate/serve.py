@@ -2,7 +2,6 @@
 write out what people have made."""
 
 import getpass
-import json
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,7 +21,7 @@ from redline.annotate.intake import Count, add_comparison, add_drafts, add_pairs
 from redline.annotate.practice import KNOWN, add_practice
 from redline.annotate.schema import connect, item, project, shown
 from redline.annotate.shown import duration, moment
-from redline.console import console, track
+from redline.console import console, print_json, say, track
 from redline.data.check import Rejects
 from redline.data.files import read_jsonl
 from redline.data.fits import fits_model
@@ -112,14 +111,18 @@ def _kind_of(options: Options, engine: Engine) -> str:
     return _kind(engine) or "edit"
 
 
-def export(db: str, out: Path, which: Which, who: str | None, with_history: bool) -> None:
-    """Write out edits, comparisons or thumbs."""
+def export(
+    db: str, out: Path, which: Which, who: str | None, with_history: bool, as_json: bool = False
+) -> None:
+    """Write out edits, comparisons or thumbs; ``as_json`` prints the counts."""
     done = exporting.export(connect_existing(db), out, which, who, with_history)
     text = f"{out}: {done.records:,} records"
     if done.left_out:
         parts = ", ".join(f"{number:,} {reason}" for reason, number in done.left_out.most_common())
         text += f"; left out: {parts}"
-    console.print(text, highlight=False, markup=False, soft_wrap=True)
+    say(text)
+    if as_json:
+        print_json({"out": str(out), "records": done.records, "left_out": dict(done.left_out)})
 
 
 def status(db: str, as_json: bool) -> None:
@@ -127,7 +130,7 @@ def status(db: str, as_json: bool) -> None:
     engine = connect_existing(db)
     figures = progress.status(engine)
     if as_json:
-        print(json.dumps(figures, ensure_ascii=False, indent=2))
+        print_json(figures)
         return
     out = Console(soft_wrap=True, highlight=False, markup=False)
     out.print(

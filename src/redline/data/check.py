@@ -13,7 +13,7 @@ from redline.console import console
 from redline.data.files import is_no_file
 from redline.data.records import Edit, Feedback, Pair, Prompt, Record, Response, Text, ToEdit, as_text
 from redline.errors import UserError, cannot_write
-from redline.types import Json
+from redline.types import Json, JsonObject
 
 EQUAL = "rejected and edited are equal"
 
@@ -110,6 +110,17 @@ class Rejects:
         lines += [f"warning: {count:,} {text}" for text, count in self.warnings.items()]
         for line in lines:
             console.print(f"{what}: {line}", highlight=False, markup=False, soft_wrap=True)
+
+    def as_json(self) -> JsonObject:
+        """The counts for ``--json``: records that were kept, those left out by reason and where they are,
+        what was noticed."""
+        return {
+            "records": self.kept,
+            "left_out": dict(self.counts),
+            "rejects": str(self.path) if self.path and self.total else None,
+            "notes": dict(self.notes),
+            "warnings": dict(self.warnings),
+        }
 
     def close(self) -> None:
         if self._out is not None:

@@ -8,7 +8,7 @@ signature. What is kept and dropped is counted by kind.
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
@@ -58,6 +58,10 @@ class Import:
     edits: int
     changed: dict[str, int]
     dropped: dict[str, int]
+
+    def as_json(self) -> JsonObject:
+        """The counts for ``--json``."""
+        return asdict(self)
 
     def lines(self) -> list[str]:
         """The counts as lines of text."""

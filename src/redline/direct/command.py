@@ -4,6 +4,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from redline.console import print_json
 from redline.data.check import Rejects
 from redline.data.read import read
 from redline.data.reading import Reading
@@ -23,10 +24,11 @@ def extrapolate_command(
     max_new_tokens: int,
     kl_limit: float,
     seed: int,
-) -> float:
+    as_json: bool = False,
+) -> None:
     """Write ``policy`` at a strength to ``out``; of several strengths the one that a search on ``prompts`` by
-    ``reward`` comes to. Returns the strength. Raises UserError for what is missing, before anything is
-    loaded."""
+    ``reward`` comes to. Prints the strength; ``as_json`` adds what the search measured. Raises UserError for
+    what is missing, before anything is loaded."""
     if not strengths:
         raise UserError("--strength is missing: 1 is the policy itself, 1.5 half as far again.")
     if out.resolve() == policy.resolve():
@@ -37,9 +39,9 @@ def extrapolate_command(
             "file.py:function) and --prompts. Or give one strength."
         )
     from redline.data.tokenization import load_tokenizer
-    from redline.direct.extrapolate import Search, Way, decide, write_search
-    from redline.engine.saving import ADAPTER, save
-    from redline.engine.settings import Adapt, Model
+    from redline.direct.extrapolate import Measured, Search, Way, as_plain, decide, write_search
+    from redline.engine.saving import save
+    from redline.engine.settings import ADAPTER, Adapt, Model
     from redline.policy.actor import ActorCritic
     from redline.reward.rewards import build_reward
     from redline.reward.settings import RewardTerm
@@ -66,6 +68,7 @@ def extrapolate_command(
     actor = ActorCritic(model, adapt)
     way = Way(actor, policy)
     strength = strengths[0]
+    measured: list[Measured] = []
     if len(strengths) > 1:
         assert reward is not None  # asked above
         assert prompts is not None
@@ -82,4 +85,7 @@ def extrapolate_command(
         write_search(out, measured, strength)
     way.go_to(strength)
     save(actor.lm, actor.peft, tokenizer, out, model.name)
-    return strength
+    if as_json:
+        print_json({"out": str(out), "strength": strength, "measured": list(map(as_plain, measured))})
+    else:
+        print(f"{out}: strength {strength:g}")

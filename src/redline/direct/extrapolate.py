@@ -31,6 +31,7 @@ from redline.sampling.open import open_sampler
 from redline.sampling.protocol import Request, Sampler
 from redline.sampling.rollouts import prompt_tokens, sample_rollout
 from redline.sampling.settings import Sampling
+from redline.types import JsonObject
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -237,10 +238,12 @@ def train_expo(
 def write_search(out: Path, measured: Sequence[Measured], strength: float) -> None:
     """What a search measured, a line a strength."""
     lines = [
-        Found.model_validate(
-            {"id": f"{one.strength:g}", "chosen": one.strength == strength}
-            | {name: value for name, value in asdict(one).items() if name != "rewards"}
-        )
+        Found.model_validate({"id": f"{one.strength:g}", "chosen": one.strength == strength} | as_plain(one))
         for one in measured
     ]
     write_jsonl(out / "search.jsonl", lines)
+
+
+def as_plain(measured: Measured) -> JsonObject:
+    """What was measured at a strength, less each prompt's reward."""
+    return {name: value for name, value in asdict(measured).items() if name != "rewards"}

@@ -32,6 +32,7 @@ def edit(
     dry: bool,
     for_model: str | None = None,
     max_prompt_tokens: int | None = None,
+    as_json: bool = False,
 ) -> None:
     """Read the pairs and edit them, or show what would be asked. ``settings`` is what the options say.
 
@@ -54,9 +55,12 @@ def edit(
     if not todo:
         raise UserError(f"{pairs}: no pair in it that can be edited ({rejects.summary()}).")
     if dry:
-        print(visible(dry_run(todo, how)))
+        estimate = dry_run(todo, how)
+        print_json(estimate.as_json()) if as_json else print(visible(str(estimate)))
     else:
         counts = edit_pairs(todo, out, how)
+        if as_json:
+            print_json({"out": str(out)} | counts.as_json(how))
         if not counts.accepted:
             raise CheckFailed(
                 f"{out}: no edit was accepted, {counts.refused.total()} were refused. Read the answers in "

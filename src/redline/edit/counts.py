@@ -2,10 +2,11 @@
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 from redline.edit.gates import MEANING
 from redline.edit.settings import EditWith
+from redline.types import JsonObject
 
 REASONS: dict[str, str] = {
     **{str(gate): meaning for gate, meaning in MEANING.items()},
@@ -39,6 +40,11 @@ class Counts:
         parts += [f"{len(self.failed)} unanswered"] if self.failed else []
         return ", ".join([*parts, f"{self.tokens_in + self.tokens_out:,} tokens", *self._cost(how)])
 
+    def as_json(self, how: EditWith) -> JsonObject:
+        """All counts for ``--json``; ``cost`` is null without a price."""
+        cost = self.cost(how) if how.price_in or how.price_out else None
+        return asdict(self) | {"cost": cost}
+
     def cost(self, how: EditWith) -> float:
         return (self.tokens_in * how.price_in + self.tokens_out * how.price_out) / 1e6
 
@@ -59,3 +65,26 @@ class Counts:
         yield tokens
         if self.tokens_untold:
             yield f"{self.tokens_untold} answers came without a token count and are not in it"
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What it would take to edit ``pairs`` pairs, if no answer is refused: tokens, and the cost where a price
+    is given; ``prompts`` are the first filled ones, by the pair's id."""
+
+    pairs: int
+    tokens_in: int
+    tokens_out: int
+    cost: float | None
+    prompts: dict[str, str]
+
+    def as_json(self) -> JsonObject:
+        """The same for ``--json``."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        texts = [f"--- prompt for {name} ---\n{text}\n" for name, text in self.prompts.items()]
+        about = f"{self.pairs} pairs: about {self.tokens_in:,} tokens in and {self.tokens_out:,} out"
+        if self.cost is not None:
+            about += f", cost about {self.cost:.2f}"
+        return "\n".join([*texts, f"{about}, if no answer is refused."])

@@ -16,7 +16,7 @@ from redline.console import Bar, console, progress_bar
 from redline.data.alignment import edit_ratio
 from redline.data.records import Edit, Record, ToEdit
 from redline.data.units import units
-from redline.edit.counts import Counts
+from redline.edit.counts import Counts, Estimate
 from redline.edit.gates import Refusal, check
 from redline.edit.journal import Journal
 from redline.edit.prompts import (
@@ -122,23 +122,21 @@ def question(pair: ToEdit, template: Template, guideline: str) -> str:
     )
 
 
-def dry_run(pairs: Sequence[ToEdit], how: EditWith, shown: int = 3) -> str:
+def dry_run(pairs: Sequence[ToEdit], how: EditWith, shown: int = 3) -> Estimate:
     """The first filled prompts and an estimate of what all would take, four characters a token, without
     asking anybody."""
     template, guideline = prepare(pairs, how)
     asked = answered = 0
-    texts: list[str] = []
+    prompts: dict[str, str] = {}
     for pair in pairs:
         with contextlib.suppress(ValueError):  # counted as refused by "input" when it is the real thing
             text = question(pair, template, guideline)
             asked += len(text) // 4
             answered += len(response_text(pair.rejected)) // 4 + (100 if template.delimited else 0)
-            if len(texts) < shown:
-                texts.append(f"--- prompt for {pair.id} ---\n{text}\n")
-    about = f"{len(pairs)} pairs: about {asked:,} tokens in and {answered:,} out"
-    if how.price_in or how.price_out:
-        about += f", cost about {Counts(len(pairs), tokens_in=asked, tokens_out=answered).cost(how):.2f}"
-    return "\n".join([*texts, f"{about}, if no answer is refused."])
+            if len(prompts) < shown:
+                prompts[pair.id] = text
+    cost = Counts(len(pairs), tokens_in=asked, tokens_out=answered).cost(how)
+    return Estimate(len(pairs), asked, answered, cost if how.price_in or how.price_out else None, prompts)
 
 
 def _finished(pairs: Sequence[ToEdit], edits: Journal, rejects: Journal) -> Counts:

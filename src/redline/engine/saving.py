@@ -8,13 +8,11 @@ from redline.data.files import read_json, write_json
 from redline.embedded import quietly
 from redline.engine.checkpoints import writing
 from redline.engine.models import is_quantised, load_config, load_model, storage, whole_weights
-from redline.engine.settings import Model
+from redline.engine.settings import ADAPTER, Model
 
 if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-ADAPTER = "adapter"  # folder of the adapter, beside the merged weights
 
 
 def save(

@@ -7,6 +7,8 @@ from pydantic import Field
 from redline.section import Section
 from redline.types import JsonObject
 
+ADAPTER = "adapter"  # folder of an adapter, beside the merged weights
+
 
 class Model(Section):
     """The language model to align, and how it is held in memory."""

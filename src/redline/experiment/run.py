@@ -16,6 +16,7 @@ from pathlib import Path
 from redline.console import console, say, speak
 from redline.errors import UserError
 from redline.experiment.arms import Cell
+from redline.report.summary import print_summary
 from redline.run.run import Run
 
 LOOK_AGAIN = 5.0  # seconds after which runs that wait for another's reward model look for it
@@ -66,7 +67,9 @@ def run_cell(cell: Cell, known: Iterable[Path]) -> str | None:
                 f"{need.cell.folder / need.stage}: is not there, or of another recipe. Run the arm "
                 f"`{need.cell.arm}` first."
             )
-        run.go(others=[other for other in known if other != cell.folder])
+        outcome = run.go(others=[other for other in known if other != cell.folder])
+        if "report" in outcome.did:
+            print_summary(cell.folder, run.files.report, console)  # stdout is the table's
     except UserError as error:
         return str(error)
     except (

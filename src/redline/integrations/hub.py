@@ -5,7 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from redline.console import print_json
 from redline.errors import UserError
+from redline.types import JsonObject
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -108,12 +110,18 @@ def _one(api: "HfApi", part: Upload, private: bool) -> str:
     return str(address)
 
 
-def push_command(run: Path, name: str, what: str, upload_it: bool, public: bool) -> None:
+def push_command(
+    run: Path, name: str, what: str, upload_it: bool, public: bool, as_json: bool = False
+) -> None:
     """Show what would be uploaded; upload it with ``upload_it``."""
     from rich.console import Console
 
     screen = Console(highlight=False)
     uploads = plan_uploads(run, name, what)
+    if as_json:
+        addresses = upload(uploads, private=not public) if upload_it else [None] * len(uploads)
+        print_json([_plain(part, address) for part, address in zip(uploads, addresses, strict=True)])
+        return
     kind = "public" if public else "private"
     for part in uploads:
         screen.print(
@@ -128,3 +136,14 @@ def push_command(run: Path, name: str, what: str, upload_it: bool, public: bool)
         return
     for address in upload(uploads, private=not public):
         screen.print(f"uploaded: {address}", markup=False, soft_wrap=True)
+
+
+def _plain(part: Upload, address: str | None) -> JsonObject:
+    """An upload for ``--json``; its address is null in a dry run."""
+    return {
+        "folder": str(part.folder),
+        "repository": part.repository,
+        "files": [str(file.relative_to(part.folder)) for file in part.files],
+        "bytes": part.size,
+        "address": address,
+    }

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import ValidationError
 
-from redline.console import track
+from redline.console import print_json, track
 from redline.data.chat_template import CannotRender, Turn
 from redline.data.check import Rejects
 from redline.data.files import check_apart, explain, write_jsonl
@@ -52,6 +52,33 @@ def label_file(
     ``tokenizer`` is one, or a model's name or folder, or "whitespace". Raises UserError when no edit could be
     labelled, or ``out`` is the file of the edits.
     """
+    rejects = _write_labels(
+        source,
+        out,
+        tokenizer,
+        how,
+        max_response_tokens=max_response_tokens,
+        max_prompt_tokens=max_prompt_tokens,
+        over_long=over_long,
+        trust_remote_code=trust_remote_code,
+        keep_unchanged=keep_unchanged,
+    )
+    return rejects.kept
+
+
+def _write_labels(
+    source: Source,
+    out: Path | str,
+    tokenizer: "str | PreTrainedTokenizerBase",
+    how: Label | None,
+    *,
+    max_response_tokens: int | None,
+    keep_unchanged: bool,
+    max_prompt_tokens: int | None = None,
+    over_long: OverLong = "crop",
+    trust_remote_code: bool = False,
+) -> Rejects:
+    """Do what ``label_file`` says; returns the counts."""
     check_apart([out], read_files(source))
     if isinstance(tokenizer, str) and tokenizer != WHITESPACE:
         tokenizer = load_tokenizer(tokenizer, trust_remote_code)
@@ -66,12 +93,11 @@ def label_file(
             rejects=rejects,
             file=source.name,
         )
-        count = write_jsonl(out, track(made, "label"))
-        rejects.kept = count
+        rejects.kept = write_jsonl(out, track(made, "label"))
         rejects.report(str(out))
-    if not count:
+    if not rejects.kept:
         raise UserError(f"{source.name}: no edit could be labelled ({rejects.summary()}).")
-    return count
+    return rejects
 
 
 def label_command(
@@ -82,15 +108,16 @@ def label_command(
     max_response_tokens: int | None,
     keep_unchanged: bool,
     chat_template: str | None = None,
+    as_json: bool = False,
 ) -> None:
     """``redline label``: ``settings`` are the keys of the recipe's section, from the command line;
-    ``chat_template`` a file that takes the place of the tokenizer's own."""
+    ``chat_template`` a file that takes the place of the tokenizer's own; ``as_json`` prints the counts."""
     try:
         how = Label.model_validate(settings)
     except ValidationError as error:
         option, _, what = explain(error).partition(": ")
         raise UserError(f"--{option}: {what}.") from error
-    label_file(
+    rejects = _write_labels(
         source,
         out,
         load_tokenizer(tokenizer, chat_template=chat_template) if chat_template else tokenizer,
@@ -98,6 +125,8 @@ def label_command(
         max_response_tokens=max_response_tokens,
         keep_unchanged=keep_unchanged,
     )
+    if as_json:
+        print_json({"out": str(out)} | rejects.as_json())
 
 
 def label_edits(

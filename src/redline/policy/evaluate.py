@@ -10,8 +10,7 @@ from torch import Tensor
 
 from redline.data.records import Prompt, Response
 from redline.engine.models import load_causal_lm, tokenizer_of
-from redline.engine.saving import ADAPTER
-from redline.engine.settings import Model
+from redline.engine.settings import ADAPTER, Model
 from redline.engine.whole_pass import response_logprobs
 from redline.sampling.local import InProcess
 from redline.sampling.protocol import CurrentPolicy, Sampler

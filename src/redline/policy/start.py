@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from redline.engine.saving import ADAPTER
+from redline.engine.settings import ADAPTER
 from redline.errors import UserError
 from redline.policy.actor import ActorCritic
 

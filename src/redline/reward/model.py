@@ -24,8 +24,8 @@ from redline.engine.models import (
     load_model,
     tokenizer_of,
 )
-from redline.engine.saving import ADAPTER, save
-from redline.engine.settings import Model
+from redline.engine.saving import save
+from redline.engine.settings import ADAPTER, Model
 from redline.engine.switch import plain
 from redline.engine.trunk import Trunk
 from redline.engine.views import FEWEST, TRIED, Split, layers_of

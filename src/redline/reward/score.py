@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 
-from redline.console import track
+from redline.console import print_json, track
 from redline.data.check import Rejects
 from redline.data.files import check_apart, write_jsonl
 from redline.data.read import read
@@ -39,15 +39,26 @@ def score_file(path: Path, reward: str, out: Path) -> int:
     Raises UserError when the file is missing or holds neither, when ``out`` is the same file, or when
     ``reward`` is no reward model.
     """
+    return _write_scores(path, reward, out).kept
+
+
+def score_command(path: Path, reward: str, out: Path, as_json: bool) -> None:
+    """``redline score``; ``as_json`` prints the counts."""
+    rejects = _write_scores(path, reward, out)
+    if as_json:
+        print_json({"out": str(out)} | rejects.as_json())
+
+
+def _write_scores(path: Path, reward: str, out: Path) -> Rejects:
+    """Do what ``score_file`` says; returns the counts."""
     check_apart([out], [path])
     model = load_reward_model(reward)
     with Rejects.beside(out) as rejects:
-        count = write_jsonl(out, track(score_texts(model, _texts(path, rejects)), "score"))
-        rejects.kept = count
+        rejects.kept = write_jsonl(out, track(score_texts(model, _texts(path, rejects)), "score"))
         rejects.report(str(out))
-    if not count:
+    if not rejects.kept:
         raise UserError(f"{path}: nothing could be scored ({rejects.summary()}).")
-    return count
+    return rejects
 
 
 def _texts(path: Path, rejects: Rejects) -> Iterator[tuple[dict[str, str], Text, Text]]:

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from redline.console import say
+from redline.console import print_json, say
 from redline.data.check import Rejects
 from redline.data.files import read_json, read_jsonl, whole_file, write_json, write_jsonl
 from redline.data.read import read
@@ -25,6 +25,7 @@ from redline.judge.judges import judge_of
 from redline.judge.systems import read_responses
 from redline.recipe import Recipe, as_yaml, check, check_recipe, read_plain
 from redline.report.rounds import write_rounds
+from redline.report.summary import print_summary
 from redline.run.files import RunFiles
 from redline.run.run import Run
 from redline.run.settings import Rounds
@@ -46,8 +47,9 @@ class Round:
     over_last_ci95: tuple[float, float]
 
 
-def rounds_command(path: Path, overrides: list[str], out: Path | None) -> list[Round]:
-    """Run the rounds of a recipe that are not done yet. Returns those that are.
+def rounds_command(path: Path, overrides: list[str], out: Path | None, as_json: bool = False) -> list[Round]:
+    """Run the rounds of a recipe that are not done yet, print each one's summary, or at the end the figures
+    of all as JSON. Returns those that are done.
 
     Raises UserError for a recipe that cannot be used, before anything is sampled or trained.
     """
@@ -66,9 +68,11 @@ def rounds_command(path: Path, overrides: list[str], out: Path | None) -> list[R
     done: list[Round] = []
     for number in range(1, how.rounds + 1):
         if not work.edits(number):
-            return done
-        done.append(work.train(number))
+            break
+        done.append(work.train(number, as_json))
         _write(done, folder)
+    if as_json:
+        print_json(_plain(done))
     return done
 
 
@@ -153,8 +157,8 @@ class _Work:
         made.replace(edits)
         return True
 
-    def train(self, number: int) -> Round:
-        """Train on all edits so far and measure: the run of a round."""
+    def train(self, number: int, quiet: bool = False) -> Round:
+        """Train on all edits so far and measure: the run of a round. ``quiet`` prints no summary."""
         here, files = self._folder / str(number), self._files(number)
         edits = list(read_jsonl(here / "all.jsonl", Edit))
         plain = self._recipe.model_dump(exclude_unset=True)
@@ -164,7 +168,9 @@ class _Work:
             plain["model"] = {**plain.get("model", {}), "name": str(self._files(number - 1).policy.folder)}
         recipe = check_recipe(plain, f"round {number}")
         say(f"round {number} of {self._how.rounds}: {len(edits)} edits")
-        Run(recipe, files.folder).go(None)
+        outcome = Run(recipe, files.folder).go(None)
+        if "report" in outcome.did and not quiet:
+            print_summary(files.folder, files.report)
         last = read_json(files.winrate)
         first = last if number == 1 else self._over_first(number, recipe)
         before = 0
@@ -200,5 +206,9 @@ def _renamed(number: int, edits: Iterator[Edit]) -> Iterator[Edit]:
 
 
 def _write(done: list[Round], folder: Path) -> None:
-    write_json(folder / "rounds.json", {"rounds": [asdict(one) for one in done]})
+    write_json(folder / "rounds.json", _plain(done))
     write_rounds(folder)
+
+
+def _plain(done: list[Round]) -> JsonObject:
+    return {"rounds": [asdict(one) for one in done]}

@@ -11,7 +11,7 @@ from redline.data.files import read_json, read_jsonl, write_jsonl
 from redline.data.read import read
 from redline.data.records import Edit, Feedback, Pair, Prompt, Record
 from redline.data.settings import Source
-from redline.engine.saving import ADAPTER
+from redline.engine.settings import ADAPTER
 from redline.errors import UserError
 from redline.run.comparison import compare, watching_judge
 from redline.run.folder import made_with
@@ -223,12 +223,10 @@ def _check_same_original(job: Job, key: str, policy: str | None) -> None:
 
 
 def report(job: Job) -> None:
-    """The page and the model cards, and a summary on the console."""
+    """The page and the model cards."""
     from redline.report.page import write_report
-    from redline.report.summary import print_summary
 
-    page = write_report(job.files.folder)
-    print_summary(job.files.folder, page)
+    write_report(job.files.folder)
 
 
 def free_memory() -> None:

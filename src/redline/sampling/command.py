@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from redline.chat import Chat, NoAnswer, open_chat
-from redline.console import Bar, console, progress_bar
+from redline.console import Bar, console, print_json, progress_bar
 from redline.data.check import Rejects
 from redline.data.files import check_apart
 from redline.data.fits import fits_model
@@ -33,14 +33,16 @@ def sample_command(
     seed: int = 0,
     base_url: str | None = None,
     concurrency: int = 8,
+    as_json: bool = False,
 ) -> int:
     """Sample ``n`` responses to each prompt into ``out`` and return the number of records there.
 
     A record has the response twice: as ``response``, which comparisons read, and as ``rejected``, which
     ``edit`` and ``annotate`` ask to have corrected. With ``worst_by``, a reward model, a record holds the
     worst of the ``n`` responses, by mean reward a token (of a sequence model: by its reward). Empty responses
-    are left out and counted. Started again, the command goes on where it stopped. Raises UserError where
-    ``out`` holds answers of another model, or where prompts stayed without an answer.
+    are left out and counted; ``as_json`` prints the counts. Started again, the command goes on where it
+    stopped. Raises UserError where ``out`` holds answers of another model, or where prompts stayed without an
+    answer.
     """
     check_apart([out], read_files(prompts))
     if worst_by is not None and n < 2:
@@ -68,6 +70,8 @@ def sample_command(
             f"prompts without an answer: {len(answers.failed)} (the first, {first}: {why}). The same command "
             "asks for them again."
         )
+    if as_json:
+        print_json({"out": str(out), "model": model} | rejects.as_json())
     return rejects.kept
 
 
