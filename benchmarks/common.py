@@ -52,14 +52,18 @@ def about(script: str, model: "Model | None" = None) -> dict[str, Any]:
 
 
 def _commit() -> str:
-    """Of the sources that were measured; "+" where they had changed since."""
-    described = subprocess.run(
-        ["git", "describe", "--always", "--dirty=+", "--exclude=*"],
-        capture_output=True,
-        text=True,
-        cwd=PAGE.parent,
-    )
-    return described.stdout.strip() or version("redline")
+    """Of the sources that were measured; "+" where they had changed since. Results and pages, which the
+    scripts write themselves, do not count."""
+    commit = _git("rev-parse", "--short", "HEAD")
+    written = (":(exclude)benchmarks/results", ":(exclude)docs")
+    changed = _git("status", "--porcelain", "--untracked-files=no", "--", ".", *written)
+    return commit + "+" * bool(changed) if commit else version("redline")
+
+
+def _git(*words: str) -> str:
+    """What git says in this repository; empty where it is none."""
+    done = subprocess.run(["git", *words], capture_output=True, text=True, cwd=PAGE.parent.parent)
+    return done.stdout.strip()
 
 
 def table(head: list[str], rows: list[list[str]]) -> str:

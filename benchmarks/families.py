@@ -1,11 +1,13 @@
 """Every decoder of the installed Transformers at a tiny size: does its reward model train, does its policy,
 and are the log-probabilities those of plain Transformers? One line a family.
 
-    python benchmarks/families.py                      # what results/families.json does not have yet
+    python benchmarks/families.py                      # all; started again, it goes on where it stopped
     python benchmarks/families.py --again llama olmo2  # these once more
     python benchmarks/families.py --table              # the table of docs/models.md, from the results
 
-Each family runs in a process of its own, for at most five minutes; the results file is written as it goes.
+Each family runs in a process of its own, for at most five minutes. Lines are kept in runs/families.json as
+they come; results/families.json is written when all are there. All its lines are of one commit, one machine
+and one set of versions: with others the script begins anew, and ``--again`` ends with a line that says so.
 """
 
 import argparse
@@ -22,10 +24,13 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
 from common import about, filled, into_page, table
+from redline.data.files import whole_file
 
 RESULTS = Path(__file__).parent / "results" / "families.json"
+PROGRESS = Path(__file__).parent.parent / "runs" / "families.json"
 PAGE = Path(__file__).parent.parent / "docs" / "models.md"
-SECONDS = 150
+SECONDS = 300
+SAME = ("machine", "versions")  # what all lines of a results file have in common
 
 
 def families() -> list[str]:
@@ -104,25 +109,50 @@ def _note(line: dict[str, Any]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--again", nargs="*", default=[])
-    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--again", nargs="*", default=[], metavar="FAMILY")
     parser.add_argument("--table", action="store_true")
     known = parser.parse_args()
     if known.table:
         into_page("families.py", "families", written(json.loads(RESULTS.read_text())), PAGE)
         return
-    lines = {}
-    with contextlib.suppress(FileNotFoundError):
-        lines = {line["family"]: line for line in json.loads(known.out.read_text())["families"]}
-    wanted = known.again or [family for family in families() if family not in lines]
+    content = begun(PROGRESS, known.again)
+    lines = {line["family"]: line for line in content["families"]}
+    wanted = known.again or missing(content)
     import tiny_families  # noqa: F401  (imported once, before the processes part)
 
     for family in wanted:
         lines[family] = apart(family)
         print(json.dumps(lines[family]), flush=True)
-        content = {**about("families.py"), "date": str(date.today())}
         content["families"] = [lines[name] for name in sorted(lines)]
-        known.out.write_text(json.dumps(content, indent=1) + "\n")
+        write(content, PROGRESS)
+    if not missing(content):
+        write(content, RESULTS)
+
+
+def write(content: dict[str, Any], path: Path) -> None:
+    with whole_file(path) as file:
+        file.write(json.dumps(content, indent=1) + "\n")
+
+
+def missing(content: dict[str, Any]) -> list[str]:
+    """The families without a line."""
+    there = {line["family"] for line in content["families"]}
+    return [family for family in families() if family not in there]
+
+
+def begun(path: Path, again: list[str]) -> dict[str, Any]:
+    """The results that a file has so far, where they are of this commit, machine and versions; else none."""
+    content = {**about("families.py"), "date": str(date.today()), "families": []}
+    with contextlib.suppress(FileNotFoundError):
+        before = json.loads(path.read_text())
+        if all(before[name] == content[name] for name in SAME):
+            return dict(before)
+        if again:
+            raise SystemExit(
+                f"{path}: its lines are of commit {before['versions']['redline']} and of other sources, "
+                "versions or another machine. Run all families, without --again."
+            )
+    return content
 
 
 if __name__ == "__main__":

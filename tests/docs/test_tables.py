@@ -44,3 +44,28 @@ def test_the_table_of_families(benchmarks):
 
     content = json.loads(families.RESULTS.read_text(encoding="utf-8"))
     assert in_page("families", "models.md") == families.written(content)
+
+
+def test_the_sweep_of_families_goes_on_and_mixes_no_commits(benchmarks, tmp_path):
+    import families
+
+    path = tmp_path / "families.json"
+    content = families.begun(path, again=[])
+    assert content["families"] == []
+    content["families"] = [{"family": "llama", "policy": "view"}]
+    families.write(content, path)
+    assert families.begun(path, again=[]) == content
+    assert "llama" not in families.missing(content)
+    assert "olmo2" in families.missing(content)
+
+    content["versions"]["redline"] = "0000000"
+    families.write(content, path)
+    assert families.begun(path, again=[])["families"] == []
+    with pytest.raises(SystemExit, match="its lines are of commit 0000000"):
+        families.begun(path, again=["llama"])
+
+
+def test_the_table_of_starts(benchmarks):
+    import starts
+
+    assert in_page("starts", "models.md") == starts.written(starts.finished())

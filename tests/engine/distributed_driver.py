@@ -105,6 +105,65 @@ def direct(model: Model, data: Path, out: Path, adapt: dict[str, Any], **setting
         train_direct(recipe, policy, model, given, out / recipe.method, gold=watch)
 
 
+def counted(model: Model, data: Path, out: Path, adapt: dict[str, Any], **settings: Any) -> None:
+    """A reward model, and a policy that a judge of lengths watches; each process writes how much of the work
+    that is shared out was its own: rows through the frozen layers, held-out edits, answers to held-out
+    prompts."""
+    from unittest.mock import patch
+
+    from redline.data.files import read_jsonl, write_json
+    from redline.data.records import Labels, Prompt
+    from redline.engine import trunk
+    from redline.engine.processes import this_process
+    from redline.policy import watch
+    from redline.policy.train import train_policy
+    from redline.reward import train
+
+    counts = {"frozen rows": 0, "held-out edits": 0, "answers": 0}
+    computed, rewards = trunk.StateCache._computed, train.RewardTrainer._rewards
+    sample = watch.sample_rollout
+
+    def count_rows(cache: Any, rows: list[Any]) -> Any:
+        counts["frozen rows"] += len(rows)
+        return computed(cache, rows)
+
+    def count_rewards(trainer: Any, edits: list[Any]) -> Any:
+        counts["held-out edits"] += len(edits)
+        return rewards(trainer, edits)
+
+    def count_answers(sampler: Any, policy: Any, prompt_ids: list[Any], *rest: Any, **more: Any) -> Any:
+        counts["answers"] += len(prompt_ids)
+        return sample(sampler, policy, prompt_ids, *rest, **more)
+
+    def longer(ours: list[Any], theirs: list[Any]) -> list[float | None]:
+        return [float(len(a.response) > len(b.response)) for a, b in zip(ours, theirs, strict=True)]
+
+    labels = list(read_jsonl(data / "labels.jsonl", Labels))
+    prompts = [Prompt(id=text, prompt=text) for text in PROMPTS]
+    recipe = Policy(
+        reward=[RewardTerm(function=f"{__file__}:vowels")],
+        updates=2,
+        batch_size=4,
+        minibatch_size=4,
+        adapt=Adapt(**adapt),
+        sampling=Sampling(max_new_tokens=8),
+        optimizer=Optimizer(lr=0.003, head_lr=0.003, warmup=0),
+    )
+    with (
+        patch.object(trunk, "ROWS_AT_ONCE", 4),
+        patch.object(train, "CPU_MICROBATCH_TOKENS", 64),
+        patch.object(trunk.StateCache, "_computed", count_rows),
+        patch.object(train.RewardTrainer, "_rewards", count_rewards),
+        patch.object(watch, "sample_rollout", count_answers),
+    ):
+        how = Reward(adapt=Adapt(**adapt), epochs=1, batch_size=4)
+        train.train_reward(how, model, labels[:16], labels[16:], out / "reward")
+        train_policy(
+            recipe, model, prompts, out / "policy", gold=watch.Gold("length", longer, prompts[:5], 1)
+        )
+    write_json(out / f"counts-{this_process().process_index}.json", counts)
+
+
 def sharded(model: Model, data: Path, out: Path, adapt: dict[str, Any], **settings: Any) -> None:
     """Writes the names of the modules that FSDP2 shards each by itself."""
     import torch
@@ -139,7 +198,8 @@ def run(todo: list[dict[str, Any]]) -> None:
     for job in todo:
         settings = {"adapt": {"lora_rank": 4, "train_layers": 2}} | job.get("settings", {})
         model = Model(name=job["model"], dtype=job.get("dtype", "float32"))
-        jobs = {"policy": policy, "reward": reward, "sft": sft, "direct": direct, "sharded": sharded}
+        jobs = {"policy": policy, "reward": reward, "sft": sft, "direct": direct}
+        jobs |= {"sharded": sharded, "counted": counted}
         jobs[job["kind"]](model, Path(job["data"]), Path(job["out"]), **settings)
 
 

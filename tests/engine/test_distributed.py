@@ -153,7 +153,7 @@ def several(request, data, single) -> Path:
             shutil.copy(single / "reward/best.safetensors", resumed)
         todo.append(job | {"out": str(resumed)})
     only = "sharded" if "fsdp" in request.param else "direct"
-    todo.append(todo[0] | {"kind": only, "out": str(folder / only)})
+    todo += [todo[0] | {"kind": kind, "out": str(folder / kind)} for kind in (only, "counted")]
     (folder / "jobs.json").write_text(json.dumps(todo))
     done = launch(request.param, distributed_driver.__file__, folder / "jobs.json")
     assert done.returncode == 0, done.stderr[-3000:]
@@ -204,6 +204,35 @@ def test_each_layer_is_sharded_by_itself_or_a_policy_without_rl_is_trained(data,
             "FSDPActorCritic",
             *["FSDPLlamaDecoderLayer"] * 2 * depth,
         ]
+
+
+def test_what_all_processes_need_is_computed_once_by_one_of_them(data, single, several):
+    """The frozen layers, validation and watching: shared out, with the results of one process."""
+    alone = data / "single/counted"
+    if not alone.exists():
+        job = jobs(data, "single", data)[0] | {"kind": "counted", "out": str(alone), "settings": {}}
+        distributed_driver.run([job])
+    whole = json.loads((alone / "counts-0.json").read_text())
+    parts = [json.loads((several / f"counted/counts-{rank}.json").read_text()) for rank in range(2)]
+    for name in ("frozen rows", "answers"):
+        assert sum(part[name] for part in parts) == whole[name]
+    validations = 2 + 1  # one an epoch, the best one's, and the scores
+    spare = sum(part["held-out edits"] for part in parts) - whole["held-out edits"]
+    assert 0 <= spare <= 2 * validations
+    for part in parts:
+        for name, count in part.items():
+            assert 0.3 * whole[name] < count < 0.7 * whole[name], (name, parts, whole)
+
+    ours, theirs = (
+        json.loads((folder / "reward/metrics.json").read_text()) for folder in (alone, several / "counted")
+    )
+    assert theirs["validation"]["auc"] == pytest.approx(ours["validation"]["auc"], abs=1e-5)
+    assert theirs["validation"]["reward_std"] == pytest.approx(ours["validation"]["reward_std"], abs=1e-5)
+    for name in ("reference", "000001", "000002"):
+        one, two = (lines(folder / f"policy/watch/{name}.jsonl") for folder in (alone, several / "counted"))
+        assert [row["response"] for row in two] == [row["response"] for row in one]
+        for key in ("reward", "kl"):
+            assert [row[key] for row in two] == pytest.approx([row[key] for row in one], abs=1e-3)
 
 
 def test_sharded_weights_are_computed_with_in_bfloat16(data, single, tmp_path):

@@ -8,6 +8,7 @@ from trl import GRPOConfig, GRPOTrainer
 from redline import TokenReward, UserError
 from redline.engine.settings import Adapt, Model
 from redline.integrations.trl import TokenCreditTrainer, TokenRewardFunction, token_advantages
+from redline.policy.baselines import Groups, baseline_advantages
 from redline.reward.model import new_reward_model
 from redline.reward.settings import Reward
 from tiny_models import CONFIGS, random_model
@@ -89,28 +90,61 @@ def test_each_token_has_its_own_advantage_in_the_loss_that_trl_computes(tmp_path
         assert (own.std(dim=1) > 0).any()
 
 
+def everywhere(rewards: torch.Tensor) -> torch.Tensor:
+    """A mask for completions that are all as long as the longest."""
+    return torch.ones_like(rewards).bool()
+
+
 def test_by_hand():
     rewards = torch.tensor([[1.0, 2.0, 3.0], [1.0, 0.0, 0.0]])
-    advantages = torch.tensor([2.5, -2.5])  # 6 and 1 less their mean
-    found = token_advantages(advantages, rewards, torch.ones(2), 2)
+    found = token_advantages(rewards, torch.zeros(2), everywhere(rewards), 2, "none")
     # to go: 6 5 3 and 1 0 0; their means 3.5 2.5 1.5
     assert found.tolist() == [[2.5, 2.5, 1.5], [-2.5, -2.5, -1.5]]
+    with_others = token_advantages(rewards, torch.tensor([4.0, 0.0]), everywhere(rewards), 2, "none")
+    assert (with_others - found).tolist() == [[2.0, 2.0, 2.0], [-2.0, -2.0, -2.0]]
+    # n / (n - 1) = 2, times the mean of 2.5^2, 2.5^2 and 1.5^2
+    divided = token_advantages(rewards, torch.zeros(2), everywhere(rewards), 2, "group")
+    assert torch.allclose(divided, found / (2 * (6.25 + 6.25 + 2.25) / 3) ** 0.5, atol=1e-4)
 
 
-def test_a_reward_on_the_last_token_is_trls_own_advantage():
+@pytest.mark.parametrize("scale", ["group", "batch"])
+def test_a_reward_on_the_last_token_is_trls_own_advantage(scale):
     """Of completions of equal length: then there is no credit to share out."""
     totals = torch.tensor([3.0, 1.0, -1.0, 2.0, 0.0, 0.5])
     rewards = torch.zeros(6, 5)
     rewards[:, -1] = totals
     grouped = totals.view(2, 3)
-    scale = grouped.std(dim=1).repeat_interleave(3) + 1e-4
-    own = (totals - grouped.mean(dim=1).repeat_interleave(3)) / scale
-    assert torch.allclose(token_advantages(own, rewards, scale, 3), own[:, None].expand(6, 5), atol=1e-6)
+    deviation = grouped.std(dim=1).repeat_interleave(3) if scale == "group" else totals.std()
+    own = (totals - grouped.mean(dim=1).repeat_interleave(3)) / (deviation + 1e-4)
+    found = token_advantages(rewards, torch.zeros(6), everywhere(rewards), 3, scale)
+    assert torch.allclose(found, own[:, None].expand(6, 5), atol=1e-6)
+
+
+@pytest.mark.parametrize("scale", ["group", "batch"])
+def test_equal_returns_at_different_places_are_not_blown_up(scale):
+    """TRL's deviation of whole returns is 0 here; its 1e-4 would make advantages of thousands."""
+    rewards = torch.tensor([[1.0, 0.0, 0.0, 0.0], [0.0, 0.0, 1.0, 0.0], [0.0, 1.0, 0.0, 0.0]])
+    found = token_advantages(rewards, torch.zeros(3), everywhere(rewards), 3, scale)
+    assert 0.5 < found.abs().max() < 3
+    alike = torch.ones(3, 4)
+    assert token_advantages(alike, torch.zeros(3), everywhere(alike), 3, scale).abs().max() == 0
+
+
+def test_groups_are_divided_as_by_the_policys_own_baseline():
+    draw = torch.Generator().manual_seed(1)
+    sizes = torch.tensor([5, 3, 7, 1, 7, 2])
+    mask = torch.arange(7)[None] < sizes[:, None]
+    rewards = torch.randn(6, 7, generator=draw) * mask
+    groups = Groups(torch.arange(6) // 3, 2, 3)
+    own = baseline_advantages(rewards, mask, groups, 1.0, "token", by_group=True)
+    found = token_advantages(rewards, torch.zeros(6), mask, 3, "group")
+    torch.testing.assert_close(found * mask, own, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("scale", ["group", "batch", "none"])
-def test_the_first_token_has_trls_own_advantage_whatever_it_is_divided_by(tmp_path, scale):
-    """With another reward function beside it, and weights: the sum is TRL's, the credit ours."""
+def test_the_first_token_has_what_trl_divides(tmp_path, scale):
+    """With another reward function beside it, and weights: the sum is TRL's, the credit and the divisor are
+    ours."""
     tokenizer = byte_bpe()
     brief = lambda completions, **_: [-float(len(text)) for text in completions]  # noqa: E731
     functions = [TokenRewardFunction(vowels, tokenizer), brief]
@@ -123,7 +157,11 @@ def test_the_first_token_has_trls_own_advantage_whatever_it_is_divided_by(tmp_pa
     # TRL logs its own advantages before they are shuffled: the same numbers, in another order
     own = torch.tensor(list(made._logs["advantages"]))
     first = batch["advantages"][:, 0].cpu()
-    assert torch.allclose(first.sort().values, own.sort().values, atol=1e-5)
+    if scale == "none":
+        assert torch.allclose(first.sort().values, own.sort().values, atol=1e-4)
+    else:
+        assert (first > 1e-6).sum() == (own > 1e-6).sum()
+        assert 0.1 < first.abs().max() < 10
 
 
 def test_training_with_token_credit_learns(tmp_path):

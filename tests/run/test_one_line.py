@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_starts import write_recipe
+from test_starts import logits, write_recipe
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 from transformers.utils import chat_template_utils
@@ -81,6 +81,7 @@ def test_a_sampler_that_drifts_stops_the_run(redline, tmp_path, edits_file, tiny
     assert status == 0, err
     line = json.loads((tmp_path / "run/policy/log.jsonl").read_text().splitlines()[0])
     assert "0.4 nats a token from the policy's (sampler_drift)" in line["warning"]
+    assert logits(tmp_path / "run/policy").isfinite().all()
 
 
 def test_memory_that_is_full(redline, tmp_path, edits_file, tiny_model, monkeypatch):
@@ -188,3 +189,4 @@ def test_a_run_goes_on_after_midnight(redline, tmp_path, edits_file, functions, 
     assert status == 0, err
     log = (out / "policy/log.jsonl").read_text().splitlines()
     assert [json.loads(line)["update"] for line in log] == [1, 2]
+    assert logits(out / "policy").isfinite().all()

@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from redline.engine.models import load_causal_lm
 from redline.engine.settings import Model
 from redline.engine.trunk import Trunk
+from tiny_families import write_family
 from tiny_models import GROUPED, model_folder
 from tiny_tokenizers import byte_bpe
 
@@ -191,6 +192,21 @@ def test_weights_of_4_bits_train_through_all_stages(train, tmp_path, tiny_model,
     assert logits(out / "policy").isfinite().all()
     log = [json.loads(line) for line in (out / "policy/log.jsonl").read_text().splitlines()]
     assert log[-1]["sampler_drift"] < 0.2
+
+
+@pytest.mark.parametrize(("family", "share"), [("dbrx", "LoRA adapts"), ("qwen3_moe", None)])
+def test_the_share_is_said_where_experts_cannot_be_adapted(redline, tmp_path, edits_file, family, share):
+    """DBRX reads its experts' weights past any adapter; Qwen's experts are all adapted."""
+    write_family(family, tmp_path / "model")
+    recipe = write_recipe(tmp_path, {"name": str(tmp_path / "model")})
+    for stage in ("reward", "policy"):
+        status, out, err = redline("train", stage, recipe, "--out", tmp_path / "run")
+        assert status == 0, err
+        said = " ".join((out + err).split())
+        assert ("of the weights of the trained layers of" in said) == (share is not None), said
+        assert share is None or share in said
+    trained = logits(tmp_path / "run/policy")
+    assert not torch.equal(trained, logits(tmp_path / "model"))
 
 
 def test_full_fine_tuning_of_a_4_bit_checkpoint_is_refused(redline, tmp_path, edits_file):

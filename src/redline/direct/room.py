@@ -103,14 +103,13 @@ class Room:
         mine = [prompts[place] for place in places]
         of_responses = [place * n + draw for place in places for draw in range(n)]
         made: list[tuple[int, list[int]]] = []
-        if mine:
-            request = Request(sampling or self.sampling, stop, seed, of_responses)
-            with self.anchors.sampling_from(who) as current, self.accelerator.autocast():
-                self._sampler.sync(current)
+        with self.anchors.sampling_from(who) as current, self.accelerator.autocast():
+            self._sampler.sync(current)  # also by a process without a prompt: the others wait for it
+            if mine:
+                request = Request(sampling or self.sampling, stop, seed, of_responses)
                 rollout = sample_rollout(self._sampler, current, [asked.ids for asked in mine], request, n)
-            made = [
-                (place, ids.tolist()) for place, ids in zip(of_responses, rollout.response_ids, strict=True)
-            ]
+                sampled = zip(of_responses, rollout.response_ids, strict=True)
+                made = [(place, ids.tolist()) for place, ids in sampled]
         every = sorted(self._gathered(made))
         self.counts.drawn += len(every)
         rows = [

@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from redline.errors import UserError
 
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from accelerate import Accelerator, PartialState
     from transformers import TrainingArguments
 
+Part = TypeVar("Part")
 
 NO_WANDB_KEY = (
     "trackers: wandb has no key. Run `wandb login`, set WANDB_API_KEY, or keep the run on this machine with "
@@ -152,6 +153,25 @@ def memory_is_full(error: RuntimeError) -> str | None:
         "4 bits (model.load_in_4bit: true). `redline plan RECIPE` says what fits. Then the same command "
         "continues from the last checkpoint."
     )
+
+
+def own_share(count: int) -> range:
+    """The places of this process's share of ``count`` things: every n-th of them, for n processes."""
+    process = this_process()
+    return range(process.process_index, count, process.num_processes)
+
+
+def all_shares(mine: Sequence[Part], count: int) -> list[Part]:
+    """What the processes made of ``count`` things, in the order of the things. ``mine`` is what this process
+    made of those at ``own_share(count)``. All processes call this together."""
+    processes = this_process().num_processes
+    if processes == 1:
+        return list(mine)
+    import torch.distributed
+
+    parts: list[Any] = [None] * processes
+    torch.distributed.all_gather_object(parts, list(mine), group=_patient())
+    return [parts[place % processes][place // processes] for place in range(count)]
 
 
 def wait_for_everyone() -> None:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from redline.engine.batching import pack, pad
+from redline.engine.processes import all_shares, own_share, this_process
 from redline.engine.views import Split, Tap
 
 if TYPE_CHECKING:
@@ -135,19 +136,26 @@ class StateCache:
         """Compute the states of as many groups of rows as memory takes; ``advance`` is told how many more are
         there.
 
-        Rows that are computed together differ in rounding from rows computed alone. So this is done in one
-        order, which a resumed training repeats, whatever steps it has left.
+        Each process computes its share, and all get the whole: any of them may draw any row. Rows that are
+        computed together differ in rounding from rows computed alone. So this is done in one order, which a
+        resumed training repeats, whatever steps it has left, and with any number of processes.
         """
         if not self.split.cut:
             return
+        rows = [
+            [row for group in groups[start : start + ROWS_AT_ONCE] for row in group]
+            for start in range(0, len(groups), ROWS_AT_ONCE)
+        ]
+        processes = this_process().num_processes
         with self.whole():
-            for start in range(0, len(groups), ROWS_AT_ONCE):
-                part = groups[start : start + ROWS_AT_ONCE]
-                for row, states in self._computed([row for group in part for row in group]):
-                    if self.bytes + states.nbytes > self.limit:
-                        return
-                    row.states, self.bytes = states, self.bytes + states.nbytes
-                advance(len(part))
+            for first in range(0, len(rows), processes):  # a part for each process
+                for part, states in self._shared(rows[first : first + processes]):
+                    for row, its_states in zip(part, states, strict=True):
+                        if self.bytes + its_states.nbytes > self.limit:
+                            return
+                        row.states, self.bytes = its_states, self.bytes + its_states.nbytes
+                done = min(first + processes, len(rows)) * ROWS_AT_ONCE
+                advance(min(done, len(groups)) - first * ROWS_AT_ONCE)
         self.complete = True
 
     def inputs(self, rows: Sequence[Row]) -> list[Tensor]:
@@ -159,14 +167,21 @@ class StateCache:
         if self.complete and not missing:
             return [cast(Tensor, row.states) for row in rows]
         with self.whole():  # by all processes together, also by one that misses nothing
-            computed = {id(row): states for row, states in self._computed(missing)}
+            computed = dict(zip(map(id, missing), self._computed(missing), strict=True))
         return [computed[id(row)] if row.states is None else row.states for row in rows]
 
-    def _computed(self, rows: Sequence[Row]) -> Iterator[tuple[Row, Tensor]]:
-        """Rows, in an order of their own, with their states ``[T, H]``."""
-        for group in pack([len(row.ids) for row in rows], self.budget):
-            members = [rows[index] for index in group]
-            ids = pad([row.ids for row in members]).to(self.device)
-            batch = self.split.lower(ids, forks_of(members, self.device)).cpu()
-            for row, states in zip(members, batch, strict=True):
-                yield row, states[: len(row.ids)].clone()
+    def _shared(self, parts: Sequence[Sequence[Row]]) -> Iterator[tuple[Sequence[Row], list[Tensor]]]:
+        """Parts of the rows with their states; each process computes its share of the parts."""
+        mine = [self._computed(parts[place]) for place in own_share(len(parts))]
+        return zip(parts, all_shares(mine, len(parts)), strict=True)
+
+    def _computed(self, rows: Sequence[Row]) -> list[Tensor]:
+        """The states ``[T, H]`` of some rows."""
+        states = [torch.empty(0)] * len(rows)
+        for members in pack([len(row.ids) for row in rows], self.budget):
+            together = [rows[index] for index in members]
+            ids = pad([row.ids for row in together]).to(self.device)
+            batch = self.split.lower(ids, forks_of(together, self.device)).cpu()
+            for index, entered in zip(members, batch, strict=True):
+                states[index] = entered[: len(rows[index].ids)].clone()
+        return states

@@ -14,22 +14,19 @@ import torch
 from accelerate.utils import gather
 from torch import Tensor
 from trl import GRPOTrainer
-from trl.trainer.utils import nanstd
 
 from redline.data.records import Text
 from redline.data.tokenization import encode_prompt
 from redline.engine.batching import pad
 from redline.engine.rollout import Rollout
 from redline.errors import UserError
-from redline.policy.baselines import Groups, less_group_mean
+from redline.policy.baselines import EPSILON, Groups, group_deviation, less_group_mean
 from redline.reward.functions import OfResponse, function_reward
 from redline.reward.rewards import checked, model_reward
 from redline.reward.token_reward import TokenReward
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-EPSILON = 1e-4  # TRL's, beside the standard deviation that advantages are divided by
 
 
 class TokenRewardFunction:
@@ -119,11 +116,14 @@ class TokenCreditTrainer(GRPOTrainer):
         group = self.num_generations if training else self.num_generations_eval
         weights = self.reward_weights.to(self._rewards.device)
         width, start = batch["completion_ids"].shape[1], self.accelerator.process_index * len(inputs)
+        others = torch.ones_like(weights)
+        others[[place for place, _ in self._token_functions]] = 0
         advantages = token_advantages(
-            gather(batch["advantages"]),
             self._gathered_token_rewards(width, weights),
-            self._scale((self._rewards * weights).nansum(dim=1), group or 1),
+            (self._rewards * weights * others).nansum(dim=1),
+            gather(self.accelerator.pad_across_processes(batch["completion_mask"], dim=1)).bool(),
             group or 1,
+            self.scale_rewards,
         )
         batch["advantages"] = advantages[start : start + len(inputs), :width]
         return batch
@@ -137,33 +137,35 @@ class TokenCreditTrainer(GRPOTrainer):
             total += weights[place].item() * pad([*function.latest, torch.zeros(width)])[:rows]
         return gather(self.accelerator.pad_across_processes(total.to(self.accelerator.device), dim=1))
 
-    def _scale(self, totals: Tensor, group: int) -> Tensor:
-        """What TRL has divided each completion's advantage by ``[N]``."""
-        if self.scale_rewards == "none":
-            return torch.ones_like(totals)
-        if self.scale_rewards == "batch":
-            return nanstd(totals).expand_as(totals) + EPSILON
-        return nanstd(totals.view(-1, group), dim=1).repeat_interleave(group) + EPSILON
 
-
-def token_advantages(advantages: Tensor, rewards: Tensor, scale: Tensor, group: int) -> Tensor:
+def token_advantages(rewards: Tensor, whole: Tensor, mask: Tensor, group: int, scale: str) -> Tensor:
     """Advantages ``[N, T]`` of the tokens of completions, ``group`` in a row of the same prompt.
 
-    ``advantages`` ``[N]`` are GRPO's, of whole completions; ``rewards`` ``[N, T]`` the tokens', with zeros
-    behind a completion's end; ``scale`` ``[N]`` what GRPO has divided by. With ``G[i, t]`` the rewards from
-    token ``t`` on, and a bar for the mean over the group,
+    ``rewards`` ``[N, T]`` are the tokens', with zeros behind a completion's end; ``whole`` ``[N]`` is what
+    other reward functions give whole completions; ``mask`` ``[N, T]`` is True at a completion's tokens. With
+    ``G[i, t]`` the rewards from token ``t`` on, and a bar for the mean over the group,
 
-        A[i, t] = A[i] + ((G[i, t] - G_bar[t]) - (G[i, 0] - G_bar[0])) / scale[i]
+        C[i, t] = (G[i, t] - G_bar[t]) + (whole[i] - whole_bar)
+        A[i, t] = C[i, t] / (s + 1e-4)
 
-    The first token has GRPO's own advantage. Each later one has it less what the completion has already
-    earned beside its group: what is past is no longer this token's merit. A completion that has ended has
-    nothing to come. Where the whole reward lies on the last token and all completions are equally long, every
-    token has GRPO's advantage.
+    The first token has what TRL divides, its completion's rewards less the group's mean. Each later one has
+    it less what the completion has already earned beside its group: what is past is no longer this token's
+    merit. A completion that has ended has nothing to come.
 
-    Where the tokens' rewards are all there is, this is ``redline.policy.baselines.baseline_advantages`` with
-    ``by_group``, but for the divisor: TRL's, of whole returns.
+    ``scale`` is TRL's ``scale_rewards``. ``group``: ``s`` is the deviation over the group's tokens
+    (``redline.policy.baselines.group_deviation``), as in ``policy.baseline: group``; TRL's own deviation, of
+    whole returns, is 0 where completions earn the same at different places. ``batch``: the same over the
+    tokens of all ``N`` completions, less the mean of them all. ``none``: ``A`` is ``C``. Where the whole
+    reward lies on the last token and all completions are equally long, every token has TRL's advantage.
     """
-    to_go = rewards.flip(1).cumsum(1).flip(1)
-    members = torch.arange(len(rewards), device=rewards.device) // group
-    centred = less_group_mean(to_go, Groups(members, len(rewards) // group, group))
-    return advantages[:, None] + (centred - centred[:, :1]) / scale[:, None]
+    count = len(rewards)
+    to_go = rewards.flip(1).cumsum(1).flip(1) + whole[:, None]
+    of_prompt = Groups(torch.arange(count, device=rewards.device) // group, count // group, group)
+    centred = less_group_mean(to_go, of_prompt)
+    if scale == "none":
+        return centred
+    if scale == "group":
+        return centred / (group_deviation(centred, mask, of_prompt) + EPSILON)
+    everything = Groups(torch.zeros_like(of_prompt.of_rows), 1, count)
+    deviation = group_deviation(less_group_mean(to_go, everything), mask, everything)
+    return centred / (deviation + EPSILON)

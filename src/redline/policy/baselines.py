@@ -48,6 +48,19 @@ def less_group_mean(
     return values - group_sums(values, groups, total) / groups.size
 
 
+def group_deviation(
+    centred: Tensor, mask: Tensor, groups: Groups, total: Callable[[Tensor], Tensor] = lambda part: part
+) -> Tensor:
+    """The deviation ``[B, 1]`` of each response's group: the root of ``n / (n - 1)`` times the mean square of
+    ``centred`` ``[B, T]`` over the group's tokens, where ``mask`` ``[B, T]`` is True. ``centred`` is already
+    less the group's mean. ``total`` adds a tensor up over processes."""
+    squares = centred.square().where(mask, 0).sum(1, keepdim=True)
+    counts = mask.sum(1, keepdim=True).to(squares.dtype)
+    mean = group_sums(squares, groups, total) / group_sums(counts, groups, total).clamp(min=1)
+    unbiased = groups.size / max(groups.size - 1, 1)
+    return (unbiased * mean).sqrt()
+
+
 def baseline_advantages(
     rewards: Tensor,
     mask: Tensor,
@@ -83,16 +96,10 @@ def baseline_advantages(
     to_go, _ = gae(rewards.double(), torch.zeros_like(rewards).double(), mask, gamma, 1.0)
     compared = to_go if credit == "token" else to_go[:, :1].expand_as(to_go)
     centred = less_group_mean(compared, groups, total)
-    unbiased = groups.size / (groups.size - 1)
     if by_group:
-        squares, counts = centred.square(), torch.ones_like(centred[:, :1])
-        if credit == "token":
-            squares, counts = squares.where(mask, 0), mask.sum(1, keepdim=True).double()
-        else:
-            squares = squares[:, :1]
-        summed = group_sums(squares.sum(1, keepdim=True), groups, total)
-        mean = summed / group_sums(counts, groups, total).clamp(min=1)
-        advantages = centred / ((unbiased * mean).sqrt() + EPSILON)
+        counted = mask if credit == "token" else torch.ones_like(mask[:, :1])
+        deviation = group_deviation(centred[:, : counted.shape[1]], counted, groups, total)
+        advantages = centred / (deviation + EPSILON)
     else:
-        advantages = unbiased * centred
+        advantages = groups.size / (groups.size - 1) * centred
     return advantages.where(mask, 0).to(rewards.dtype)

@@ -23,7 +23,7 @@ from redline.data.files import read_jsonl, write_jsonl
 from redline.data.records import Prompt, Response
 from redline.data.tokenization import decode_response
 from redline.engine.models import eos_ids
-from redline.engine.processes import wait_for_everyone
+from redline.engine.processes import all_shares, own_share, wait_for_everyone
 from redline.engine.rollout import Rollout
 from redline.engine.sharding import gathered
 from redline.errors import UserError
@@ -125,14 +125,23 @@ class Watched:
     out: Path
 
 
+@dataclass(frozen=True)
+class _Answer:
+    """A response to a held-out prompt: its token ids, its summed reward, and the estimate of its KL, in
+    nats."""
+
+    ids: list[int]
+    reward: float
+    kl: float
+
+
 class Watch:
     """The measurements of one training. Its files are in the policy's folder under watch/: the reference's
     responses in reference.jsonl, the policy's at each measured update in 000010.jsonl and so on, with reward,
     KL and preference.
 
-    Nothing here changes the training: all random states are put back. Every process samples the same
-    responses (so that models which are spread over processes can be run at all); the main process judges and
-    writes.
+    Nothing here changes the training: all random states are put back. Each process answers its share of the
+    prompts; the main process judges and writes.
     """
 
     def __init__(self, gold: Gold, watched: Watched):
@@ -220,43 +229,48 @@ class Watch:
         Beside each its scaled reward with the terms that training adds (0 where there is none), and the
         estimate of its KL (log ratio, in nats).
         """
-        watched, prompts, actor, how = (
-            self.watched,
-            self.gold.prompts,
-            self.watched.actor,
-            self.watched.policy,
-        )
-        with gathered(watched.model), watched.accelerator.autocast():
-            texts = [prompt.prompt for prompt in prompts]
-            ids = prompt_tokens(watched.tokenizer, prompts)
-            stop = eos_ids(actor.lm, watched.tokenizer, texts)
-            request = Request(how.sampling, stop, watched.seed + 1)
-            drawn_from = nullcontext(actor.current()) if update else actor.current_reference()
-            with drawn_from as policy:
-                watched.sampler.sync(policy)
-                rollout = sample_rollout(watched.sampler, policy, ids, request, texts=texts)
-            rewards = (
-                [float(row.sum()) for row in watched.score(rollout)]
-                if watched.score
-                else [0.0] * len(rollout)
-            )
-            kl = [0.0] * len(rollout)
-            if update:
-                heat, budget = how.sampling.temperature, how.microbatch_tokens
-                own = rescore(actor, rollout, heat, budget).logprobs
-                base = rescore(actor, rollout, heat, budget, reference=True).logprobs
-                kl = [float((new - old).sum()) for new, old in zip(own, base, strict=True)]
+        prompts, tokenizer = self.gold.prompts, self.watched.tokenizer
+        places = own_share(len(prompts))
+        with gathered(self.watched.model), self.watched.accelerator.autocast():
+            answers = self._answers(update, places)
         return [
             Response.model_validate(
                 {
                     "id": prompt.id,
                     "prompt": prompt.prompt,
-                    "reward": reward,
-                    "kl": nats,
-                    "response": decode_response(watched.tokenizer, ids.tolist(), prompt.prompt),
+                    "reward": answer.reward,
+                    "kl": answer.kl,
+                    "response": decode_response(tokenizer, answer.ids, prompt.prompt),
                 }
             )
-            for prompt, ids, reward, nats in zip(prompts, rollout.response_ids, rewards, kl, strict=True)
+            for prompt, answer in zip(prompts, all_shares(answers, len(prompts)), strict=True)
+        ]
+
+    def _answers(self, update: int, places: range) -> list[_Answer]:
+        """The answers to the prompts at some places; see ``_respond``."""
+        watched, prompts = self.watched, self.gold.prompts
+        actor, sampling, budget = watched.actor, watched.policy.sampling, watched.policy.microbatch_tokens
+        stop = eos_ids(actor.lm, watched.tokenizer, [prompt.prompt for prompt in prompts])
+        request = Request(sampling, stop, watched.seed + 1, places)
+        mine = [prompts[place] for place in places]
+        ids, texts = prompt_tokens(watched.tokenizer, mine), [prompt.prompt for prompt in mine]
+        drawn_from = nullcontext(actor.current()) if update else actor.current_reference()
+        with drawn_from as policy:
+            watched.sampler.sync(policy)  # also by a process without a prompt: the others wait for it
+            if not mine:
+                return []
+            rollout = sample_rollout(watched.sampler, policy, ids, request, texts=texts)
+        rewards = [0.0] * len(rollout)
+        if watched.score:
+            rewards = [float(row.sum()) for row in watched.score(rollout)]
+        kl = [0.0] * len(rollout)
+        if update:
+            own = rescore(actor, rollout, sampling.temperature, budget).logprobs
+            base = rescore(actor, rollout, sampling.temperature, budget, reference=True).logprobs
+            kl = [float((new - old).sum()) for new, old in zip(own, base, strict=True)]
+        return [
+            _Answer(response.tolist(), reward, nats)
+            for response, reward, nats in zip(rollout.response_ids, rewards, kl, strict=True)
         ]
 
     def _read(self, path: Path, judge: str | None = None) -> list[Response] | None:

@@ -18,7 +18,13 @@ from redline.data.records import Labels
 from redline.engine.batching import draw_rows, pack, pad
 from redline.engine.checkpoints import Checkpoints, keep_batch, not_finite, writing
 from redline.engine.models import check_tokens
-from redline.engine.processes import finish_tracking, new_accelerator, wait_for_everyone
+from redline.engine.processes import (
+    all_shares,
+    finish_tracking,
+    new_accelerator,
+    own_share,
+    wait_for_everyone,
+)
 from redline.engine.schedule import scheduler
 from redline.engine.settings import Model
 from redline.engine.sharding import (
@@ -314,15 +320,25 @@ class RewardTrainer:
     @torch.no_grad()
     def rewards(self, edits: list[Example]) -> list[Sides]:
         """The rewards of (better, worse) of some edits: of every token ``[R]``, or of the whole ``[1]`` for
-        sequence models."""
+        sequence models. Each process computes its share of the edits, and all get the whole."""
+        groups = pack([example.cost for example in edits], self.budget)
+        mine = [self._rewards([edits[index] for index in groups[place]]) for place in own_share(len(groups))]
+        if len(mine) * self.accelerator.num_processes < len(groups):
+            # sharded layers are gathered together: one that has a group less passes once more, for nothing
+            self._rewards([edits[index] for index in groups[0]])
         rewards: list[Sides] = [(torch.zeros(0), torch.zeros(0))] * len(edits)
-        for group in pack([example.cost for example in edits], self.budget):
-            logits, sides = self._logits(self.reward, [edits[index] for index in group])
-            values = (logits[:, 0] if self.recipe.kind == "sequence" else token_rewards(logits)).cpu()
-            parts = values.split(sides.bincount().tolist())
-            for index, better, worse in zip(group, parts[0::2], parts[1::2], strict=True):
-                rewards[index] = better, worse
+        for group, sides in zip(groups, all_shares(mine, len(groups)), strict=True):
+            for index, pair in zip(group, sides, strict=True):
+                rewards[index] = pair
         return rewards
+
+    def _rewards(self, edits: list[Example]) -> list[Sides]:
+        """The rewards of some edits, computed together."""
+        logits, sides = self._logits(self.reward, edits)
+        values = (logits[:, 0] if self.recipe.kind == "sequence" else token_rewards(logits)).cpu()
+        # the parts are views of one tensor, which would travel to the other processes with each of them
+        parts = [part.clone() for part in values.split(sides.bincount().tolist())]
+        return list(zip(parts[0::2], parts[1::2], strict=True))
 
     def evaluate(self, edits: list[Example]) -> RewardQuality:
         """The quality on some edits (see ``measure``); the same in every process, so that rounding cannot
