@@ -12,67 +12,18 @@ benchmarks/results/vllm.json.
 import argparse
 import json
 import os
-import socket
 import statistics
-import subprocess
 import tempfile
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import httpx
-
 from common import about
-from redline.embedded import embedded_model_folder
-from redline.engine.models import dtype_of
-from redline.engine.settings import Model
 from redline.run.run import run_recipe
+from vllm_server import own_dtype, server_command, server_python, server_versions, vllm_server
 
 HERE = Path(__file__).parent
 RECIPE = HERE.parent / "recipes" / "quickstart.yaml"
-STARTING = 900  # seconds that a server may take to start
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
-
-
-@contextmanager
-def server(python: Path, log: Path) -> Iterator[str]:
-    """The address of a server of the embedded model, ready to answer."""
-    port = free_port()
-    dtype = str(dtype_of(Model())).removeprefix("torch.")
-    command = [str(python), "-m", "vllm.entrypoints.openai.api_server"]
-    command += ["--model", str(embedded_model_folder()), "--served-model-name", "base", "--dtype", dtype]
-    command += ["--host", "127.0.0.1", "--port", str(port), "--enable-lora", "--max-lora-rank", "16"]
-    command += ["--max-loras", "2", "--max-model-len", "512", "--max-num-seqs", "32", "--enforce-eager"]
-    command += ["--logprobs-mode", "processed_logprobs"]
-    environment = os.environ | {"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True", "VLLM_CPU_KVCACHE_SPACE": "1"}
-    environment |= {"HF_HUB_OFFLINE": "1"}
-    with log.open("w") as out:
-        process = subprocess.Popen(command, env=environment, stdout=out, stderr=subprocess.STDOUT)
-    try:
-        url = f"http://127.0.0.1:{port}"
-        wait_for(url, process, log)
-        yield url
-    finally:
-        process.terminate()
-        process.wait(60)
-
-
-def wait_for(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
-    end = time.monotonic() + STARTING
-    while time.monotonic() < end and process.poll() is None:
-        try:
-            if httpx.get(f"{url}/health", trust_env=False).status_code == 200:
-                return
-        except httpx.HTTPError:
-            time.sleep(1)
-    raise SystemExit(f"the server did not start; its log ends with:\n{log.read_text()[-2000:]}")
+SEED = 0
 
 
 def measure(folder: Path, overrides: list[str]) -> dict[str, Any]:
@@ -87,28 +38,36 @@ def measure(folder: Path, overrides: list[str]) -> dict[str, Any]:
     }
     drifts = [line["sampler_drift"] for line in lines]
     figures["sampler_drift"] = [round(drift, 4) for drift in drifts if drift is not None]
-    figures["kl"] = lines[-1]["kl"]
+    for name in ("reward", "kl", "policy_loss", "value_loss"):
+        figures[name] = [round(line[name], 4) for line in lines]
     return figures | {name: winrate[name] for name in ("win_rate", "ci95", "n")}
 
 
 def main() -> None:
     cli = argparse.ArgumentParser()
-    cli.add_argument("--server", type=Path, default=HERE.parent / ".venv-vllm" / "bin" / "python")
+    cli.add_argument("--server", type=Path, default=server_python())
     cli.add_argument("--updates", type=int, default=6)
     cli.add_argument("--out", type=Path, default=HERE.parent / "runs" / "vllm")
     arguments = cli.parse_args()
-    few = [f"policy.updates={arguments.updates}", "watch.every=0"]
+    few = [f"seed={SEED}", f"policy.updates={arguments.updates}", "watch.every=0"]
+    load = [os.getloadavg()[0]]
     in_process = measure(arguments.out / "in-process", few)
+    load.append(os.getloadavg()[0])
     with (
         tempfile.TemporaryDirectory() as adapters,
-        server(arguments.server, arguments.out / "server.log") as url,
+        vllm_server(arguments.server, arguments.out / "server.log") as server,
     ):
-        sampler = json.dumps({"kind": "vllm", "url": url, "adapter_dir": adapters})
+        sampler = json.dumps({"kind": "vllm", "url": server.url, "adapter_dir": adapters})
         served = measure(arguments.out / "served", [*few, f"policy.sampler={sampler}"])
+    load.append(os.getloadavg()[0])
     result = {
-        "what": "the quickstart, few updates",
+        "what": "the quickstart, few updates; server and trainer share the machine's processors",
+        "updates": arguments.updates,
+        "seed": SEED,
+        "load before, between and after": [round(average, 1) for average in load],
         "in this process": in_process,
         "vLLM": served,
+        "server": {"versions": server_versions(arguments.server), "command": server_command(own_dtype())},
         **about("vllm.py"),
     }
     (HERE / "results" / "vllm.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
