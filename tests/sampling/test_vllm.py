@@ -3,16 +3,22 @@
 The server is a stand-in that computes with a real tiny model; benchmarks/vllm.py runs the real one.
 """
 
+import gc
 import json
+import time
 
 import pytest
 import torch
 from vllm_standin import StandIn, serving
 
+from redline.data.records import Prompt
 from redline.engine.models import load_causal_lm
-from redline.engine.settings import Adapt, Model
+from redline.engine.settings import Adapt, Model, Optimizer
 from redline.errors import UserError
 from redline.policy.actor import ActorCritic
+from redline.policy.settings import Policy
+from redline.policy.train import train_policy
+from redline.reward.settings import RewardTerm
 from redline.sampling.open import open_sampler
 from redline.sampling.protocol import CurrentPolicy, Request
 from redline.sampling.settings import Sampling, VllmServer
@@ -37,9 +43,9 @@ def model(tiny_model):
     return Model(name=tiny_model, dtype="float32")
 
 
-def sampler_for(url, tmp_path, **settings):
-    section = VllmServer(kind="vllm", url=url, adapter_dir=str(tmp_path / "adapters"), patience=5, **settings)
-    return open_sampler(section)
+def sampler_for(url, tmp_path, patience=5.0, **settings):
+    folder = str(tmp_path / "adapters")
+    return open_sampler(VllmServer(kind="vllm", url=url, adapter_dir=folder, patience=patience, **settings))
 
 
 def request(seed=0, **sampling):
@@ -78,6 +84,7 @@ def test_the_adapter_draws_and_its_logprobs_are_the_policys(stand_in, url, model
     assert len({body["seed"] for body in asked}) == 6
     assert asked[0]["stop_token_ids"] == STOP
     assert asked[0]["return_token_ids"]
+    assert asked[0]["repetition_penalty"] == 1  # else the model's generation_config.json would say it
 
 
 @torch.no_grad()
@@ -133,13 +140,97 @@ def test_a_busy_server_is_asked_again_and_one_that_stays_away_ends_in_one_line(
     sampler.sync(CurrentPolicy(load_causal_lm(model)))
     stand_in.busy = 2
     assert len(sampler.sample(PROMPTS, 1, request()).ids) == 3
-    impatient = sampler_for(url, tmp_path)
-    for server in impatient.servers:
-        server.patience = 0.2
+    impatient = sampler_for(url, tmp_path, patience=0.2)
     impatient.sync(CurrentPolicy(load_causal_lm(model)))
     stand_in.busy = 10**6
     with pytest.raises(UserError, match=r"did not answer for 0.2 s \(status 503: the engine is starting\)"):
         impatient.sample(PROMPTS, 1, request())
+
+
+def test_patience_begins_with_the_first_fault(stand_in, url, model, tmp_path):
+    """A response may take longer than that."""
+    sampler = sampler_for(url, tmp_path, patience=0.8)
+    sampler.sync(CurrentPolicy(load_causal_lm(model)))
+    before = sampler.sample(PROMPTS[:1], 1, request()).ids
+    stand_in.slow = 1.0
+    assert sampler.sample(PROMPTS[:1], 1, request()).ids == before
+
+
+def test_a_response_that_was_broken_off_is_drawn_again(stand_in, url, model, tmp_path):
+    sampler = sampler_for(url, tmp_path)
+    sampler.sync(CurrentPolicy(load_causal_lm(model)))
+    before = sampler.sample(PROMPTS, 1, request()).ids
+    stand_in.broken_off = 2
+    assert sampler.sample(PROMPTS, 1, request()).ids == before
+
+
+def test_a_batch_is_drawn_though_one_of_two_servers_is_away(stand_in, url, model, tmp_path, tiny_model):
+    actor = changed_actor(model)
+    with serving(StandIn(tiny_model)) as second:
+        sampler = sampler_for([url, second], tmp_path, patience=60)
+        sampler.sync(actor.current())
+        sampler.sample(PROMPTS, 1, request())
+    begun = time.monotonic()  # the second has gone
+    with torch.no_grad():
+        next(p for n, p in actor.named_parameters() if "lora_B" in n).add_(1)
+    sampler.sync(actor.current())
+    assert len(sampler.sample(PROMPTS, 2, request()).ids) == 6
+    assert time.monotonic() - begun < 30
+
+
+@pytest.mark.parametrize(
+    ("status", "said", "line"),
+    [
+        (500, "LoRA rank 32 is greater than max_lora_rank 16.", "Start it with --max-lora-rank of at least"),
+        (404, "Loading lora x failed: No adapter found for /there", "under the same path"),
+        (404, "Not Found", "Start it with --enable-lora and VLLM_ALLOW_RUNTIME_LORA_UPDATING=True"),
+    ],
+)
+def test_an_adapter_that_cannot_be_loaded_is_one_line_at_once(
+    stand_in, url, model, tmp_path, status, said, line
+):
+    stand_in.cannot_load = (status, said)
+    with pytest.raises(UserError, match=line):
+        sampler_for(url, tmp_path, patience=600).sync(changed_actor(model).current())
+
+
+def test_a_saved_adapter_is_handed_over_in_the_shared_folder(stand_in, url, model, tmp_path):
+    """The server need not see the run's folder."""
+    actor = changed_actor(model)
+    actor.peft.save_pretrained(tmp_path / "run")
+    sampler = sampler_for(url, tmp_path)
+    sampler.sync(CurrentPolicy(actor.lm, tmp_path / "run"))
+    assert sampler.adapter.folder.parent == tmp_path / "adapters"
+    assert (sampler.adapter.folder / "adapter_config.json").exists()
+
+
+def test_nothing_is_left_behind(stand_in, url, model, tmp_path):
+    sampler = sampler_for(url, tmp_path)
+    sampler.sync(changed_actor(model).current())
+    del sampler
+    gc.collect()
+    assert stand_in.unloads == stand_in.loads
+    assert not list((tmp_path / "adapters").iterdir())
+
+
+def test_a_server_with_a_key(stand_in, url, model, tmp_path, monkeypatch):
+    stand_in.key = "secret"
+    policy = CurrentPolicy(load_causal_lm(model))
+    sampler = sampler_for(url, tmp_path)
+    sampler.sync(policy)
+    with pytest.raises(UserError, match="asks for a key"):
+        sampler.sample(PROMPTS, 1, request())
+    monkeypatch.setenv("SERVER_KEY", "secret")
+    sampler = sampler_for(url, tmp_path, api_key_env="SERVER_KEY")
+    sampler.sync(policy)
+    assert len(sampler.sample(PROMPTS, 1, request()).ids) == 3
+
+
+def test_sequences_longer_than_the_servers_are_one_line(url, model, tmp_path):
+    sampler = sampler_for(url, tmp_path)
+    sampler.sync(CurrentPolicy(load_causal_lm(model)))
+    with pytest.raises(UserError, match=r"a prompt of 2045 and \S+ make 2051"):
+        sampler.sample([[5] * 2045], 1, request())
 
 
 def test_another_model_and_untempered_logprobs_are_told_apart(stand_in, url, model, tmp_path):
@@ -179,15 +270,51 @@ def test_a_key_that_is_not_set_is_said_at_once(tmp_path):
         sampler_for("http://127.0.0.1:9", tmp_path, api_key_env="NO_SUCH_KEY")
 
 
+@pytest.mark.parametrize("cap", [None, 2.0])
+def test_drawing_ahead_is_the_same_when_the_server_waits(tiny_model, model, tmp_path, cap):
+    """A server that draws a batch only when it has the next adapter, and from it, makes ``ahead: 1`` the
+    training that ``ahead: 0`` is."""
+    (tmp_path / "score.py").write_text(VOWELS)
+    logs = []
+    for ahead in (0, 1):
+        stand_in = StandIn(tiny_model)
+        with serving(stand_in) as url:
+            stand_in.at_once = 1 + 6 if ahead else None  # the trial and the first batch
+            policy = Policy(
+                reward=[RewardTerm(function=f"{tmp_path / 'score.py'}:vowels")],
+                reward_scale=1.0,
+                sampler=VllmServer(kind="vllm", url=url, adapter_dir=str(tmp_path / "adapters")),
+                adapt=Adapt(lora_rank=4, train_layers=2),
+                optimizer=Optimizer(lr=3e-3),
+                sampling=Sampling(max_new_tokens=6),
+                importance_cap=cap,
+                ahead=ahead,
+                updates=4,
+                batch_size=6,
+                minibatch_size=3,
+            )
+            prompts = [Prompt(id=text, prompt=text) for text in ("the film", "I liked", "a book")]
+            train_policy(policy, model, prompts, tmp_path / f"ahead-{ahead}" / "policy")
+        logs.append(log_of(tmp_path / f"ahead-{ahead}"))
+    assert len(logs[0]) == 4
+    assert logs[0][-1]["kl"] > 1e-4  # it has learned
+    for in_turn, ahead_of_it in zip(*logs, strict=True):
+        for figure in ("policy_loss", "value_loss", "kl", "reward", "entropy", "sampler_drift"):
+            assert ahead_of_it[figure] == pytest.approx(in_turn[figure], abs=1e-5)
+
+
+VOWELS = """
+def vowels(prompts, responses):
+    return [float(sum(c in 'aeiou' for c in response)) for response in responses]
+"""
+
+
 def test_three_updates_through_the_server_equal_training_on_the_same_responses(
     stand_in, url, model, tmp_path, redline, edits_file
 ):
     """The server's responses, replayed in this process, give the same losses: rollout arithmetic is no part
     of them."""
-    (tmp_path / "score.py").write_text(
-        "def vowels(prompts, responses):\n    return [float(sum(c in 'aeiou' for c in r)) for r in "
-        "responses]\n"
-    )
+    (tmp_path / "score.py").write_text(VOWELS)
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(
         json.dumps(

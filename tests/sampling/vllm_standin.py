@@ -1,11 +1,13 @@
 """A server that speaks vLLM's part of the protocol and computes with a real tiny model, one response at a
 time.
 
-It has what a test needs to go wrong: it can forget its adapters, answer 503, run another model, and give
-log-probabilities before the temperature.
+It has what a test needs to go wrong: it can forget its adapters, answer 503, break responses off, be slow,
+refuse adapters, ask for a key, run another model, and give log-probabilities before the temperature. Its
+messages are those of vLLM 0.32.
 """
 
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -29,8 +31,14 @@ class StandIn:
         self.model: Any = self.base
         self.adapters: set[str] = set()
         self.lock = threading.Lock()
+        self.loaded = threading.Condition()
         self.busy = 0  # so many requests are answered with 503 first
+        self.broken_off = 0  # so many responses are cut short first, as by a server that is ended
+        self.slow = 0.0  # seconds that the next response takes, then a 503
+        self.key: str | None = None
+        self.cannot_load: tuple[int, str] | None = None  # status and message
         self.before_temperature = False
+        self.at_once: int | None = None  # so many requests are answered at once; see newer_adapter
         self.completions: list[dict[str, Any]] = []
         self.loads: list[str] = []
         self.unloads: list[str] = []
@@ -51,26 +59,43 @@ class StandIn:
             else:
                 self.model = PeftModel.from_pretrained(self.base, path, adapter_name=name).eval()
             self.adapters.add(name)
+        with self.loaded:
+            self.loaded.notify_all()
 
     def unload(self, name: str) -> None:
         with self.lock:
             self.unloads.append(name)
             self.adapters.discard(name)
 
+    def newer_adapter(self, name: str) -> str:
+        """The adapter that was loaded after another one, as soon as there is one: a server that is told to
+        wait draws a batch that was asked for ahead only when the policy has learned from the one before."""
+        place = self.loads.index(name)
+        with self.loaded:
+            self.loaded.wait_for(lambda: set(self.loads[place + 1 :]) & self.adapters)
+        return self.loads[place + 1]
+
     @torch.no_grad()
     def complete(self, body: dict[str, Any]) -> dict[str, Any]:
         with self.lock:
+            waits = self.at_once is not None and len(self.completions) >= self.at_once
             self.completions.append(body)
-            ids, logprobs = self._draw(body)
+        name = self.newer_adapter(body["model"]) if waits else body["model"]
+        with self.lock:
+            ids, logprobs = self._draw(body, name)
             body["drawn"] = ids
+            ended = "stop" if ids[-1] in body["stop_token_ids"] else "length"
+            if self.broken_off:
+                self.broken_off -= 1
+                ids, logprobs, ended = ids[:1], logprobs[:1], "abort"
         choice = {"text": "", "token_ids": ids, "logprobs": {"token_logprobs": logprobs}}
-        return {"choices": [choice]}
+        return {"choices": [choice | {"finish_reason": ended}]}
 
-    def _draw(self, body: dict[str, Any]) -> tuple[list[int], list[float]]:
+    def _draw(self, body: dict[str, Any], name: str) -> tuple[list[int], list[float]]:
         generator = torch.Generator().manual_seed(body["seed"])
         ids, logprobs = list(body["prompt"]), []
         for _ in range(body["max_tokens"]):
-            logits = self._logits(body["model"], ids)
+            logits = self._logits(name, ids)
             warm = (logits / body["temperature"]).log_softmax(-1)
             token = int(torch.multinomial(warm.exp(), 1, generator=generator))
             told = logits.log_softmax(-1) if self.before_temperature else warm
@@ -92,10 +117,15 @@ class StandIn:
 
     def app(self) -> Starlette:
         async def models(request: Request) -> Response:
+            if self.key is not None and request.headers.get("authorization") != f"Bearer {self.key}":
+                return JSONResponse({"error": "Unauthorized"}, 401)
             return JSONResponse({"data": [{"id": "base", "parent": None, "max_model_len": 2048}]})
 
         async def load(request: Request) -> Response:
             body = await request.json()
+            if self.cannot_load is not None:
+                status, message = self.cannot_load
+                return JSONResponse({"error": {"message": message}}, status)
             await run_in_threadpool(self.load, body["lora_name"], body["lora_path"])
             return PlainTextResponse("Success")
 
@@ -105,6 +135,11 @@ class StandIn:
 
         async def complete(request: Request) -> Response:
             body = await request.json()
+            if self.key is not None and request.headers.get("authorization") != f"Bearer {self.key}":
+                return JSONResponse({"error": "Unauthorized"}, 401)
+            if self.slow:
+                await run_in_threadpool(time.sleep, self.slow)
+                self.slow, self.busy = 0.0, 1
             if self.busy:
                 self.busy -= 1
                 return JSONResponse({"error": {"message": "the engine is starting"}}, 503)

@@ -133,11 +133,9 @@ class Ppo:
             return self.respond(rows, step)
         share = self.share(rows, step)
         with self.phases.measure("sample"):
-            if step == 0:
-                self.sampler.sync(self.actor.current())
-            drawn = self.ahead.take(step)
             policy = self.actor.current()
-            self.sampler.sync(policy)
+            self.sampler.sync(policy)  # handed over while the server still draws from the weights before
+            drawn = self.ahead.take(step)
             if step + 1 < self.settings.updates:
                 self.ahead.start(step + 1)
             return rollout_of(drawn, policy, share.ids, share.request, texts=share.texts)

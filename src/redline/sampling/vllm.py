@@ -9,35 +9,36 @@ still draws the same for the same request. docs/scale.md has the commands.
 
 import hashlib
 import itertools
+import os
 import shutil
+import uuid
+import weakref
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 import torch
 
 from redline.console import console
 from redline.engine.logits import logits_of
-from redline.engine.processes import this_process, wait_for_everyone
+from redline.engine.processes import this_process
 from redline.errors import UserError
 from redline.sampling.protocol import CurrentPolicy, Drawn, Request
 from redline.sampling.settings import Sampling, VllmServer
-from redline.sampling.vllm_client import Answer, Server, UnknownAdapter
+from redline.sampling.vllm_client import Answer, Fault, Server, UnknownAdapter, patiently
 
 if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedModel
 
-KEPT = (
-    2  # adapters that stay loaded: this update's, and the one before, which requests under way may still name
-)
+KEPT = 2  # adapters that stay loaded: this update's, and the one before, which is still drawn from
 PROBE_TOKENS = 8
-PROBE_BOUND = (
-    0.2  # nats a token that the server's log-probabilities may be off on average, as other samplers'
-)
+PROBE_BOUND = 0.2  # nats a token that the server's log-probabilities may be off on average
 SEEDS = 2**62
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,8 @@ class Vllm:
         self.loaded: list[_Loaded] = []
         self.checked: set[str] = set()
         self.told: set[str] = set()
+        self.run = _name_of_run()
+        weakref.finalize(self, _forget, self.servers, self.loaded)
 
     def sync(self, policy: CurrentPolicy) -> None:
         """Draw from these weights from now on. Raises UserError where the server cannot take them."""
@@ -79,7 +82,8 @@ class Vllm:
         """What draws the responses of the weights as they are now, in another thread."""
         if self.policy is None:
             raise ValueError("sync() comes before sample()")
-        self._check(self.policy.lm, request)
+        longest = max((len(prompt) for prompt in prompts), default=0)
+        self._check(self.policy.lm, longest, request)
         repeated = [list(prompt) for prompt in prompts for _ in range(n)]
         places = request.places_of(len(repeated))
         seeds = [(request.seed * 1_000_003 + place) % SEEDS for place in places]
@@ -116,15 +120,19 @@ class Vllm:
     def _ask(
         self, turn: int, adapter: _Loaded | None, prompt: list[int], seed: int, request: Request
     ) -> Answer:
-        """One response, from the server whose turn it is, or from another one when that fails."""
+        """One response, from the server whose turn it is, or from the next one that answers."""
         servers = self.servers[turn:] + self.servers[:turn]
-        for number, server in enumerate(servers, 1):
-            try:
-                return self._ask_one(server, adapter, prompt, seed, request)
-            except UserError:
-                if number == len(servers):
-                    raise
-        raise ValueError("a sampler needs a server")
+
+        def attempt() -> Answer:
+            faults = []
+            for server in servers:
+                try:
+                    return self._ask_one(server, adapter, prompt, seed, request)
+                except Fault as fault:
+                    faults.append(fault)
+            raise faults[0]
+
+        return self._patiently(attempt)
 
     def _ask_one(
         self, server: Server, adapter: _Loaded | None, prompt: list[int], seed: int, request: Request
@@ -156,48 +164,70 @@ class Vllm:
             console.print(f"policy.sampler: {line}", highlight=False, markup=False)
 
     def _load(self, adapter: "PeftModel | Path") -> _Loaded:
-        """Write an adapter where the servers find it and load it under a name made of its contents. One that
-        is loaded already is not written again."""
-        if isinstance(adapter, Path):
-            loaded = _Loaded(f"redline-{_digest_of_folder(adapter)}", adapter.resolve())
-        else:
-            name = f"redline-{_digest(adapter)}"
-            loaded = _Loaded(name, Path(self.settings.adapter_dir).resolve() / name)
-            if this_process().is_main_process:
-                _write(adapter, loaded.folder)
-        if loaded.name in {other.name for other in self.loaded}:
-            return loaded
-        if this_process().is_main_process:
-            for server in self.servers:
-                server.load(loaded.name, loaded.folder)
-        wait_for_everyone()
-        self.loaded.append(loaded)
-        self._unload_old()
+        """Put an adapter where the servers find it, and load it. One that is loaded already is not written
+        again. Each process does this, and what another one has done already is left as it is."""
+        digest = _digest_of_folder(adapter) if isinstance(adapter, Path) else _digest(adapter)
+        name = f"redline-{self.run}-{digest}"
+        loaded = _Loaded(name, Path(self.settings.adapter_dir).resolve() / name)
+        if loaded not in self.loaded:
+            _write(adapter, loaded.folder)
+            self._load_everywhere(loaded)
+            self.loaded.append(loaded)
+            if len(self.loaded) > KEPT:
+                _forget(self.servers, [self.loaded.pop(0)])
         return loaded
 
-    def _unload_old(self) -> None:
-        while len(self.loaded) > KEPT:
-            old = self.loaded.pop(0)
-            if not this_process().is_main_process:
-                continue
-            for server in self.servers:
-                server.unload(old.name)
-            if old.folder.parent == Path(self.settings.adapter_dir).resolve():
-                shutil.rmtree(old.folder, ignore_errors=True)
+    def _load_everywhere(self, adapter: _Loaded) -> None:
+        """Load an adapter on every server that answers; one must. The others are given it when they are asked
+        again."""
 
-    def _check(self, lm: "PreTrainedModel", request: Request) -> None:
-        """Before the first response of the base model, and of an adapter: do the servers compute what this
-        process computes?"""
+        def attempt() -> None:
+            faults = []
+            for server in self.servers:
+                try:
+                    server.load(adapter.name, adapter.folder)
+                except Fault as fault:
+                    faults.append(fault)
+            if len(faults) == len(self.servers):
+                raise faults[0]
+
+        self._patiently(attempt)
+
+    def _patiently(self, attempt: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """What a call returns, made again while a server does not answer."""
+        return patiently(self.settings.patience, lambda: attempt(*args, **kwargs))
+
+    def _check(self, lm: "PreTrainedModel", longest: int, request: Request) -> None:
+        """Are the servers' sequences long enough for the longest prompt? And before the first response of the
+        base model, and of an adapter: do they compute what this process computes?"""
+        for server in self.servers:
+            self._patiently(server.check_length, longest, request.sampling.max_new_tokens)
         kind = "base" if self.adapter is None else "adapter"
         if kind in self.checked:
             return
         temperature = request.sampling.temperature
         trial = Request(Sampling(max_new_tokens=PROBE_TOKENS, temperature=temperature), stop=[], seed=0)
         for server in self.servers:
-            server.check_length(request.sampling.max_new_tokens)
-            answer = self._ask_one(server, self.adapter, _probe_ids(lm), trial.seed, trial)
+            answer = self._patiently(self._ask_one, server, self.adapter, _probe_ids(lm), trial.seed, trial)
             _check_probe(server.url, lm, answer, temperature)
         self.checked.add(kind)
+
+
+def _name_of_run() -> str:
+    """What sets this run's adapters apart from those of others on the same server. The processes of a run
+    meet at one address, and have one name."""
+    if this_process().num_processes == 1:
+        return uuid.uuid4().hex[:8]
+    meeting = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
+    return hashlib.sha256(meeting.encode()).hexdigest()[:8]
+
+
+def _forget(servers: Sequence[Server], adapters: Sequence[_Loaded]) -> None:
+    """Leave no trace of some adapters on the servers and in the shared folder."""
+    for adapter in adapters:
+        for server in servers:
+            server.unload(adapter.name)
+        shutil.rmtree(adapter.folder, ignore_errors=True)
 
 
 def _trains_its_weights(lm: "PreTrainedModel") -> bool:
@@ -205,16 +235,22 @@ def _trains_its_weights(lm: "PreTrainedModel") -> bool:
     return any(parameter.requires_grad and "lora_" not in name for name, parameter in named)
 
 
-def _write(adapter: "PeftModel", folder: Path) -> None:
-    """PEFT's files of the adapter, whole or not at all."""
+def _write(adapter: "PeftModel | Path", folder: Path) -> None:
+    """PEFT's files of an adapter, whole or not at all."""
     if folder.exists():
         return
-    aside = folder.with_name(folder.name + ".part")
+    aside = folder.with_name(f"{folder.name}.{os.getpid()}.part")
     try:
         shutil.rmtree(aside, ignore_errors=True)
-        adapter.save_pretrained(str(aside))
+        if isinstance(adapter, Path):
+            shutil.copytree(adapter, aside)
+        else:
+            adapter.save_pretrained(str(aside))
         aside.replace(folder)
     except OSError as error:
+        if folder.exists():  # another process was quicker
+            shutil.rmtree(aside, ignore_errors=True)
+            return
         raise UserError(
             f"policy.sampler.adapter_dir: {folder.parent} cannot be written ({error.strerror or error}). "
             "Give a folder that this process and the server both see."
