@@ -5,6 +5,7 @@
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import time
@@ -76,7 +77,11 @@ class VllmProcess:
         environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
         with self.log.open("a") as out:
             self.process = subprocess.Popen(
-                [*command, *OPTIONS], env=environment | VARIABLES, stdout=out, stderr=subprocess.STDOUT
+                [*command, *OPTIONS],
+                env=environment | VARIABLES,
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
             )
 
     def wait_until_ready(self) -> None:
@@ -94,6 +99,13 @@ class VllmProcess:
         except httpx.HTTPError:
             return False
 
+    def kill(self) -> None:
+        """End the server and the processes that it started at once, as a machine that fails does."""
+        if self.process is not None:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait(STOPPING)
+        self.process = None
+
     def stop(self) -> None:
         """End the server and wait until it has ended."""
         if self.process is None:
@@ -102,8 +114,7 @@ class VllmProcess:
         try:
             self.process.wait(STOPPING)
         except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait(STOPPING)
+            self.kill()
         self.process = None
 
 

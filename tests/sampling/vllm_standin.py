@@ -72,7 +72,7 @@ class StandIn:
         wait draws a batch that was asked for ahead only when the policy has learned from the one before."""
         place = self.loads.index(name)
         with self.loaded:
-            self.loaded.wait_for(lambda: set(self.loads[place + 1 :]) & self.adapters)
+            self.loaded.wait_for(lambda: set(self.loads[place + 1 :]) & self.adapters, timeout=60)
         return self.loads[place + 1]
 
     @torch.no_grad()

@@ -4,6 +4,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -75,13 +76,14 @@ class Server:
     """One server. Each method makes its request once, and raises Fault where it may be made again."""
 
     def __init__(self, url: str, settings: VllmServer):
-        self.url, self.timeout = without_login(url).rstrip("/"), settings.timeout
+        self.url = without_login(url).rstrip("/")
         headers = {}
         if settings.api_key_env is not None:
             headers["Authorization"] = f"Bearer {_key(settings.api_key_env)}"
         self.http = httpx.Client(
             base_url=url.rstrip("/"),
             headers=headers,
+            timeout=settings.timeout,
             limits=httpx.Limits(max_connections=settings.concurrency),
             trust_env=False,
         )
@@ -140,10 +142,8 @@ class Server:
     def unload(self, name: str) -> None:
         """Let the server forget an adapter. One that it does not know, or a server that does not answer, has
         forgotten it already."""
-        try:
-            self._send("POST", "/v1/unload_lora_adapter", {"lora_name": name}, timeout=UNLOADING)
-        except (Refused, Fault):
-            return
+        with suppress(httpx.HTTPError):
+            self.http.post("/v1/unload_lora_adapter", json={"lora_name": name}, timeout=UNLOADING)
 
     def complete(
         self, adapter: str | None, prompt: list[int], seed: int, sampling: Sampling, stop: Sequence[int]
@@ -209,18 +209,11 @@ class Server:
             )
         return UserError(f"policy.sampler: {self.url} refuses a request ({refused.reason}).")
 
-    def _send(
-        self,
-        method: str,
-        path: str,
-        body: JsonObject | None,
-        again: set[int] = AGAIN,
-        timeout: float | None = None,
-    ) -> JsonObject:
+    def _send(self, method: str, path: str, body: JsonObject | None, again: set[int] = AGAIN) -> JsonObject:
         """The JSON of a reply, empty where there is none. Raises Fault for no reply and for a status in
         ``again``, Refused for another that is no success."""
         try:
-            reply = self.http.request(method, path, json=body, timeout=timeout or self.timeout)
+            reply = self.http.request(method, path, json=body)
         except httpx.HTTPError as error:
             name = type(error).__name__
             raise self._fault(f"{name}: {error}" if str(error) else name) from error
