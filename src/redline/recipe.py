@@ -23,6 +23,7 @@ from redline.judge.settings import Compare
 from redline.label.settings import Label
 from redline.policy.settings import Policy, Watch
 from redline.reward.settings import Reward
+from redline.sampling.settings import VllmServer
 from redline.section import Section
 from redline.types import Json, JsonObject
 from redline.urls import without_logins
@@ -255,6 +256,13 @@ def parsed(override: str) -> tuple[str, Any]:
         return key, yaml.safe_load(value)
     except (yaml.YAMLError, ValueError) as error:
         raise UserError(f"`{override}`: the value is not valid YAML.") from error
+
+
+def sampler_of(text: str) -> str | VllmServer:
+    """What ``policy.sampler`` in a recipe would be with this value: a function's name, or a server's section.
+    Raises UserError for anything else."""
+    _, value = parsed(f"sampler={text}")
+    return value if isinstance(value, str) else check(value, VllmServer, "--sampler")
 
 
 def set_key(plain: JsonObject, key: str, value: Json, override: str) -> None:

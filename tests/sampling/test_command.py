@@ -6,19 +6,24 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+import torch
 from typer.testing import CliRunner
+from vllm_standin import StandIn, serving
 
 from redline.cli import app
 from redline.data.check import Rejects
 from redline.data.read import read
 from redline.data.records import Response, ToEdit
 from redline.data.settings import Source
-from redline.engine.settings import Model
+from redline.engine.models import tokenizer_of
+from redline.engine.saving import save
+from redline.engine.settings import Adapt, Model
 from redline.errors import UserError
+from redline.policy.actor import ActorCritic
 from redline.reward.model import new_reward_model, save_reward_model
 from redline.reward.settings import Reward
 from redline.sampling.command import sample_command, scorer
-from redline.sampling.settings import Sampling
+from redline.sampling.settings import Sampling, VllmServer
 
 SHORT = Sampling(max_new_tokens=6)
 
@@ -133,3 +138,37 @@ def test_an_endpoint_is_asked_only_for_what_is_missing(prompts, tmp_path, endpoi
     assert [body["messages"][-1]["content"] for body in endpoint.asked] == ["the film 2 was"]
     assert [line["id"] for line in lines_of(out)] == ["p0", "p1", "p2", "p3", "p4"]
     assert lines_of(out)[2]["rejected"] == "answer to the film 2 was"
+
+
+def test_a_vllm_server_draws_the_answers_of_a_policy(tiny_model, prompts, tmp_path, redline):
+    """With the adapter of the policy's folder, by the command's own option."""
+    actor = ActorCritic(Model(name=tiny_model, dtype="float32"), Adapt(lora_rank=4))
+    for name, parameter in actor.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.3)
+    policy = tmp_path / "policy"
+    save(actor.lm, actor.peft, tokenizer_of(Model(name=tiny_model)), policy, tiny_model)
+    stand_in = StandIn(tiny_model)
+    with serving(stand_in) as url:
+        section = {"kind": "vllm", "url": url, "adapter_dir": str(tmp_path / "adapters")}
+        out = tmp_path / "answers.jsonl"
+        arguments = ["--prompts", prompts.path, "--out", out, "--n", "2", "--max-new-tokens", "6"]
+        status, _, err = redline("sample", policy, *arguments, "--sampler", json.dumps(section))
+    assert status == 0, err
+    assert len(lines_of(out)) == 10
+    asked = [body for body in stand_in.completions if body["max_tokens"] == 6]
+    assert {body["model"] for body in asked} == set(stand_in.loads)
+    assert len(asked) == 10
+
+
+def test_a_sampler_that_cannot_be_is_one_line(tiny_model, prompts, tmp_path, redline):
+    arguments = ["sample", tiny_model, "--prompts", prompts.path, "--out", tmp_path / "answers.jsonl"]
+    status, _, err = redline(*arguments, "--sampler", "{kind: vllm, url: http://127.0.0.1:1}")
+    assert status != 0
+    assert "--sampler" in err
+    assert "adapter_dir" in err
+    server = VllmServer(kind="vllm", url="http://127.0.0.1:1", adapter_dir=str(tmp_path))
+    with pytest.raises(UserError, match="--sampler and --base-url both say who draws"):
+        sample_command(
+            tiny_model, prompts, tmp_path / "a.jsonl", SHORT, base_url="http://127.0.0.1:1/v1", sampler=server
+        )

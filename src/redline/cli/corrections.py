@@ -42,9 +42,17 @@ def sample(
     seed: Annotated[int, typer.Option(help="Of sampling", min=0)] = 0,
     base_url: BaseUrl = None,
     concurrency: Concurrency = 8,
+    sampler: Annotated[
+        str | None,
+        typer.Option(
+            help="Who draws, as policy.sampler in a recipe: 'file.py:name', or "
+            "'{kind: vllm, url: http://127.0.0.1:8000, adapter_dir: DIR}'; default: this process"
+        ),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Answers of a model to prompts, for people or an LLM to correct; continues where it stopped."""
+    from redline.recipe import sampler_of
     from redline.sampling.command import sample_command
     from redline.sampling.settings import Sampling
 
@@ -59,6 +67,7 @@ def sample(
         seed=seed,
         base_url=base_url,
         concurrency=concurrency,
+        sampler=None if sampler is None else sampler_of(sampler),
         as_json=json,
     )
 

@@ -15,10 +15,10 @@ from redline.data.settings import Source
 from redline.edit.journal import Journal
 from redline.engine.settings import Model
 from redline.errors import UserError
-from redline.sampling.settings import Sampling
+from redline.sampling.settings import Sampling, VllmServer
 from redline.types import JsonObject
 
-BATCH = 32  # responses drawn at once in this process
+BATCH = 32  # responses drawn at once, where no server says how many
 Score = Callable[[Prompt, Sequence[str]], list[float]]
 
 
@@ -33,18 +33,21 @@ def sample_command(
     seed: int = 0,
     base_url: str | None = None,
     concurrency: int = 8,
+    sampler: str | VllmServer | None = None,
     as_json: bool = False,
 ) -> int:
     """Sample ``n`` responses to each prompt into ``out`` and return the number of records there.
 
     A record has the response twice: as ``response``, which comparisons read, and as ``rejected``, which
     ``edit`` and ``annotate`` ask to have corrected. With ``worst_by``, a reward model, a record holds the
-    worst of the ``n`` responses, by mean reward a token (of a sequence model: by its reward). Empty responses
-    are left out and counted; ``as_json`` prints the counts. Started again, the command goes on where it
-    stopped. Raises UserError where ``out`` holds answers of another model, or where prompts stayed without an
-    answer.
+    worst of the ``n`` responses, by mean reward a token (of a sequence model: by its reward). ``sampler``, as
+    ``policy.sampler`` in a recipe, draws in place of this process. Empty responses are left out and counted;
+    ``as_json`` prints the counts. Started again, the command goes on where it stopped. Raises UserError where
+    ``out`` holds answers of another model, or where prompts stayed without an answer.
     """
     check_apart([out], read_files(prompts))
+    if sampler is not None and base_url is not None:
+        raise UserError("sample: --sampler and --base-url both say who draws. Give one of them.")
     if worst_by is not None and n < 2:
         raise UserError(f"--worst-by {worst_by}: the worst of one is that one. Give --n 2 or more.")
     with Rejects.beside(out) as rejects:
@@ -58,7 +61,7 @@ def sample_command(
             todo = [prompt for prompt in asked if not answers.has(prompt)]
             with progress_bar(f"sample {model}", len(asked), len(asked) - len(todo)) as bar:
                 if base_url is None:
-                    _draw_here(model, asked, todo, sampling, seed, answers, bar)
+                    _draw(model, asked, todo, sampling, seed, answers, bar, sampler)
                 else:
                     _ask(model, base_url, todo, sampling, concurrency, answers, bar)
             journal.settle([name for prompt in asked for name in answers.names(prompt)])
@@ -143,7 +146,7 @@ class _Answers:
         self._journal.append(Response.model_validate(carried | record | more | {"id": name}))
 
 
-def _draw_here(
+def _draw(
     name: str,
     asked: Sequence[Prompt],
     todo: Sequence[Prompt],
@@ -151,26 +154,31 @@ def _draw_here(
     seed: int,
     answers: _Answers,
     bar: Bar,
+    drawn_by: str | VllmServer | None,
 ) -> None:
-    """In this process: a model's name, its folder, the embedded one. A response depends on its prompt's place
-    in the file and the seed, so that a run that is gone on with draws what it would have drawn."""
+    """In this process, or by a sampler: a model's name, its folder, the embedded one. A response depends on
+    its prompt's place in the file and the seed, so that a run that is gone on with draws what it would have
+    drawn."""
     if not todo:
         return
     from redline.data.tokenization import decode_response, load_tokenizer
     from redline.engine.models import eos_ids, load_causal_lm
+    from redline.engine.saving import ADAPTER
     from redline.sampling.check import check_sampling
-    from redline.sampling.local import InProcess
+    from redline.sampling.open import open_sampler
     from redline.sampling.protocol import CurrentPolicy, Request
     from redline.sampling.rollouts import prompt_tokens, sample_rollout
 
     model = Model(name=name)
     lm, tokenizer = load_causal_lm(model), load_tokenizer(name)
-    sampler, policy = InProcess(), CurrentPolicy(lm)
+    adapter = Path(name) / ADAPTER
+    sampler, policy = open_sampler(drawn_by), CurrentPolicy(lm, adapter if adapter.is_dir() else None)
     sampler.sync(policy)
     check_sampling(lm, list(map(len, prompt_tokens(tokenizer, todo))), sampling.max_new_tokens)
     stop = eos_ids(lm, tokenizer, [prompt.prompt for prompt in todo])
     places = {prompt.id: place * answers.n for place, prompt in enumerate(asked)}
-    size = max(1, BATCH // answers.n)
+    at_once = drawn_by.concurrency if isinstance(drawn_by, VllmServer) else BATCH
+    size = max(1, at_once // answers.n)
     for first in range(0, len(todo), size):
         some = todo[first : first + size]
         drawn_at = [places[prompt.id] + turn for prompt in some for turn in range(answers.n)]
