@@ -24,11 +24,12 @@ from redline.engine.views import Split, cache_argument
 from redline.errors import UserError
 from redline.plan.command import advice, machine_of, memory_of, plan_recipe, stage_of
 from redline.plan.memory import Machine, held, kv_bytes, reward_stage, training_task
-from redline.plan.speed import Work
+from redline.plan.speed import Work, update_seconds
 from redline.plan.trace import Batch, Tally, Task, build, forward_bytes, logits_bytes, training_bytes
 from redline.policy.train import build_ppo
 from redline.recipe import check_recipe
 from redline.reward.model import new_reward_model, save_reward_model
+from redline.sampling.settings import VllmServer
 from tiny_models import CONFIGS, NO_PLAIN_STACK, model_folder, random_model
 
 CPU = Machine(0, 25e9, 1e11, 1e10)
@@ -289,6 +290,17 @@ def test_a_critic_of_its_own_doubles_what_is_trained(tiny_model):
     )
     for part in ("gradients", "optimizer", "activations"):
         assert own[part] == 2 * shared[part]
+
+
+def test_what_a_server_samples_is_not_counted(tiny_model, tmp_path):
+    server = VllmServer(kind="vllm", url="http://127.0.0.1:8000", adapter_dir=str(tmp_path))
+    here, served = recipe_of(tiny_model), recipe_of(tiny_model, sampler=server.model_dump())
+    before, after = plan_recipe(here, CPU)[-1], plan_recipe(served, CPU)[-1]
+    assert before.parts["KV cache"] > 0
+    assert after.parts["KV cache"] == 0
+    assert "sample" not in after.phases
+    assert "a server draws the responses" in " ".join(after.notes)
+    assert 0 < update_seconds(served, CPU, 12) < update_seconds(here, CPU, 12)
 
 
 def test_reward_states_are_kept_up_to_the_cache(tiny_model):

@@ -22,6 +22,7 @@ from redline.reward.model import reward_config
 from redline.reward.settings import RewardTerm
 from redline.reward.train import CPU_MICROBATCH_TOKENS, MICROBATCH_TOKENS
 from redline.sampling.local import AT_ONCE
+from redline.sampling.settings import VllmServer
 from redline.types import AutoClass, Config, Network
 
 ROOM = 0.95  # share of a device's memory that a plan may fill: fragments and other processes need some
@@ -287,7 +288,10 @@ def policy_stage(recipe: Recipe, machine: Machine, prompt: int) -> Stage:
     )
     parts["lower states"] = float(states)
     together = min(share, max(1, AT_ONCE // length))  # rows that are sampled at once
-    parts["KV cache"] = kv_bytes(config, task.dtype, together, length)
+    served = isinstance(how.sampler, VllmServer)
+    if served:
+        notes.append("a server draws the responses: its memory and its time are not counted")
+    parts["KV cache"] = 0.0 if served else kv_bytes(config, task.dtype, together, length)
     rows = min(max(1, how.minibatch_size // machine.processes), max(1, how.microbatch_tokens // length))
     batch = Batch(rows, length, response)
     parts["logits"] = logits_bytes(task, batch)
@@ -298,18 +302,19 @@ def policy_stage(recipe: Recipe, machine: Machine, prompt: int) -> Stage:
     prefill = forward_bytes(task, Batch(together, prompt, 1))
     scored = forward_bytes(task, Batch(min(share, max(1, SCORING_TOKENS // length)), length, 1))
     resting = fixed - parts["gradients"] + parts.get("gathered policy", 0.0)
+    phases = {
+        "score": resting + states + scored,
+        "optimise": fixed + states + parts["activations"] + parts["logits"],
+        "step": fixed + states + step_bytes(found, machine),
+    }
+    if not served:
+        cached = parts["KV cache"] * (1 + 1 / config.num_hidden_layers)
+        phases["sample"] = resting + cached + max(2 * states, states + prefill, drawing)
     return with_heap(
         Stage(
             "policy",
             parts,
-            {
-                "sample": resting
-                + parts["KV cache"] * (1 + 1 / config.num_hidden_layers)
-                + max(2 * states, states + prefill, drawing),
-                "score": resting + states + scored,
-                "optimise": fixed + states + parts["activations"] + parts["logits"],
-                "step": fixed + states + step_bytes(found, machine),
-            },
+            phases,
             step="an update",
             steps=how.updates,
             notes=notes,

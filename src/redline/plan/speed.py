@@ -20,6 +20,7 @@ from redline.engine.views import cache_argument, layers_of
 from redline.plan.memory import Machine, policy_task, reward_cut, reward_task, sft_task, term_task
 from redline.plan.trace import Task, build, materialise, shallow
 from redline.recipe import Recipe
+from redline.sampling.settings import VllmServer
 from redline.types import Network
 
 # up to so much memory (GB): the GPU it is taken for, dense bfloat16 TFLOPS, bandwidth in GB/s (vendors' data
@@ -162,7 +163,7 @@ def slower(machine: Machine, task: Task) -> float:
 
 def update_seconds(recipe: Recipe, machine: Machine, prompt: int) -> float:
     """A PPO update on one process's share of the batch: sampling reads all weights for each token, the rest
-    computes."""
+    computes. What a server samples is not counted, but for the states below the trained layers."""
     how, task = recipe.policy, policy_task(recipe, machine)
     work, flops = work_of(task), slower(machine, task)
     response = how.sampling.max_new_tokens
@@ -170,8 +171,11 @@ def update_seconds(recipe: Recipe, machine: Machine, prompt: int) -> float:
     share = max(1, how.batch_size // machine.processes)
     tokens, predicted = share * length, share * response
     one = work.forward(work.layers, share, length) + share * work.head
-    sampling = work.forward(work.layers, share * prompt, prompt) / flops
-    sampling += response * max(one / (machine.stepping or flops), work.bytes / machine.bandwidth)
+    if isinstance(how.sampler, VllmServer):
+        sampling = work.forward(work.layers - work.trained, tokens, length) / flops
+    else:
+        sampling = work.forward(work.layers, share * prompt, prompt) / flops
+        sampling += response * max(one / (machine.stepping or flops), work.bytes / machine.bandwidth)
     upper, logits = work.forward(work.trained, tokens, length), predicted * work.head
     passes = 2 if how.critic == "own" else 1
     of_reference = upper + logits
