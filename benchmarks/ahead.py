@@ -2,13 +2,14 @@
 
     make vllm
     python benchmarks/ahead.py [--server .venv-vllm/bin/python] [--repeats 3]
+    python benchmarks/ahead.py --table    # the table in docs/scale.md again, from the result file
 
 Two servers. "vLLM on the same processors": the real one, which takes them away from the trainer while it
 draws. "a server elsewhere": a stand-in that waits as long as the real one took to draw a batch, and computes
 nothing; it shows what a server on a machine of its own gives. The embedded model, LoRA of rank 16 on its
 uppermost ten layers, 8 responses of up to 16 tokens, two epochs, importance_cap 2. The first update and the
 last are not counted: nothing is drawn ahead of the one, or behind the other. Both settings in turn, repeat by
-repeat; medians, and of the ratios. Results go to benchmarks/results/ahead.json.
+repeat; medians, and of the ratios. Results go to benchmarks/results/ahead.json and into docs/scale.md.
 """
 
 import argparse
@@ -19,7 +20,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from common import about
+from common import about, filled, into_page, table
 from redline.data.records import Prompt
 from redline.embedded import EMBEDDED
 from redline.engine.settings import Adapt, Model
@@ -31,6 +32,9 @@ from vllm_server import own_dtype, server_command, server_python, server_version
 
 HERE = Path(__file__).parent
 SEED = 0
+RESULTS = HERE / "results" / "ahead.json"
+PAGE = HERE.parent / "docs" / "scale.md"
+REAL, ELSEWHERE = "vLLM on the same processors", "a server elsewhere"
 UPDATES, BATCH, TOKENS = 5, 8, 16
 TEXTS = ["The film was", "I liked the way that", "A book about", "Once upon a time"]
 HELPERS = """
@@ -109,11 +113,36 @@ def summary(runs: dict[str, list[dict[str, float]]]) -> dict[str, Any]:
     }
 
 
+def written(content: dict[str, Any]) -> str:
+    """What docs/scale.md says of a result file's content."""
+    delay = content[ELSEWHERE]["it waits, seconds"]
+    text = (
+        f"What it saves ([`benchmarks/ahead.py`](../benchmarks/ahead.py): {BATCH} responses of {TOKENS} "
+        f"tokens of the embedded model, {content['repeats']} runs of each in turn). The real server shares "
+        "two cores with the trainer, and other work ran there too: what it draws ahead takes time from "
+        f"learning. The server elsewhere is a stand-in that waits {delay:g} s a batch, as long as the real "
+        "one took, and computes nothing: that is what a machine of its own gives. An update then takes the "
+        "longer of drawing and learning, in place of their sum."
+    )
+    rows = []
+    for name in (REAL, ELSEWHERE):
+        figures = content[name]
+        seconds = [f"{figures[f'ahead {ahead}: seconds']:.1f}" for ahead in (0, 1)]
+        pairs = ", ".join(f"{ratio:.2f}" for ratio in figures["of each pair"])
+        rows.append([name, *seconds, f"{figures['times as fast']:.2f} ({pairs})"])
+    head = ["server", "`ahead: 0`, s an update", "`ahead: 1`", "times as fast, median (each pair)"]
+    return filled(text) + "\n" + table(head, rows)
+
+
 def main() -> None:
     cli = argparse.ArgumentParser()
     cli.add_argument("--server", type=Path, default=server_python())
     cli.add_argument("--repeats", type=int, default=3)
+    cli.add_argument("--table", action="store_true", help="only write the table again")
     arguments = cli.parse_args()
+    if arguments.table:
+        into_page("ahead.py", "ahead", written(json.loads(RESULTS.read_text())), PAGE)
+        return
     result: dict[str, Any] = {"what": "an update, seconds", "repeats": arguments.repeats, "seed": SEED}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -127,13 +156,14 @@ def main() -> None:
         helpers.write_text(HELPERS.format(delay=delay), encoding="utf-8")
         elsewhere = in_turn(f"{helpers}:Elsewhere", helpers, arguments.repeats, folder / "elsewhere")
     result |= {
-        "vLLM on the same processors": summary(runs),
-        "a server elsewhere": summary(elsewhere) | {"it waits, seconds": delay},
-        "runs": {"vLLM on the same processors": runs, "a server elsewhere": elsewhere},
+        REAL: summary(runs),
+        ELSEWHERE: summary(elsewhere) | {"it waits, seconds": delay},
+        "runs": {REAL: runs, ELSEWHERE: elsewhere},
         "server": {"versions": server_versions(arguments.server), "command": server_command(own_dtype())},
         **about("ahead.py"),
     }
-    (HERE / "results" / "ahead.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    RESULTS.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    into_page("ahead.py", "ahead", written(result), PAGE)
     print(json.dumps(result, indent=2))
 
 

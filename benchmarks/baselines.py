@@ -1,13 +1,14 @@
 """Seconds and peak memory of one PPO update with a critic and without one: policy.baseline.
 
     python benchmarks/baselines.py [--repeats 3]
+    python benchmarks/baselines.py --table    # the table in docs/policy.md again, from the result file
 
 A random model of about 30 million parameters, LoRA of rank 16 on the uppermost four of its 12 layers, 16
 responses of 32 tokens (four to a prompt), two epochs, a reward function that costs nothing, float32. Each row
 runs in a process of its own, in turn, so that its peak memory is its own; of three updates the first is not
 counted. ``cpu_seconds`` are the processor's for the phases that a critic has a part in (re-scoring and
 optimising), which other work on the machine does not lengthen much. Medians over the repeats, and ratios to
-the group baseline repeat by repeat, go to benchmarks/results/baselines.json.
+the group baseline repeat by repeat, go to benchmarks/results/baselines.json and into docs/policy.md.
 """
 
 import argparse
@@ -21,9 +22,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-from common import about
+from common import about, filled, into_page, table
 
 HERE = Path(__file__).parent
+RESULTS = HERE / "results" / "baselines.json"
+PAGE = HERE.parent / "docs" / "policy.md"
 ROWS: dict[str, dict[str, Any]] = {
     "critic: shared": {},
     "critic: own": {"critic": "own"},
@@ -100,22 +103,44 @@ def measure(row: str) -> dict[str, float]:
 
 def summary(runs: dict[str, list[dict[str, float]]]) -> dict[str, dict[str, float]]:
     """Medians of each row, and of its ratios to the group baseline in the same repeat."""
-    table = {}
+    rows = {}
     for row, repeats in runs.items():
         figures = {name: statistics.median(run[name] for run in repeats) for name in repeats[0]}
         pairs = list(zip(repeats, runs["baseline: group"], strict=True))
         for name in ("cpu_seconds", "seconds", "peak_gb"):
             ratios = [run[name] / group[name] for run, group in pairs]
             figures[f"{name}_to_group"] = statistics.median(ratios)
-        table[row] = {name: round(value, 3) for name, value in figures.items()}
-    return table
+        rows[row] = {name: round(value, 3) for name, value in figures.items()}
+    return rows
+
+
+def written(content: dict[str, Any]) -> str:
+    """What docs/policy.md says of a result file's content."""
+    repeats = content["repeats"]
+    text = (
+        "What it saves, of one update ([`benchmarks/baselines.py`](../benchmarks/baselines.py): a random "
+        "model of 30 million parameters, 16 responses of 32 tokens, on a CPU that did other work too, "
+        f"medians of {repeats} repeats). A shared critic is one row of weights on states that are there "
+        "anyway, so leaving it out saves next to nothing; a critic of its own costs passes and weights of "
+        "its own."
+    )
+    figures = ("cpu_seconds", "cpu_seconds_to_group", "peak_gb", "peak_gb_to_group")
+    lines = [
+        [f"`{name}`", *(f"{row[figure]:.2f}" for figure in figures)] for name, row in content["rows"].items()
+    ]
+    head = ["", "CPU seconds to re-score and optimise", "of group", "peak, GB", "of group"]
+    return filled(text) + "\n" + table(head, lines)
 
 
 def main() -> None:
     cli = argparse.ArgumentParser()
     cli.add_argument("--repeats", type=int, default=3)
     cli.add_argument("--measure", metavar="ROW", choices=ROWS, help="(the driver's own) one row, here")
+    cli.add_argument("--table", action="store_true", help="only write the table again")
     arguments = cli.parse_args()
+    if arguments.table:
+        into_page("baselines.py", "baselines", written(json.loads(RESULTS.read_text())), PAGE)
+        return
     if arguments.measure:
         print(json.dumps(measure(arguments.measure)))
         return
@@ -133,8 +158,8 @@ def main() -> None:
         "runs": runs,
         **about("baselines.py"),
     }
-    path = HERE / "results" / "baselines.json"
-    path.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    RESULTS.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    into_page("baselines.py", "baselines", written(result), PAGE)
     print(json.dumps(result["rows"], indent=2))
 
 

