@@ -28,6 +28,8 @@ from redline.sampling.settings import Sampling, VllmServer
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 from vllm_server import VllmProcess, server_python, vllm_server
 
+sys.path.pop()
+
 TEXTS = ["The film was", "I liked the way that", "A book about", "Once upon a time"]
 PROMPTS = [Prompt(id=text, prompt=text) for text in TEXTS]
 MODEL = Model(name=EMBEDDED, dtype="float32")
