@@ -1,28 +1,75 @@
-"""What the browser tests share: a server in this process, a tab that reports errors."""
+"""What the browser tests share: the looks that they run in, a server in this process, a tab that reports
+errors."""
 
+import json
 import re
 import threading
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
 import uvicorn
 from annotation_server import wait_until
 from sqlalchemy import Engine
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
 from redline.annotate import people
 from redline.annotate.app import build
 from redline.annotate.export import export
 from redline.annotate.schema import connect
 
+PATIENCE = 60_000  # milliseconds for a condition, on a machine that does other work, too
+
+
+@dataclass(frozen=True)
+class Look:
+    """A size of the window and a colour scheme. On a phone there is touch, and no mouse that hovers."""
+
+    device: str
+    width: int
+    height: int
+    scheme: str
+
+    @property
+    def phone(self) -> bool:
+        return self.device == "phone"
+
+    def __str__(self) -> str:
+        return f"{self.device}-{self.scheme}"
+
+
+DESKTOP, DESKTOP_DARK, PHONE, PHONE_DARK = LOOKS = (
+    Look("desktop", 1280, 800, "light"),
+    Look("desktop", 1280, 800, "dark"),
+    Look("phone", 360, 740, "light"),
+    Look("phone", 360, 740, "dark"),
+)
+every_look = pytest.mark.parametrize("look", LOOKS, ids=str)
+# Each field at both widths and in both schemes.
+every_look_and_field = pytest.mark.parametrize(
+    ("look", "field"),
+    [(DESKTOP, "redline"), (DESKTOP_DARK, "plain"), (PHONE, "plain"), (PHONE_DARK, "redline")],
+    ids=str,
+)
 SETTLED = "(!document.querySelector('body.working') || document.querySelector('body.settled'))"
 
 
 class LocalServer:
-    """The app in a thread of this process, over a database that the test fills. ``links``: name -> link."""
+    """The app in a thread of this process, over a database that the test fills. ``links``: name -> link;
+    ``away``: it answers nothing but that it cannot."""
 
     def __init__(self, engine: Engine, names: list[str]):
         self.engine = engine
-        config = uvicorn.Config(build(engine), port=0, log_level="warning", access_log=False)
+        self.away = False
+        app = build(engine)
+
+        async def app_or_nothing(scope: Scope, receive: Receive, send: Send) -> None:
+            answer = Response(status_code=503) if self.away and scope["type"] == "http" else app
+            await answer(scope, receive, send)
+
+        config = uvicorn.Config(app_or_nothing, port=0, log_level="warning", access_log=False)
         self.server = uvicorn.Server(config)
         self.thread = threading.Thread(target=self.server.run, daemon=True)
         self.thread.start()
@@ -39,8 +86,6 @@ class LocalServer:
         self.thread.join(10)
 
     def exported(self, folder: Path, *arguments: Any) -> list[dict[str, Any]]:
-        import json
-
         export(self.engine, folder / "out.jsonl", *arguments)
         lines = (folder / "out.jsonl").read_text(encoding="utf-8").split("\n")
         return [json.loads(line) for line in lines if line]
@@ -57,15 +102,16 @@ class Tab:
         self,
         browser: Any,
         server: Any,
-        width: int = 1280,
-        height: int = 800,
-        scheme: str = "light",
+        look: Look = DESKTOP,
         field: str = "redline",
-        **more: Any,
     ):
         self.context = browser.new_context(
-            viewport={"width": width, "height": height}, color_scheme=scheme, **more
+            viewport={"width": look.width, "height": look.height},
+            color_scheme=look.scheme,
+            has_touch=look.phone,
+            is_mobile=look.phone,
         )
+        self.context.set_default_timeout(PATIENCE)
         choice = f"localStorage.setItem('redline view', '{field}')"
         self.context.add_init_script(f"localStorage.getItem('redline view') ?? {choice}")
         self.server = server
@@ -114,7 +160,7 @@ class Tab:
         self.context.close()
 
 
-def until(page: Any, condition: str, seconds: float = 30) -> None:
+def until(page: Any, condition: str, seconds: float = PATIENCE / 1000) -> None:
     """Wait for a JavaScript condition on a page that has loaded and takes input (the policy of the page keeps
     Playwright's wait_for_function from working)."""
     from playwright.sync_api import Error
@@ -163,13 +209,14 @@ def select_text(page: Any, text: str) -> None:
         for (let node = walker.nextNode(); node; node = walker.nextNode()) {
             const at = node.data.indexOf(text);
             if (at < 0 || node.parentElement.closest('[contenteditable=false]')) continue;
-            const heard = new Promise((resume) => {
-                document.addEventListener('selectionchange', resume, { once: true });
-                setTimeout(resume, 2000); // it may be selected already
-            });
             getSelection().setBaseAndExtent(node, at, node, at + text.length);
-            await heard;
-            await new Promise((resume) => setTimeout(resume, 60)); // the editor acts on it in the next frame
+            // The editor hears of it with the next event, and until then keys go to where the cursor was.
+            const { view } = editor.cmTile.root, from = view.posAtDOM(node, at), start = performance.now();
+            const heard = ({ main }) => main.from === from && main.to === from + text.length;
+            while (!heard(view.state.selection)) {
+                if (performance.now() - start > 30000) throw new Error(`${text} was not selected`);
+                await new Promise((resume) => setTimeout(resume, 5));
+            }
             return;
         }
         throw new Error(`${text} is not in one piece of the text`);
@@ -178,5 +225,17 @@ def select_text(page: Any, text: str) -> None:
     )
 
 
+def drawn(page: Any) -> None:
+    """Wait until all that has happened so far is on the screen: two frames."""
+    page.evaluate("() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
+
+
+def nothing_is_sent(page: Any) -> None:
+    """No verdict is on its way. A key or a click begins to send one before it returns."""
+    assert not page.evaluate("document.body.classList.contains('sending')")
+
+
 def fits(page: Any) -> None:
-    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), "nothing sticks out sideways"
+    """Nothing sticks out sideways. (A phone's window widens with what sticks out: the screen counts.)"""
+    wide = page.evaluate("document.documentElement.scrollWidth")
+    assert wide <= page.viewport_size["width"], "something sticks out sideways"

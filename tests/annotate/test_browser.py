@@ -2,13 +2,13 @@
 
 import json
 import random
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from annotation_server import Server, export, wait_until, write_records
+from browsing import Tab, fits, nothing_is_sent, select_text, until
 
 from redline.data.alignment import align, edit_ratio
 from redline.data.units import units
@@ -78,82 +78,9 @@ def server(tmp_path: Path) -> Iterator[Server]:
     started.stop()
 
 
-class Tab:
-    """A page that must have no error in its console and ask no other host."""
-
-    def __init__(
-        self,
-        browser: Any,
-        server: Server,
-        width: int = 1280,
-        height: int = 800,
-        scheme: str = "light",
-        field: str = "plain",
-        **more: Any,
-    ):
-        self.context = browser.new_context(
-            viewport={"width": width, "height": height}, color_scheme=scheme, **more
-        )
-        self.context.add_init_script(f"localStorage.setItem('redline view', '{field}')")
-        self.page = self.context.new_page()
-        self.problems: list[str] = []
-        self.page.on("console", self._console)
-        self.page.on("pageerror", lambda error: self.problems.append(str(error)))
-        self.page.on(
-            "request", lambda one: None if one.url.startswith(server.base) else self.problems.append(one.url)
-        )
-
-    def _console(self, message: Any) -> None:
-        if message.type == "error":
-            self.problems.append(message.text)
-
-    def open(self, link: str) -> Any:
-        self.page.goto(link)
-        self.page.wait_for_selector(
-            "body.working, main.wide-page, main:has(h1:has-text('That is all')), #stay a"
-        )
-        if self.page.locator("#stay").is_visible():  # this browser was somebody else's
-            self.page.click("#enter button")
-        self.page.wait_for_url(re.compile(r"/(admin)?$"))
-        self.settle()
-        if self.page.locator("#guidelines[open]").count():  # they open by themselves the first time
-            self.page.keyboard.press("Escape")
-            self.page.wait_for_selector("#guidelines", state="hidden")
-        return self.page
-
-    def settle(self) -> None:
-        """Wait until the page takes input."""
-        if self.page.locator("body.working").count():
-            self.page.wait_for_selector("body.settled")
-
-    def close(self) -> None:
-        assert self.problems == []
-        self.context.close()
-
-
-SETTLED = "(!document.querySelector('body.working') || document.querySelector('body.settled'))"
-
-
 def _reload(page: Any) -> None:
     page.reload()
-    _until(page, "true")
-
-
-def _until(page: Any, condition: str) -> None:
-    """Wait for a JavaScript condition on a page that has loaded (the policy of the page keeps Playwright's
-    wait_for_function from working)."""
-    from playwright.sync_api import Error
-
-    def holds() -> bool:
-        try:
-            ready = f"document.readyState === 'complete' && {SETTLED}"
-            return bool(page.evaluate(f"{ready} && ({condition})"))
-        except Error as error:
-            if "navigation" in str(error):  # the next page is loading
-                return False
-            raise
-
-    wait_until(holds)
+    until(page, "true")
 
 
 def _meter(page: Any) -> str:
@@ -170,24 +97,15 @@ def _marked(page: Any) -> list[tuple[str, str]]:
     ]
 
 
-def _select(page: Any, text: str) -> None:
-    """Put the cursor over ``text`` in the editor."""
-    page.evaluate(
-        """text => { const editor = document.getElementById('editor'), at = editor.value.indexOf(text);
-                     editor.focus(); editor.setSelectionRange(at, at + text.length); }""",
-        text,
-    )
-
-
 def test_from_the_link_to_the_last_item(chromium: Any, server: Server) -> None:
-    tab = Tab(chromium, server)
+    tab = Tab(chromium, server, field="plain")
     page = tab.open(server.links["ada"])
     assert page.url == f"{server.base}/", "the token is not in the address"
     assert page.input_value("#editor") == SYDNEY
     assert _marked(page) == []
 
     # edit, and see the redline change
-    _select(page, "Sydney.")
+    select_text(page, "Sydney.")
     page.keyboard.type("Canberra.")
     wait_until(
         lambda: _marked(page) == [("del", "Sydney"), ("ins", "Canberra")]
@@ -205,7 +123,7 @@ def test_from_the_link_to_the_last_item(chromium: Any, server: Server) -> None:
     assert "Canberra." in page.input_value("#editor")
 
     # over the limit: warned before, refused after
-    _select(page, "470,000 people live there, and the city is the seat of")
+    select_text(page, "470,000 people live there, and the city is the seat of")
     page.keyboard.type("1 2 3 4 5 6 7 8 9 10 11")
     page.wait_for_selector("#meter.near")
     page.keyboard.type(" 12 13 14 15")
@@ -216,12 +134,12 @@ def test_from_the_link_to_the_last_item(chromium: Any, server: Server) -> None:
     assert "at most 30%" in page.inner_text("#banner")
     assert export(server) == []
     page.click("[data-act=reset]")
-    _until(page, "!document.querySelector('#redline del, #redline ins')")
+    until(page, "!document.querySelector('#redline del, #redline ins')")
     page.click("[data-act=undo]")
     assert "9 10 11 12" in page.input_value("#editor"), "a reset can be undone"
     page.keyboard.press("Alt+r")
     assert page.input_value("#editor") == SYDNEY
-    _select(page, "Sydney.")
+    select_text(page, "Sydney.")
     page.keyboard.type("Canberra.")
 
     # a note, then a reload in the middle: the draft is there
@@ -235,7 +153,7 @@ def test_from_the_link_to_the_last_item(chromium: Any, server: Server) -> None:
     # submit by keyboard, and on to the next
     page.focus("#editor")
     page.keyboard.press("Control+Enter")
-    _until(page, "document.getElementById('editor')?.value.startsWith('```')")
+    until(page, "document.getElementById('editor')?.value.startsWith('```')")
     assert page.input_value("#editor") == CODE, "tabs and lines are kept"
     assert "1 by you" in page.inner_text(".progress")
     (record,) = export(server)
@@ -246,7 +164,7 @@ def test_from_the_link_to_the_last_item(chromium: Any, server: Server) -> None:
     # outside of the text field no letter is a command
     page.keyboard.press("Escape")
     page.keyboard.type("fix the sentence, c g p x s n ? 1 2 3")
-    page.wait_for_timeout(300)
+    nothing_is_sent(page)
     assert page.input_value("#editor") == CODE
     assert "1 by you" in page.inner_text(".progress")
     assert len(export(server)) == 1
@@ -268,18 +186,18 @@ def test_from_the_link_to_the_last_item(chromium: Any, server: Server) -> None:
         before = page.input_value("#editor")
         page.keyboard.press(key)
         changed = f"document.getElementById('editor')?.value !== {json.dumps(before)}"
-        _until(page, f"document.getElementById('editor')?.value && {changed}")
+        until(page, f"document.getElementById('editor')?.value && {changed}")
         assert f"{done} by you" in page.inner_text(".progress")
-    _until(page, "document.getElementById('editor')?.value.endsWith('2')")
+    until(page, "document.getElementById('editor')?.value.endsWith('2')")
     for last in (2, 3):
         page.keyboard.press("Alt+e")
         page.keyboard.press("Control+End")
         page.keyboard.type(" six")
         page.keyboard.press("Control+Enter")
-        _until(page, f"!document.getElementById('editor')?.value.includes('five {last}')")
+        until(page, f"!document.getElementById('editor')?.value.includes('five {last}')")
     assert "You skipped 1" in page.inner_text("main")
     page.click("text=Look at it again")
-    _until(page, "document.getElementById('editor')")
+    until(page, "document.getElementById('editor')")
     page.keyboard.press("Alt+f")
     page.wait_for_selector("text=That is all for you")
     verdicts = {record["id"]: record["verdict"] for record in export(server)}
@@ -295,11 +213,11 @@ def test_from_the_link_to_the_last_item(chromium: Any, server: Server) -> None:
 
 
 def test_a_lost_connection_loses_nothing(chromium: Any, server: Server) -> None:
-    tab = Tab(chromium, server)
+    tab = Tab(chromium, server, field="plain")
     page = tab.open(server.links["ada"])
     port = server.port
     server.kill()
-    _select(page, "Sydney.")
+    select_text(page, "Sydney.")
     page.keyboard.type("Canberra.")
     page.wait_for_selector("text=No connection")
     page.keyboard.press("Control+Enter")
@@ -318,16 +236,16 @@ def test_a_lost_connection_loses_nothing(chromium: Any, server: Server) -> None:
 
 def test_a_draft_goes_with_its_person(chromium: Any, server: Server) -> None:
     """What was typed on one device is there on another, and on nobody else's."""
-    tab = Tab(chromium, server)
+    tab = Tab(chromium, server, field="plain")
     page = tab.open(server.links["ada"])
-    _select(page, "Sydney.")
+    select_text(page, "Sydney.")
     page.keyboard.type("Canberra.")
     page.wait_for_selector("#saved:text('Saved')")
     tab.close()
-    other = Tab(chromium, server)
+    other = Tab(chromium, server, field="plain")
     assert "Canberra." in other.open(server.links["ada"]).input_value("#editor")
     other.close()
-    ben = Tab(chromium, server)
+    ben = Tab(chromium, server, field="plain")
     assert ben.open(server.links["ben"]).input_value("#editor") == CODE
     ben.close()
 
@@ -338,17 +256,17 @@ YESTERDAY = "const now = Date.now.bind(Date); Date.now = () => now() - 86400000"
 
 def test_two_devices_of_one_person(chromium: Any, server: Server) -> None:
     """The later keystroke does not wipe the other device's text, whatever the clocks say."""
-    laptop, phone = Tab(chromium, server), Tab(chromium, server)
+    laptop, phone = Tab(chromium, server, field="plain"), Tab(chromium, server, field="plain")
     laptop.context.add_init_script(YESTERDAY)
     at_laptop, on_phone = laptop.open(server.links["ada"]), phone.open(server.links["ada"])
-    _select(at_laptop, "Sydney.")
+    select_text(at_laptop, "Sydney.")
     at_laptop.keyboard.type("Canberra.")
     at_laptop.wait_for_selector("#saved:text-is('Saved')")
     on_phone.focus("#editor")
     on_phone.keyboard.type("x")
     on_phone.wait_for_selector("#banner:has-text('on another device')")
     on_phone.keyboard.type("y")
-    on_phone.wait_for_timeout(1500)
+    on_phone.evaluate("dispatchEvent(new Event('online'))")  # whatever waits to be saved is sent now
     assert "on another device" in on_phone.inner_text("#banner"), "it stays while one types on"
     assert "Not saved" in on_phone.inner_text("#saved")
     _reload(at_laptop)
@@ -382,7 +300,7 @@ def test_two_devices_of_one_person(chromium: Any, server: Server) -> None:
 
 def test_a_draft_whose_answer_is_lost(chromium: Any, server: Server) -> None:
     """What the server kept though its answer did not arrive is no other device's."""
-    tab = Tab(chromium, server)
+    tab = Tab(chromium, server, field="plain")
     page = tab.open(server.links["ada"])
 
     def lose(route: Any) -> None:
@@ -390,7 +308,7 @@ def test_a_draft_whose_answer_is_lost(chromium: Any, server: Server) -> None:
         route.abort()
 
     page.route("**/api/draft", lose)
-    _select(page, "Sydney.")
+    select_text(page, "Sydney.")
     page.keyboard.type("Canberra.")
     page.wait_for_selector("#saved:has-text('No connection')")
     page.keyboard.type(" Yes.")
@@ -404,7 +322,7 @@ def test_a_draft_whose_answer_is_lost(chromium: Any, server: Server) -> None:
         problem for problem in tab.problems if not problem.startswith("Failed to load resource: net::ERR_")
     ]
     tab.close()
-    other = Tab(chromium, server)
+    other = Tab(chromium, server, field="plain")
     assert other.open(server.links["ada"]).input_value("#editor") == "So: " + CANBERRA.replace(
         "Canberra.", "Canberra. Yes."
     )
@@ -412,7 +330,7 @@ def test_a_draft_whose_answer_is_lost(chromium: Any, server: Server) -> None:
 
 
 def test_verdicts_that_are_not_meant(chromium: Any, server: Server) -> None:
-    tab = Tab(chromium, server)
+    tab = Tab(chromium, server, field="plain")
     page = tab.open(server.links["ada"])
     page.focus("#editor")
     for letter, code in (("ś", "KeyS"), ("ƒ", "KeyF"), ("Dead", "KeyN")):  # Option and a letter on a Mac
@@ -426,11 +344,11 @@ def test_verdicts_that_are_not_meant(chromium: Any, server: Server) -> None:
         page.keyboard.type(more)
         page.keyboard.press("Alt+f")
         page.wait_for_selector("#banner:has-text('Your changes would be dropped')")
-    page.wait_for_timeout(500)
+    nothing_is_sent(page)
     assert page.input_value("#editor") == f"xy{SYDNEY}"
     assert export(server) == []
     page.keyboard.press("Alt+f")
-    _until(page, "document.getElementById('editor')?.value.startsWith('```')")
+    until(page, "document.getElementById('editor')?.value.startsWith('```')")
     assert export(server)[0]["verdict"] == "fine"
     tab.close()
 
@@ -442,7 +360,7 @@ def test_more_than_100000_halves_of_emoji(chromium: Any, tmp_path: Path) -> None
     pairs = write_records(tmp_path / "pairs.jsonl", [{"id": "n", "prompt": "p", "rejected": text}])
     server = Server(tmp_path, str(pairs), "--annotators", "ada")
     try:
-        tab = Tab(chromium, server)
+        tab = Tab(chromium, server, field="plain")
         page = tab.open(server.links["ada"])
         assert page.locator("#redline .hidden-mark").all_inner_texts() == [
             "U+E0041",
@@ -451,7 +369,7 @@ def test_more_than_100000_halves_of_emoji(chromium: Any, tmp_path: Path) -> None
             "U+115F",
         ]
         assert page.inner_text("#redline").startswith("bad U+E0041U+E007FU+3164U+115F words")
-        _select(page, "bad")
+        select_text(page, "bad")
         page.keyboard.type("good")
         page.keyboard.press("Control+Enter")
         page.wait_for_selector("text=That is all")
@@ -487,10 +405,10 @@ def test_hostile_text_in_the_browser(chromium: Any, tmp_path: Path) -> None:
     pairs = write_records(tmp_path / "pairs.jsonl", [record])
     server = Server(tmp_path, str(pairs), "--annotators", "ada")
     try:
-        tab = Tab(chromium, server)
+        tab = Tab(chromium, server, field="plain")
         page = tab.open(server.links["ada"])
         assert page.input_value("#editor") == nasty
-        _select(page, "bad")
+        select_text(page, "bad")
         page.keyboard.type("<b>good</b>")
         page.wait_for_selector("#redline ins")
         assert "U+202E" in page.inner_text("#redline"), (
@@ -551,7 +469,7 @@ def test_redline_is_what_the_labels_see(chromium: Any, server: Server) -> None:
             after = [draw.choice(some) for _ in range(draw.randrange(0, 40))]
         glue = draw.choice(["", " "])
         cases.append((glue.join(before), glue.join(after)))
-    tab = Tab(chromium, server)
+    tab = Tab(chromium, server, field="plain")
     page = tab.open(server.links["ada"])
     found = page.evaluate(
         """async cases => {
@@ -577,9 +495,13 @@ def test_redline_is_what_the_labels_see(chromium: Any, server: Server) -> None:
         const diff = await import('/static/diff.mjs');
         const a = diff.units(text).map(unit => unit.text);
         const b = a.map((word, at) => at % 50 ? word : 'changed');
-        const start = performance.now();
-        const cuts = diff.align(a, b);
-        return [performance.now() - start, cuts.length, Boolean(cuts.coarse)];
+        let cuts, quickest = Infinity;
+        for (let run = 0; run < 5; run += 1) {
+            const start = performance.now();
+            cuts = diff.align(a, b);
+            quickest = Math.min(quickest, performance.now() - start);
+        }
+        return [quickest, cuts.length, Boolean(cuts.coarse)];
     }""",
         " ".join(f"w{draw.randrange(500)}" for _ in range(4000)),
     )
@@ -604,7 +526,7 @@ def test_blind_comparison(chromium: Any, tmp_path: Path) -> None:
         )
     server = Server(tmp_path, "--blind", str(files[0]), str(files[1]), "--annotators", "ada")
     try:
-        tab = Tab(chromium, server, 1280, 720)
+        tab = Tab(chromium, server)
         page = tab.open(server.links["ada"])
         assert "a.jsonl" not in page.content()
         preferred = []
@@ -619,11 +541,11 @@ def test_blind_comparison(chromium: Any, tmp_path: Path) -> None:
             page.keyboard.press(key)
             wait_until(lambda: page.inner_text(".prompt .message") != number)  # noqa: B023
         page.set_viewport_size({"width": 360, "height": 740})
-        _fits(page)
+        fits(page)
         page.evaluate(
             "for (const each of document.querySelectorAll('button')) each.style.letterSpacing = '.1em'"
         )
-        _fits(page)  # with a font as wide as another system's may be
+        fits(page)  # with a font as wide as another system's may be
         tab.settle()
         page.click("[data-act=tie]")
         page.wait_for_selector("text=That is all")
@@ -634,7 +556,3 @@ def test_blind_comparison(chromium: Any, tmp_path: Path) -> None:
         tab.close()
     finally:
         server.stop()
-
-
-def _fits(page: Any) -> None:
-    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), "nothing sticks out sideways"

@@ -311,6 +311,35 @@ def test_practice_comes_first_and_counts_nowhere(engine: Engine, tmp_path: Path)
     assert begun.key == "k0", "everybody practises"
 
 
+def test_practice_names_the_sides_that_the_person_saw(engine: Engine) -> None:
+    set_up(engine, "compare", None, None, 0.0, None)
+    known = [
+        practice.KnownComparison(id=f"k{number}", prompt="Q", a="good", b="bad", preference=1)
+        for number in range(16)
+    ]
+    practice.add_practice(engine, "compare", known, Rejects())
+    ada = people.ensure(engine, "ada")
+    sides = set()
+    for _ in known:
+        current = next_work(engine, ada, 60)
+        assert current
+        submit(engine, current.id, ada, Submission("b", revision=current.revision))
+        done = work.own_work(engine, current.id, ada)
+        assert done
+        a_side, b_side = "left (first)", "right (second)"
+        if done.swapped:
+            a_side, b_side = b_side, a_side
+        told = practice.lesson(engine, done).told
+        assert told.startswith(f"Your answer: the {b_side} response")
+        assert told.endswith(f"The known answer: the {a_side} response is better.")
+        sides.add(done.swapped)
+    assert sides == {True, False}
+    submit(engine, current.id, ada, Submission("a", revision=done.revision))
+    done = work.own_work(engine, current.id, ada)
+    assert done
+    assert practice.lesson(engine, done).told.startswith("Right: the ")
+
+
 def test_thumbs(engine: Engine, tmp_path: Path) -> None:
     set_up(engine, "feedback", None, None, 1.0, None)
     responses = [Response(id=f"r{n}", prompt=f"Q{n}", response=f"answer {n}") for n in range(3)]

@@ -13,6 +13,7 @@ import pytest
 from annotation_server import Client, Server, export, wait_until, write_pairs
 
 PEOPLE = [f"person{number}" for number in range(8)]
+DOUBLE = 160  # items done in double tabs: twenty for each of eight people, who meet at every hand-out
 
 
 def _work(client: Client, acknowledged: list[tuple[str, str, str]], name: str, may_die: bool = False) -> None:
@@ -96,7 +97,7 @@ def _work_in_two_tabs(client: Client, taken: list[tuple[str, str]], stale: list[
 
 
 def test_double_tabs(serve: Callable[..., Server], db_url: str, tmp_path: Path) -> None:
-    pairs = write_pairs(tmp_path / "pairs.jsonl", 80)
+    pairs = write_pairs(tmp_path / "pairs.jsonl", DOUBLE)
     server = serve(str(pairs), "--annotators", ",".join(PEOPLE), "--agreement", "0", db=db_url)
     taken: list[tuple[str, str]] = []
     stale: list[str] = []
@@ -109,8 +110,8 @@ def test_double_tabs(serve: Callable[..., Server], db_url: str, tmp_path: Path) 
         for one in done:
             one.result()
     records = export(server, "--history")
-    assert len(records) == 80
-    assert len(stale) == 2 * 80, "of two tabs one was refused, and the third"
+    assert len(records) == DOUBLE
+    assert len(stale) == 2 * DOUBLE, "of two tabs one was refused, and the third"
     kept = [
         (record["rejected"], line["edited"])
         for record in records

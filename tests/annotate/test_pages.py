@@ -1,4 +1,4 @@
-"""The lead's pages, thumbs, practice and guidelines at a real browser; every page at desktop and phone width,
+"""The lead's pages, practice and guidelines at a real browser; every page at desktop and phone width,
 light and dark, with no violation that axe finds."""
 
 import json
@@ -9,22 +9,19 @@ from typing import Any
 import pytest
 
 pytest.importorskip("playwright")
-from browsing import LocalServer, Tab, database, fits, select_text, text_of, until
+from browsing import LocalServer, Look, Tab, database, every_look, fits, select_text, text_of, until
 
 from accessibility import violations
 from redline.annotate import people, practice
 from redline.annotate.handout import next_work
-from redline.annotate.intake import add_comparison, add_pairs, add_responses, set_up
+from redline.annotate.intake import add_pairs, set_up
 from redline.annotate.submissions import Submission, skip, submit
 from redline.data.check import Rejects
-from redline.data.records import Edit, Response, ToEdit
+from redline.data.records import Edit, ToEdit
 
 SYDNEY = "The capital of Australia is Sydney, a town of some size and fame."
 CANBERRA = SYDNEY.replace("Sydney", "Canberra")
 PERTH = SYDNEY.replace("Sydney", "Perth")
-LOOKS = [
-    (width, height, scheme) for width, height in ((1280, 800), (360, 740)) for scheme in ("light", "dark")
-]
 
 
 @pytest.fixture
@@ -58,8 +55,9 @@ def server(tmp_path: Path) -> Iterator[LocalServer]:
     started.stop()
 
 
-def test_the_lead_at_work(chromium: Any, server: LocalServer, tmp_path: Path) -> None:
-    tab, annotator = Tab(chromium, server), Tab(chromium, server)
+@every_look
+def test_the_lead_at_work(chromium: Any, server: LocalServer, tmp_path: Path, look: Look) -> None:
+    tab, annotator = Tab(chromium, server, look), Tab(chromium, server, look)
     page = tab.open(server.links["admin"])
     # a made link survives a reload
     page.fill("#name", "eve")
@@ -150,25 +148,23 @@ def test_the_lead_at_work(chromium: Any, server: LocalServer, tmp_path: Path) ->
     tab.close()
 
 
-def test_guidelines_open_the_first_time(chromium: Any, server: LocalServer) -> None:
-    tab = Tab(chromium, server)
+@every_look
+def test_guidelines_open_the_first_time(chromium: Any, server: LocalServer, look: Look) -> None:
+    tab = Tab(chromium, server, look)
     page = tab.open(server.links["cyd"], guidelines=True)
     assert page.inner_text("#guidelines strong") == "what is false"
-    page.keyboard.press("Escape")
+    with page.expect_response("**/api/guided"):
+        page.keyboard.press("Escape")
     page.wait_for_selector("#guidelines", state="hidden")
-    page.wait_for_timeout(200)
     page.reload()
     until(page, "true")
     assert page.locator("#guidelines[open]").count() == 0
     tab.close()
 
 
-@pytest.mark.parametrize(("width", "height", "scheme"), LOOKS)
-def test_no_violation_on_any_page(
-    chromium: Any, server: LocalServer, width: int, height: int, scheme: str, pictures: Path
-) -> None:
-    look = f"{'desktop' if width > 600 else 'phone'}-{scheme}"
-    tab = Tab(chromium, server, width, height, scheme)
+@every_look
+def test_no_violation_on_any_page(chromium: Any, server: LocalServer, look: Look, pictures: Path) -> None:
+    tab = Tab(chromium, server, look)
     found: dict[str, list[str]] = {}
 
     def check(name: str) -> None:
@@ -177,9 +173,6 @@ def test_no_violation_on_any_page(
         if wrong := violations(page):
             found[f"{name}-{look}"] = wrong
 
-    page = tab.page
-    page.goto(server.links["ada"])
-    page.wait_for_selector("body.working")
     page = tab.open(server.links["ada"], guidelines=True)
     check("guidelines")
     page.keyboard.press("Escape")
@@ -240,49 +233,3 @@ def test_no_violation_on_any_page(
     check("revoke")
     assert not found, json.dumps(found, indent=1)
     tab.close()
-
-
-@pytest.mark.parametrize(("width", "height", "scheme"), LOOKS[1:3])
-def test_comparison_and_thumbs(
-    chromium: Any, tmp_path: Path, width: int, height: int, scheme: str, pictures: Path
-) -> None:
-    look = f"{'desktop' if width > 600 else 'phone'}-{scheme}"
-    for kind in ("compare", "feedback"):
-        (tmp_path / kind).mkdir()
-        engine = database(tmp_path / kind)
-        set_up(engine, kind, None, None, 0.0, None)
-        a = [
-            Response(id=f"r{n}", prompt=f"Q{n}", response=f"from a {n}\n\n" + "long text\n\n" * 60)
-            for n in range(2)
-        ]
-        if kind == "compare":
-            b = [one.model_copy(update={"response": f"from b {one.id}"}) for one in a]
-            add_comparison(engine, a, b, Rejects())
-        else:
-            add_responses(engine, a, Rejects())
-        server = LocalServer(engine, ["ada"])
-        tab = Tab(chromium, server, width, height, scheme)
-        page = tab.open(server.links["ada"])
-        page.keyboard.press("ArrowDown")
-        until(page, "scrollY > 0")  # scrolling keys scroll
-        assert server.exported(tmp_path) == []
-        assert violations(page) == []
-        fits(page)
-        page.screenshot(path=pictures / f"annotate-{kind}-{look}.png")
-        page.click("[data-act=right]")
-        page.wait_for_selector(".toast")
-        (record,) = server.exported(tmp_path)
-        if kind == "feedback":
-            assert (record["liked"], record["response"]) == (True, a[0].response)
-        page.goto(f"{server.base}/mine")
-        page.click("td a")
-        until(page, "document.querySelector('[data-act=right]').getAttribute('aria-pressed') === 'true'")
-        assert violations(page) == []
-        if kind == "compare":
-            assert page.locator(".sides .preferred").count() == 1, "what was chosen is shown"
-            names = page.locator(".sides h2").all_inner_texts()
-            assert [name.split()[0] for name in names] == (
-                ["Left", "Right"] if width > 600 else ["First", "Second"]
-            )
-        tab.close()
-        server.stop()

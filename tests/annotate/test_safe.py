@@ -8,8 +8,22 @@ from typing import Any
 import pytest
 
 pytest.importorskip("playwright")
-from browsing import LocalServer, Tab, database, select_text, text_of, until
+from browsing import (
+    LOOKS,
+    LocalServer,
+    Look,
+    Tab,
+    database,
+    every_look,
+    every_look_and_field,
+    fits,
+    nothing_is_sent,
+    select_text,
+    text_of,
+    until,
+)
 
+from accessibility import violations
 from redline.annotate.intake import add_pairs, set_up
 from redline.data.check import Rejects
 from redline.data.records import ToEdit
@@ -35,52 +49,77 @@ def _is_first(page: Any, number: int) -> str:
     return f"document.querySelector('.prompt .rendered')?.textContent.trim() === 'Q{number}'"
 
 
-@pytest.mark.parametrize("field", ["redline", "plain"])
+@every_look_and_field
 def test_words_typed_on_do_not_reach_the_next_item(
-    chromium: Any, server: LocalServer, tmp_path: Path, field: str
+    chromium: Any, server: LocalServer, tmp_path: Path, look: Look, field: str
 ) -> None:
-    tab = Tab(chromium, server, field=field)
+    tab = Tab(chromium, server, look, field)
     page = tab.open(server.links["ada"])
     select_text(page, "Sydney")
     page.keyboard.type("Canberra")
+    tab.context.add_init_script(TYPED_ON)
     page.keyboard.press("Control+Enter")
-    page.keyboard.type("fix the sentence and send it off as it is", delay=25)
-    page.keyboard.press("Alt+f")
     until(page, _is_first(page, 1))
+    assert page.evaluate("window.typedOn") == [True] * 5, "each one was dropped"
     assert text_of(page) == "Item 1 is a text of seven words."
     records = server.exported(tmp_path)
     assert [(record["id"], record["edited"]) for record in records] == [("p0", CANBERRA)]
 
     # outside of the field: no letter, digit or arrow is a command
-    page.keyboard.press("Escape")
+    page.evaluate("document.activeElement.blur()")
     page.keyboard.type("fix the sentence? x s 1 2 3")
     for key in ("ArrowDown", "ArrowLeft", "Enter", "Space", "Backspace"):
         page.keyboard.press(key)
-    page.wait_for_timeout(200)
+    nothing_is_sent(page)
     assert text_of(page) == "Item 1 is a text of seven words."
     assert len(server.exported(tmp_path)) == 1
-
-    # a second click on the same spot, meant for the item before
-    page.click("[data-act=fine]")
-    page.wait_for_url(f"{server.base}/")
-    page.wait_for_selector("body.working:not(.settled)")
-    page.click("[data-act=fine]")
-    until(page, _is_first(page, 2))
-    assert len(server.exported(tmp_path)) == 2
     tab.close()
 
 
-def test_undo(chromium: Any, server: LocalServer, tmp_path: Path) -> None:
-    tab = Tab(chromium, server)
+# At the first moment at which the page could take it: keys, text, and a click on the spot of the last one.
+TYPED_ON = """addEventListener('DOMContentLoaded', () => {
+    const editor = document.getElementById('editor') ?? document.body;
+    const event = { bubbles: true, cancelable: true };
+    window.typedOn = [
+        new KeyboardEvent('keydown', { key: 'f', code: 'KeyF', ...event }),
+        new KeyboardEvent('keydown', { key: 'f', code: 'KeyF', altKey: true, ...event }),
+        new KeyboardEvent('keydown', { key: 'Enter', ctrlKey: true, ...event }),
+        new InputEvent('beforeinput', { inputType: 'insertText', data: 'f', ...event }),
+    ].map((typed) => !editor.dispatchEvent(typed));
+    const click = new MouseEvent('click', event);
+    window.typedOn.push(!document.querySelector('[data-act=fine]')?.dispatchEvent(click));
+})"""
+
+
+@every_look
+def test_undo(chromium: Any, server: LocalServer, tmp_path: Path, look: Look) -> None:
+    tab = Tab(chromium, server, look)
     page = tab.open(server.links["ada"])
     page.keyboard.press("Alt+f")
     page.wait_for_selector(".toast:has-text('Submitted as already fine.')")
+    fits(page)
     tab.settle()
     page.click(".toast button")
     until(page, _is_first(page, 0))
     assert server.exported(tmp_path) == []
 
-    # with the text, by key
+    # from the last item's page
+    select_text(page, "Sydney")
+    page.keyboard.type("Canberra")
+    page.keyboard.press("Control+Enter")
+    until(page, _is_first(page, 1))
+    page.goto(f"{server.base}/mine")
+    page.click("td a")
+    until(page, _is_first(page, 0))
+    page.click("[data-act=takeback]")
+    until(page, f"{_is_first(page, 0)} && !document.querySelector('[data-act=takeback]')")
+    assert server.exported(tmp_path) == []
+    tab.close()
+
+
+def test_undo_by_key_of_a_skip_and_from_the_list(chromium: Any, server: LocalServer, tmp_path: Path) -> None:
+    tab = Tab(chromium, server)
+    page = tab.open(server.links["ada"])
     select_text(page, "Sydney")
     page.keyboard.type("Canberra")
     page.keyboard.press("Control+Enter")
@@ -102,20 +141,15 @@ def test_undo(chromium: Any, server: LocalServer, tmp_path: Path) -> None:
     page.click("[data-undo]")
     until(page, _is_first(page, 0))
     assert server.exported(tmp_path) == []
-    page.keyboard.press("Control+Enter")
-    until(page, _is_first(page, 1))
-    page.goto(f"{server.base}/mine")
-    page.click("td a")
-    until(page, _is_first(page, 0))
-    page.click("[data-act=takeback]")
-    until(page, f"{_is_first(page, 0)} && !document.querySelector('[data-act=takeback]')")
-    assert server.exported(tmp_path) == []
+    assert text_of(page) == CANBERRA
     tab.close()
 
 
-@pytest.mark.parametrize("field", ["redline", "plain"])
-def test_a_stale_tab_replaces_nothing(chromium: Any, server: LocalServer, tmp_path: Path, field: str) -> None:
-    tab = Tab(chromium, server, field=field)
+@every_look_and_field
+def test_a_stale_tab_replaces_nothing(
+    chromium: Any, server: LocalServer, tmp_path: Path, look: Look, field: str
+) -> None:
+    tab = Tab(chromium, server, look, field)
     page = tab.open(server.links["ada"])
     stale, untouched = tab.new_page(), tab.new_page()
     for other in (stale, untouched):
@@ -137,6 +171,8 @@ def test_a_stale_tab_replaces_nothing(chromium: Any, server: LocalServer, tmp_pa
     assert "Your text is kept here" in told
     assert text_of(stale) == FIRST.replace("fame", "note")
     assert [record["edited"] for record in server.exported(tmp_path)] == [CANBERRA]
+    fits(stale)
+    assert violations(stale) == []
 
     stale.click("#banner button:has-text('Submit mine instead')")
     until(stale, _is_first(stale, 1))
@@ -147,9 +183,19 @@ def test_a_stale_tab_replaces_nothing(chromium: Any, server: LocalServer, tmp_pa
     tab.close()
 
 
-def test_submitted_without_a_connection(chromium: Any, server: LocalServer, tmp_path: Path) -> None:
+def _close(server: LocalServer, page: Any) -> None:
+    """Close a page that has no connection. (While the browser closes it, it gives the connection back.)"""
+    server.away = True
+    page.close()
+    server.away = False
+
+
+@every_look
+def test_submitted_without_a_connection(
+    chromium: Any, server: LocalServer, tmp_path: Path, look: Look
+) -> None:
     """It is sent after the tab was closed and opened again, once the server answers."""
-    tab = Tab(chromium, server)
+    tab = Tab(chromium, server, look)
     page = tab.open(server.links["ada"])
     select_text(page, "Sydney")
     page.keyboard.type("Canberra")
@@ -157,11 +203,18 @@ def test_submitted_without_a_connection(chromium: Any, server: LocalServer, tmp_
     tab.context.set_offline(True)
     page.keyboard.press("Control+Enter")
     page.wait_for_selector("#banner.warn:has-text('Not sent yet')")
-    page.close()
+    fits(page)
+    assert violations(page) == []
+    _close(server, page)
     assert server.exported(tmp_path) == []
     tab.context.set_offline(False)
     again = tab.new_page()
-    again.goto(f"{server.base}/")
+    again.route("**/api/submit", lambda route: route.abort())  # no answer at the first try
+    with again.expect_event("requestfailed"):
+        again.goto(f"{server.base}/")
+    until(again, _is_first(again, 0))
+    again.unroute("**/api/submit")
+    again.evaluate("dispatchEvent(new Event('online'))")
     again.wait_for_selector(".toast:has-text('is sent now. Submitted as an edit.')")
     until(again, _is_first(again, 1))
     assert [record["edited"] for record in server.exported(tmp_path)] == [CANBERRA]
@@ -177,8 +230,11 @@ def test_submitted_without_a_connection(chromium: Any, server: LocalServer, tmp_
     tab.close()
 
 
-def test_what_was_sent_too_late_is_kept_and_shown(chromium: Any, server: LocalServer, tmp_path: Path) -> None:
-    tab, phone = Tab(chromium, server), Tab(chromium, server, 390, 800)
+@pytest.mark.parametrize(("late", "quick"), [(LOOKS[0], LOOKS[3]), (LOOKS[2], LOOKS[1])], ids=str)
+def test_what_was_sent_too_late_is_kept_and_shown(
+    chromium: Any, server: LocalServer, tmp_path: Path, late: Look, quick: Look
+) -> None:
+    tab, phone = Tab(chromium, server, late), Tab(chromium, server, quick)
     page = tab.open(server.links["ada"])
     select_text(page, "Sydney")
     page.keyboard.type("Perth")
@@ -187,7 +243,7 @@ def test_what_was_sent_too_late_is_kept_and_shown(chromium: Any, server: LocalSe
     tab.context.set_offline(True)
     page.keyboard.press("Control+Enter")
     page.wait_for_selector("#banner.warn:has-text('Not sent yet')")
-    page.close()
+    _close(server, page)
     select_text(on_phone, "Perth")
     on_phone.keyboard.type("Canberra")
     assert text_of(on_phone) == CANBERRA
@@ -198,6 +254,10 @@ def test_what_was_sent_too_late_is_kept_and_shown(chromium: Any, server: LocalSe
     again.goto(f"{server.base}/mine")
     again.wait_for_selector(".toast:has-text('Not taken, and kept here')")
     assert again.input_value(".toast textarea") == FIRST.replace("Sydney", "Perth")
+    for scheme in ("light", "dark"):
+        again.emulate_media(color_scheme=scheme)
+        assert violations(again) == []
+    fits(again)
     again.reload()
     again.wait_for_selector(".toast textarea")
     again.click(".toast button:has-text('Throw away')")
@@ -209,8 +269,9 @@ def test_what_was_sent_too_late_is_kept_and_shown(chromium: Any, server: LocalSe
     phone.close()
 
 
-def test_anothers_link_in_the_same_browser(chromium: Any, server: LocalServer) -> None:
-    tab = Tab(chromium, server)
+@every_look
+def test_anothers_link_in_the_same_browser(chromium: Any, server: LocalServer, look: Look) -> None:
+    tab = Tab(chromium, server, look)
     page = tab.open(server.links["ada"])
     select_text(page, "Sydney")
     page.keyboard.type("Canberra")
@@ -228,7 +289,7 @@ def test_anothers_link_in_the_same_browser(chromium: Any, server: LocalServer) -
     assert page.inner_text(".who") == "ben"
     tab.close()
     # somebody new goes in at once, and whoever opens the own link again is not asked
-    other = Tab(chromium, server)
+    other = Tab(chromium, server, look)
     other.open(server.links["ben"])
     assert other.open(server.links["ben"]).inner_text(".who") == "ben"
     other.close()

@@ -8,17 +8,34 @@ from typing import Any
 import pytest
 
 pytest.importorskip("playwright")
-from browsing import LocalServer, Tab, database, select_text, text_of, until
+from browsing import (
+    LOOKS,
+    LocalServer,
+    Look,
+    Tab,
+    database,
+    drawn,
+    every_look,
+    every_look_and_field,
+    fits,
+    nothing_is_sent,
+    select_text,
+    text_of,
+    until,
+)
 
 from redline.annotate import lead, people
 from redline.annotate.intake import add_pairs, set_up
+from redline.data.alignment import align, edit_ratio
 from redline.data.check import Rejects
 from redline.data.records import Edit, ToEdit
+from redline.data.units import units
 from redline.label.settings import Label
 from redline.label.stage import label_edits
 from script_texts import SCRIPTS, edits
 
 HEBREW, ENGLISH = "שלום לכולם, זה משפט.", "An English sentence."
+ALL_KINDS = "今天好 สวัสดีชาวโลก 한국어 हिन्दी 👩🏽‍💻🇩🇪 e\u0301t"  # 3 characters, then one unit of each
 MIXED = f"{HEBREW}\n{ENGLISH}\nABC ואז עברית"
 
 
@@ -26,7 +43,8 @@ MIXED = f"{HEBREW}\n{ENGLISH}\nABC ואז עברית"
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalServer]:
     engine = database(tmp_path_factory.mktemp("scripts"))
     set_up(engine, "edit", "", 1.0, 0.0, None)
-    texts = {"units": "x y", "directions": MIXED, "ime-redline": "今天好。", "ime-plain": "今天好。"}
+    tests = {"compare": "x y", "units": ALL_KINDS, "directions": MIXED, "ime": "今天好。"}
+    texts = {f"{name} {look}": text for name, text in tests.items() for look in LOOKS}
     add_pairs(engine, [ToEdit(id=key, prompt="Q", rejected=text) for key, text in texts.items()], Rejects())
     started = LocalServer(engine, list(texts))
     for key in texts:
@@ -54,7 +72,7 @@ def test_the_page_marks_what_is_labelled(chromium: Any, server: LocalServer, tin
 
     tokenizer = AutoTokenizer.from_pretrained(tiny_model)
     tab = Tab(chromium, server)
-    page = tab.open(server.links["units"])
+    page = tab.open(server.links[f"compare {LOOKS[0]}"])
     for script in SCRIPTS:
         cases = edits(script)
         assert len(cases) >= 60, script
@@ -80,9 +98,30 @@ def _touches(spans: list[list[int]], start: int, end: int) -> bool:
     return any(first < end and start < last for first, last in spans)
 
 
-def test_each_paragraph_has_its_own_direction(chromium: Any, server: LocalServer) -> None:
-    tab = Tab(chromium, server)
-    page = tab.open(server.links["directions"])
+@every_look
+def test_units_of_every_script_in_the_field(chromium: Any, server: LocalServer, look: Look) -> None:
+    """The marks and the meter of the page go by the same units as everything else."""
+    tab = Tab(chromium, server, look)
+    page = tab.open(server.links[f"units {look}"])
+    before = ALL_KINDS
+    for old, new in (("天", "日"), ("สวัสดี", "ลาก่อน"), ("한국어", "영어"), ("🇩🇪", "🇫🇷")):
+        select_text(page, old)
+        page.keyboard.insert_text(new)
+        before = before.replace(old, new)
+    a, b = units(ALL_KINDS), units(before)
+    changed = [op for op in align(a, b).ops if op.kind != "equal"]
+    until(page, f"document.getElementById('changes-count').textContent.startsWith('{len(changed)} ')")
+    struck = page.locator(".cm-struck del").all_inner_texts()
+    assert struck == ["".join(a[op.start : op.end]) for op in changed]
+    assert f"{round(100 * edit_ratio(a, b))}%" in page.inner_text("#meter-text")
+    fits(page)
+    tab.close()
+
+
+@every_look
+def test_each_paragraph_has_its_own_direction(chromium: Any, server: LocalServer, look: Look) -> None:
+    tab = Tab(chromium, server, look)
+    page = tab.open(server.links[f"directions {look}"])
     select_text(page, "שלום")
     page.keyboard.type("היי")
     lines = "all => all.map(line => getComputedStyle(line).direction)"
@@ -95,10 +134,11 @@ def test_each_paragraph_has_its_own_direction(chromium: Any, server: LocalServer
     tab.close()
 
 
-def test_same_letters(chromium: Any, server: LocalServer) -> None:
+@every_look
+def test_same_letters(chromium: Any, server: LocalServer, look: Look) -> None:
     """A difference in encoding alone says so."""
-    tab = Tab(chromium, server)
-    page = tab.open(server.links["units"])
+    tab = Tab(chromium, server, look)
+    page = tab.open(server.links[f"compare {look}"])
     page.evaluate(
         """async () => {
         const { draw } = await import('/static/redline.mjs');
@@ -117,29 +157,31 @@ def test_same_letters(chromium: Any, server: LocalServer) -> None:
     tab.close()
 
 
-@pytest.mark.parametrize("field", ["redline", "plain"])
-def test_a_composition_is_left_alone(chromium: Any, server: LocalServer, tmp_path: Path, field: str) -> None:
+@every_look_and_field
+def test_a_composition_is_left_alone(
+    chromium: Any, server: LocalServer, tmp_path: Path, look: Look, field: str
+) -> None:
     """While an input method composes, nothing is compared, replaced or submitted."""
-    tab = Tab(chromium, server, field=field)
-    page = tab.open(server.links[f"ime-{field}"])
+    tab = Tab(chromium, server, look, field)
+    page = tab.open(server.links[f"ime {look}"])
     select_text(page, "好")
     remote = tab.context.new_cdp_session(page)
     meter = page.inner_text("#meter-text")
     for text in ("h", "he", "hen"):
         selection = {"selectionStart": len(text), "selectionEnd": len(text)}
         remote.send("Input.imeSetComposition", {"text": text} | selection)
-        page.wait_for_timeout(80)
+        drawn(page)
         assert page.inner_text("#meter-text") == meter, "half a letter is not compared"
         assert page.locator(".cm-struck, #redline del").count() == 0
     page.keyboard.press("Control+Enter")
     page.evaluate("document.querySelector('[data-act=submit]').click()")
-    page.wait_for_timeout(200)
-    assert server.exported(tmp_path, "all", f"ime-{field}") == []
+    nothing_is_sent(page)
+    assert server.exported(tmp_path, "all", f"ime {look}") == []
     remote.send("Input.insertText", {"text": "很好"})
     until(page, "document.getElementById('meter-text').textContent !== " + repr(meter))
     assert text_of(page) == "今天很好。"
     page.keyboard.press("Control+Enter")
     page.wait_for_selector("h1:has-text('That is all')")
-    (record,) = server.exported(tmp_path, "all", f"ime-{field}")
+    (record,) = server.exported(tmp_path, "all", f"ime {look}")
     assert record["edited"] == "今天很好。"
     tab.close()

@@ -145,11 +145,14 @@ def finished(tmp_path: Path) -> Path:
     return folder
 
 
+LOOKS = [(width, scheme) for width in (1200, 390) for scheme in ("light", "dark")]
+
+
 def test_page_in_a_browser(finished, chromium):
     page = write_page(finished)  # what `redline report` writes
     assert page == finished / "report.html"
     assert page.stat().st_size < 3_000_000
-    for width, scheme in ((1200, "light"), (390, "dark")):
+    for width, scheme in LOOKS:
         context = chromium.new_context(
             viewport={"width": width, "height": 900}, color_scheme=scheme, bypass_csp=True
         )
@@ -169,7 +172,7 @@ def test_page_in_a_browser(finished, chromium):
             tab.evaluate("document.documentElement.scrollWidth") <= width
         )  # wide tables scroll in themselves
         tab.evaluate("document.querySelectorAll('details').forEach(part => part.open = true)")
-        assert violations(tab) == []
+        assert violations(tab) == [], (width, scheme)
         context.close()
 
 

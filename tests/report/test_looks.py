@@ -9,6 +9,7 @@ import pytest
 
 from accessibility import luminance_contrast, violations
 from redline.report.page import write_report
+from redline.report.rounds import write_rounds
 
 PHONE_SCREENS = 10
 LOOKS = [
@@ -20,23 +21,47 @@ COLOURS = """() => [...document.querySelectorAll('svg text')].map(text => [
 
 
 @pytest.fixture(params=LOOKS, ids=lambda look: f"{look[0]}-{look[2]}")
-def tab(request: pytest.FixtureRequest, run: Path, chromium: Any) -> Iterator[Any]:
-    """The report in a window of a size and a scheme, as it opens."""
+def window(request: pytest.FixtureRequest, chromium: Any) -> Iterator[Any]:
+    """An empty page in a window of a size and a scheme."""
     width, height, scheme = request.param
     context = chromium.new_context(
         viewport={"width": width, "height": height}, color_scheme=scheme, bypass_csp=True
     )
-    page = context.new_page()
-    page.goto(write_report(run).as_uri())
-    yield page
+    yield context.new_page()
     context.close()
 
 
-def test_no_violation(tab: Any) -> None:
-    tab.evaluate(OPEN_ALL)
-    assert violations(tab) == []
-    assert tab.evaluate("document.documentElement.scrollWidth") == tab.viewport_size["width"]
-    colours = tab.evaluate(COLOURS)  # axe does not look into drawings
+def test_no_violation(window: Any, run: Path) -> None:
+    window.goto(write_report(run).as_uri())
+    _is_for_everybody(window)
+
+
+def test_no_violation_on_the_page_of_rounds(window: Any, tmp_path: Path) -> None:
+    rounds = [
+        {
+            "round": number,
+            "edits": 1000 * number,
+            "new": 400,
+            "over_first": 0.5 + 0.1 * number,
+            "over_first_ci95": [0.45 + 0.1 * number, 0.55 + 0.1 * number],
+            "over_last": 0.6,
+            "over_last_ci95": [0.55, 0.65],
+        }
+        for number in range(1, 5)
+    ]
+    (tmp_path / "rounds.json").write_text(json.dumps({"rounds": rounds}))
+    window.goto(write_rounds(tmp_path).as_uri())
+    _is_for_everybody(window)
+    assert window.locator("tbody tr").count() == 4
+    assert window.locator("figure:visible").count() == 1
+
+
+def _is_for_everybody(page: Any) -> None:
+    """No violation, nothing that sticks out, and letters in drawings that can be read."""
+    page.evaluate(OPEN_ALL)
+    assert violations(page) == []
+    assert page.evaluate("document.documentElement.scrollWidth") == page.viewport_size["width"]
+    colours = page.evaluate(COLOURS)  # axe does not look into drawings
     assert colours
     assert min(luminance_contrast(text, paper) for text, paper in colours) >= 4.5
 

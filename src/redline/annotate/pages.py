@@ -64,11 +64,13 @@ def practised(site: Site, request: Request, person: Person) -> Response:
         "work": own,
         "lesson": practice.lesson(site.engine, own),
         "messages": texts.messages(own.body["prompt"], own.body.get("rejected", "")),
-        "response": "",
     }
-    if site.project.kind != "compare":
-        name = "rejected" if site.project.kind == "edit" else "response"
-        values["response"] = texts.editable(own.body[name]) or ""
+    if site.project.kind == "compare":
+        values["sides"] = _sides(own)
+    elif site.project.kind == "feedback":
+        values["response"] = _messages_of(own.body["response"])
+    else:
+        values["original"] = own.original
     return site.page(request, "practice.html", **values)
 
 
@@ -93,8 +95,7 @@ def work_page(site: Site, request: Request, person: Person, current: work.Work) 
     }
     body = current.body
     if site.project.kind == "compare":
-        sides = ("b", "a") if current.swapped else ("a", "b")
-        values["sides"] = [(side, _messages_of(body[side])) for side in sides]
+        values["sides"] = _sides(current)
         return site.page(request, "compare.html", messages=texts.messages(body["prompt"]), **values)
     if site.project.kind == "feedback":
         values["response"] = _messages_of(body["response"])
@@ -122,6 +123,12 @@ def editor_data(site: Site, original: str) -> JsonObject:
         "maxRatio": site.project.max_ratio,
         "reasons": list(site.project.reasons),
     }
+
+
+def _sides(current: work.Work) -> list[tuple[str, list[dict[str, str]]]]:
+    """The two responses of a comparison, left and right as this person sees them."""
+    order = ("b", "a") if current.swapped else ("a", "b")
+    return [(side, _messages_of(current.body[side])) for side in order]
 
 
 def _messages_of(response: Any) -> list[dict[str, str]]:

@@ -25,8 +25,8 @@ VERDICT_TEXT = {
     "edited": "edited",
     "fine": "already fine",
     "unfixable": "cannot be fixed by editing",
-    "a": "the first response is better",
-    "b": "the second response is better",
+    "left": "the left (first) response is better",
+    "right": "the right (second) response is better",
     "tie": "a tie",
     "up": "thumb up",
     "down": "thumb down",
@@ -124,12 +124,20 @@ def lesson(engine: Engine, done: Work) -> Lesson:
     return Lesson(known.verdict, known.edited, known.explanation, _compare(done, known))
 
 
+def _verdict_text(verdict: str, swapped: bool) -> str:
+    """A verdict in words. Responses of a comparison are named by the side on which the person saw them."""
+    if verdict in ("a", "b"):
+        return VERDICT_TEXT["left" if (verdict == "b") == swapped else "right"]
+    return VERDICT_TEXT[verdict]
+
+
 def _compare(done: Work, known: Row) -> str:
+    right_answer = _verdict_text(known.verdict, done.swapped)
     if done.verdict != known.verdict:
-        yours, theirs = VERDICT_TEXT[done.verdict or ""], VERDICT_TEXT[known.verdict]
-        return f"Your answer: {yours}. The known answer: {theirs}."
+        given = _verdict_text(done.verdict or "", done.swapped)
+        return f"Your answer: {given}. The known answer: {right_answer}."
     if known.verdict != "edited":
-        return f"Right: {VERDICT_TEXT[known.verdict]}."
+        return f"Right: {right_answer}."
     _, mine = units(done.original, done.edited or "")
     _, right = units(done.original, known.edited)
     missing, more = len(right - mine), len(mine - right)

@@ -220,10 +220,14 @@ const acts = {
   reset: () => field.replace(data.original),
   todraft: () => field.replace(data.start),
   back() {
-    const change = found && changes.under(field.cursor);
+    now();
+    const change = changes.under(field.cursor);
     if (change) takeBack(change.number);
   },
-  reason: () => $("at-cursor").querySelector("select")?.focus(),
+  reason() {
+    now();
+    $("at-cursor").querySelector("select")?.focus();
+  },
   mono() {
     const on = button("mono").getAttribute("aria-pressed") !== "true";
     button("mono").setAttribute("aria-pressed", String(on));

@@ -29,10 +29,18 @@ function write(entries) {
 
 const without = (token) => read().filter((entry) => entry.token !== token);
 
-/** Keep an entry {token, path, body}; false when this browser does not keep it. */
-export const add = (entry) => write([...without(entry.token), entry]);
-export const remove = (token) => write(without(token));
-export const waits = (work) => read().some((entry) => entry.body.work === work && !entry.refused);
+const own = new Set(); // the tokens that this page itself is sending (verdict.mjs)
+
+/** Keep an entry {token, path, body}, which this page sends; false when this browser does not keep it. */
+export function add(entry) {
+  own.add(entry.token);
+  return write([...without(entry.token), entry]);
+}
+
+export function remove(token) {
+  own.delete(token);
+  write(without(token));
+}
 
 /** Tell the next page what was done, so that it offers to undo it. */
 export function announce(work, revision, verdict, late = false) {
@@ -101,25 +109,37 @@ function forgetDraft(work) {
   }
 }
 
-/** Send all that waits. Resolves to whether all of it was answered. */
-export async function flush() {
+/** Send all that earlier pages left. Where this page's own item is done by that, go on. */
+async function sendAll() {
+  showRefused();
+  let goOn = null;
   for (const entry of read()) {
-    if (entry.refused) continue;
+    if (entry.refused || own.has(entry.token)) continue;
+    const { work } = entry.body, verdict = entry.body.verdict ?? "skipped";
     try {
-      const { revision } = await post(entry.path, entry.body);
+      const { next, revision } = await post(entry.path, entry.body);
       remove(entry.token);
-      const { work, verdict } = entry.body;
       forgetDraft(work);
-      if (work === data.work) announce(work, revision, verdict ?? "skipped", true); // this page goes on to the next item
-      else toast(`What you did without a connection is sent now: ${NAMES[verdict ?? "skipped"]}.`);
+      const deciding = entry.path.startsWith("/admin/"); // then `work` is an item's number
+      const here = work === data.work && deciding === (data.state === "deciding");
+      if (here) goOn = next;
+      if (here && !deciding) announce(work, revision, verdict, true);
+      else toast(`What you did without a connection is sent now: ${NAMES[verdict]}.`);
     } catch (error) {
       if (!(error instanceof Answer)) throw error;
-      if (!error.status) return false;
+      if (!error.status) { setTimeout(trySending, 5000); break; }
       write([...without(entry.token), { ...entry, refused: error.message }]);
       showRefused();
     }
   }
-  return true;
+  if (goOn) location.replace(goOn);
+}
+
+let trying = null;
+
+/** One try at a time: at the start, when the connection comes back, and some seconds after a try without an answer. */
+function trySending() {
+  trying ??= sendAll().finally(() => { trying = null; });
 }
 
 function showRefused() {
@@ -141,21 +161,9 @@ function showRefused() {
   }
 }
 
-async function work() {
-  showRefused();
-  const waiting = waits(data.work);
-  const before = read().length;
-  const all = await flush();
-  if (all && waiting && before) { location.replace("/"); return; } // this very item is done now
-  if (!all) setTimeout(work, 5000);
-}
-
 for (const element of document.querySelectorAll("[data-undo]")) {
   element.addEventListener("click", () => undo(Number(element.dataset.undo), Number(element.dataset.revision)));
 }
 offerUndo();
-const started = work();
-addEventListener("online", () => { flush(); });
-
-/** When the first try to send what waited is over. */
-export const ready = started;
+trySending();
+addEventListener("online", trySending);
