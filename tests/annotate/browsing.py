@@ -239,3 +239,6 @@ def fits(page: Any) -> None:
     """Nothing sticks out sideways. (A phone's window widens with what sticks out: the screen counts.)"""
     wide = page.evaluate("document.documentElement.scrollWidth")
     assert wide <= page.viewport_size["width"], "something sticks out sideways"
+    for dialog in page.locator("dialog[open]").all():
+        assert dialog.evaluate("box => box.scrollWidth <= box.clientWidth"), "cut off in the dialog"
+        assert dialog.evaluate("box => box.scrollTop === 0"), "it opens at its beginning"

@@ -94,17 +94,22 @@ export function plain(element) {
   }
 }
 
+function open(box) {
+  box.showModal();
+  box.scrollTop = 0; // the button that has the focus is at the end of what may be long
+}
+
 export function dialog(id) {
   const box = $(id);
   if (box.open) box.close();
-  else box.showModal();
+  else open(box);
 }
 
 /** The guidelines open by themselves until they were closed once. */
 export function guideFirst() {
   if (data.guided) return;
   const box = $("guidelines");
-  box.showModal();
+  open(box);
   box.addEventListener("close", () => post("/api/guided", {}).catch(() => {}), { once: true }); // asked again next time
 }
 
