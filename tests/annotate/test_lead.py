@@ -337,7 +337,7 @@ def test_practice_names_the_sides_that_the_person_saw(engine: Engine) -> None:
     submit(engine, current.id, ada, Submission("a", revision=done.revision))
     done = work.own_work(engine, current.id, ada)
     assert done
-    assert practice.lesson(engine, done).told.startswith("Right: the ")
+    assert practice.lesson(engine, done).told.startswith("Correct: the ")
 
 
 def test_thumbs(engine: Engine, tmp_path: Path) -> None:

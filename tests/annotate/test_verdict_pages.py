@@ -51,7 +51,7 @@ def test_comparison_and_thumbs(chromium: Any, tmp_path: Path, look: Look, kind: 
     if kind == "feedback":
         assert told == "Your answer: thumb up. The known answer: thumb down."
     elif "good" in seen[1]:
-        assert told == "Right: the right (second) response is better."
+        assert told == "Correct: the right (second) response is better."
     else:
         left = "the left (first) response is better"
         assert told == f"Your answer: the right (second) response is better. The known answer: {left}."

@@ -137,12 +137,12 @@ def _compare(done: Work, known: Row) -> str:
         given = _verdict_text(done.verdict or "", done.swapped)
         return f"Your answer: {given}. The known answer: {right_answer}."
     if known.verdict != "edited":
-        return f"Right: {right_answer}."
+        return f"Correct: {right_answer}."
     _, mine = units(done.original, done.edited or "")
     _, right = units(done.original, known.edited)
     missing, more = len(right - mine), len(mine - right)
     if not missing and not more:
-        return "Right: the same changes as in the known answer."
+        return "Correct: the same changes as in the known answer."
     share = overlap(mine, right)
     return (
         f"{share:.0%} of the single changes are the same. {missing} of the known answer's are missing, "
