@@ -2,10 +2,14 @@
 
 What each of them takes, in files touched: a reward, a judge and a sampler none of Redline's (one file of
 one's own, named in a recipe or on the command line); a file format its file and one line in
-data/formats/__init__.py; a method its file, one line in direct/stage.py and one in direct/settings.py.
+data/formats/__init__.py; a method its class, its section, and one line in direct/settings.py.
 """
 
 import json
+import os
+import re
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -15,7 +19,6 @@ import redline
 from redline import train_policy
 from redline.data import formats
 from redline.data.records import Prompt, Response
-from redline.direct import stage
 from redline.direct.stage import Given, train_direct
 from redline.engine.settings import Adapt, Model
 from redline.policy.settings import Kl, Policy
@@ -79,15 +82,9 @@ def test_a_judge(tmp_path):
     assert (result.wins, result.ties, result.losses) == (4, 2, 0)
 
 
-def test_a_method(seams, tiny_model, edits_file, tmp_path, monkeypatch):
-    from my_method import DirectIpo, IpoMethod
+def test_a_method(seams, tiny_model, edits_file, tmp_path):
+    from my_method import DirectIpo
 
-    known = stage.method_for
-
-    def method_for(settings, hidden):  # the line in direct/stage.py
-        return IpoMethod(settings) if isinstance(settings, DirectIpo) else known(settings, hidden)
-
-    monkeypatch.setattr(stage, "method_for", method_for)
     labels = list(redline.label_edits(redline.read_edits(edits_file, limit=8), tiny_model))
     how = DirectIpo(method="ipo", tau=0.1, epochs=4, batch_size=4, lr=0.02)
     model = Model(name=tiny_model, dtype="float32")
@@ -95,6 +92,44 @@ def test_a_method(seams, tiny_model, edits_file, tmp_path, monkeypatch):
     losses = [line["loss"] for line in lines(tmp_path / "policy/log.jsonl") if "loss" in line]
     assert losses[0] == pytest.approx(25, rel=0.5)  # (0 - 1 / 0.2) ** 2, as the policy is its own anchor
     assert losses[-1] < losses[0] / 2
+
+
+def test_a_recipe_takes_a_method_that_one_line_names(edits_file, tmp_path):
+    """In a copy of the package: the new class in a file of its own, the new section in settings.py, and one
+    line that names it."""
+    package = tmp_path / "redline"
+    shutil.copytree(Path(redline.__file__).parent, package, ignore=shutil.ignore_patterns("__pycache__"))
+    example = (SEAMS / "my_method.py").read_text(encoding="utf-8")
+    head, section, method = re.split(r"^(?=class )", example, flags=re.MULTILINE)
+    imported = "        from redline.direct.ipo import IpoMethod\n\n"
+    section = section.replace("-> Method:\n", f'-> "Method":\n{imported}')
+    head = head.replace("import DirectDpo", "import DirectIpo")
+    (package / "direct/ipo.py").write_text(head + method, encoding="utf-8")
+    settings = package / "direct/settings.py"
+    before = settings.read_text(encoding="utf-8")
+    assert before.count("    | DirectSpo\n") == 1
+    after = before.replace("    | DirectSpo\n", "    | DirectSpo\n    | DirectIpo\n")
+    after = after.replace("\nTrained = (", f"\n{section}\nTrained = (")
+    settings.write_text(after, encoding="utf-8")
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(f"data: {{edits: {{path: {edits_file}}}}}\ndirect: {{method: ipo, tau: 0.2}}\n")
+    program = """
+import sys
+from redline.recipe import load_recipe
+from redline.report.section_run import method_of
+recipe = load_recipe(sys.argv[1])
+method = recipe.direct.make(8)
+print(type(method).__module__, method.target, method_of(recipe), sep="; ")
+"""
+    result = subprocess.run(
+        [sys.executable, "-c", program, str(recipe)],
+        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    said = "redline.direct.ipo; 2.5; preferring the edits by a fixed margin (IPO), 1 epochs in steps of 16"
+    assert result.stdout.strip() == said
 
 
 def test_a_file_format(seams, tmp_path, monkeypatch):

@@ -1,10 +1,8 @@
 """A policy method of your own: IPO (Azar et al. 2024, equation 17), a squared loss on the margin of pairs.
 
-To use it in recipes, put this file into src/redline/direct/, add the section to ``Trained`` in settings.py,
-and one line to ``method_for`` in stage.py:
-
-case DirectIpo():
-    return IpoMethod(settings)
+``train_direct`` takes the section as it is. To use the method in recipes, put the class into a file in
+src/redline/direct/, its section into settings.py there, and the section's name into ``Trained`` at the end of
+settings.py. That one line is all that is changed of what was there before.
 """
 
 from typing import Literal
@@ -23,8 +21,12 @@ class DirectIpo(DirectDpo):
     """Identity preference optimisation: the margin is drawn to a target, not to infinity."""
 
     method: Literal["ipo"]  # type: ignore[assignment]
+    summary = "preferring the edits by a fixed margin (IPO)"
     tau: float = Field(0.1, gt=0)
     """Strength of the regularisation: the target of the margin is 1 / (2 tau)."""
+
+    def make(self, hidden: int) -> Method:
+        return IpoMethod(self)
 
 
 class IpoMethod(Method):

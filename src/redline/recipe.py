@@ -15,7 +15,7 @@ import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from redline.data.settings import Data
-from redline.direct.settings import Direct, DirectBco, DirectBestOfN, DirectExpo, DirectSelm, Sft
+from redline.direct.settings import Direct, DirectBco, Sft
 from redline.edit.settings import EditWith
 from redline.engine.settings import Model
 from redline.errors import Problems, UserError
@@ -74,9 +74,7 @@ class Recipe(Section):
     @property
     def ranks_by_reward(self) -> bool:
         """Whether a method without PPO asks the run's reward which response is better."""
-        if isinstance(self.direct, DirectExpo):
-            return len(self.direct.strengths) > 1
-        return isinstance(self.direct, DirectBestOfN | DirectSelm)
+        return self.direct is not None and self.direct.ranks_by_reward
 
     @property
     def has_edits(self) -> bool:
@@ -85,8 +83,8 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _anchors_are_adapters(self) -> "Recipe":
-        moves_its_anchor = self.direct is not None and self.direct.method in ("spin", "sapo", "selm", "spa")
-        if self.direct is not None and moves_its_anchor and not self.policy.adapt.lora_rank:
+        has_adapters = self.policy.adapt.lora_rank > 0
+        if self.direct is not None and self.direct.keeps_copies and not has_adapters:
             raise ValueError(
                 f"`direct.method: {self.direct.method}` keeps frozen copies of the policy, which are "
                 "adapters: set `policy.adapt.lora_rank` above 0"

@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from redline.direct import stage
+from redline.direct.methods import DpoMethod
 from redline.direct.room import Room
 from redline.engine.settings import Adapt
 from redline.errors import UserError
@@ -98,7 +99,7 @@ def test_stopped_in_the_last_round_and_resumed_equals_never_stopped_bit_for_bit(
             raise KeyboardInterrupt
         return [float(len(x.response) > len(y.response)) for x, y in zip(a, b, strict=True)]
 
-    kind = type(stage.method_for(methods(tiny_model)[name], 32))
+    kind = type(methods(tiny_model)[name].make(32))
     collect = kind.collect
     monkeypatch.setattr(
         kind, "collect", lambda self, room, number: collected.append(number) or collect(self, room, number)
@@ -206,13 +207,13 @@ def test_edits_that_change_nothing_are_said(tiny_model, tmp_path, name):
 
 
 def test_a_gradient_that_is_not_finite_stops_before_the_step(tiny_model, tmp_path, monkeypatch):
-    loss = stage.DpoMethod.loss
+    loss = DpoMethod.loss
 
     def broken(self, batch):
         total, terms = loss(self, batch)
         return type(loss(self, batch))(total * float("nan"), terms)
 
-    monkeypatch.setattr(stage.DpoMethod, "loss", broken)
+    monkeypatch.setattr(DpoMethod, "loss", broken)
     with pytest.raises(
         UserError, match=r"gradient of step 1 is not finite; its batch is in .*bad_batch.jsonl"
     ):

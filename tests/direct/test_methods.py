@@ -10,13 +10,12 @@ from safetensors.torch import load_file
 
 from redline.data.records import Feedback
 from redline.direct import settings as sections
-from redline.direct import stage
 from redline.direct.anchors import Anchors
 from redline.direct.batch import Batch
 from redline.direct.methods import BcoMethod, SpoMethod
 from redline.direct.rows import Row
-from redline.direct.selfplay import best_and_worst, buffer_chances, segment_cut, with_segment
-from redline.direct.stage import Given, method_for
+from redline.direct.selfplay import SpaMethod, best_and_worst, buffer_chances, segment_cut, with_segment
+from redline.direct.stage import Given
 from redline.direct.trainer import points
 from redline.direct.weights import matched_weights
 from redline.engine.settings import Adapt, Model
@@ -260,16 +259,16 @@ def test_spa_labels_by_how_far_the_policy_has_moved(tiny_model, tmp_path):
     """From a seed: the liked one of each pair gained more on the original than the other did."""
     seed = train(tiny_model, methods(tiny_model)["dpo"], tmp_path / "seed", policy(tmp_path))
     method = methods(tiny_model)["spa"].model_copy(update={"seed": str(seed), "epochs": 5, "unsure": 0.5})
-    assert method_for(method, 8).rounds == 1
+    assert method.make(8).rounds == 1
     flagged = []
-    flag = stage.SpaMethod._flag
+    flag = SpaMethod._flag
 
     def watched(self, room, rows):
         flag(self, room, rows)
         flagged.append((set(self.flagged), len(rows) // 2))
 
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(stage.SpaMethod, "_flag", watched)
+        patched.setattr(SpaMethod, "_flag", watched)
         out = train(tiny_model, method, tmp_path / "policy", policy(tmp_path))
     rows = [json.loads(line) for line in (out / "rounds/0/pairs.jsonl").read_text().splitlines()]
     assert [row["side"] for row in rows] == [1, -1] * (len(rows) // 2)

@@ -9,6 +9,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from redline.direct import stage
 from redline.direct.rows import edit_rows, pair_of
 from redline.direct.settings import DirectBco, DirectDpo
+from redline.engine import steps
 
 
 @pytest.mark.parametrize(
@@ -21,19 +22,15 @@ from redline.direct.settings import DirectBco, DirectDpo
 def test_loss_and_gradients_are_trls(tiny_model, tmp_path, monkeypatch, loss_type, method):
     """On one batch, from adapters that have moved away from the start, beta 0.1."""
     taken = {}
-    step = stage.DirectTrainer._divided_and_clipped
+    clip = steps.clip_gradients
 
-    def keep(self, optimizer, terms):
-        actor = self.room.anchors.actor
-        norm = step(self, optimizer, terms)
-        taken.setdefault(
-            "gradients",
-            {
-                name.removeprefix("lm."): parameter.grad.clone() * max(1.0, norm)
-                for name, parameter in actor.named_parameters()
-                if parameter.requires_grad and parameter.grad is not None and "lora_" in name
-            },
-        )
+    def keep(accelerator, model, limit):
+        norm = clip(accelerator, model, limit)
+        gradients = {}
+        for name, parameter in model["actor"].named_parameters():
+            if parameter.requires_grad and parameter.grad is not None and "lora_" in name:
+                gradients[name.removeprefix("lm.")] = parameter.grad.clone() * max(1.0, norm)
+        taken.setdefault("gradients", gradients)
         return norm
 
     def moved(actor):
@@ -48,7 +45,7 @@ def test_loss_and_gradients_are_trls(tiny_model, tmp_path, monkeypatch, loss_typ
     monkeypatch.setattr(
         stage.DirectTrainer, "run", lambda self, watch: (moved(self.room.anchors.actor), run(self, watch))[1]
     )
-    monkeypatch.setattr(stage.DirectTrainer, "_divided_and_clipped", keep)
+    monkeypatch.setattr(steps, "clip_gradients", keep)
     out = train(tiny_model, method, tmp_path / "ours", policy(tmp_path))
     line = (out / "log.jsonl").read_text().splitlines()[0]
     loss = float(line.split('"loss": ')[1].split(",")[0])

@@ -3,11 +3,11 @@
 import pytest
 from rig import methods
 
-from redline.direct.stage import method_for
+from redline.direct.settings import DirectBco
 from redline.errors import UserError
 from redline.recipe import check_recipe
 from redline.report.cards import _method as settings_of
-from redline.report.section_run import DIRECT, method_of
+from redline.report.section_run import method_of
 
 PLAIN = {"data": {"edits": {"path": "edits.jsonl"}}}
 EVERY = {**{name: section.model_dump() for name, section in methods("x").items()}} | {
@@ -23,12 +23,13 @@ def recipe(direct, **more):
 @pytest.mark.parametrize("name", EVERY)
 def test_the_report_and_the_card_know_every_method(name):
     made = recipe(EVERY[name])
-    assert method_of(made).startswith(DIRECT[name])
+    assert made.direct.summary
+    assert method_of(made).startswith(made.direct.summary)
     assert "method" not in settings_of(made)
 
 
 def test_a_method_without_a_name_in_the_report_does_not_end_a_finished_training(monkeypatch):
-    monkeypatch.delitem(DIRECT, "bco")
+    monkeypatch.delattr(DirectBco, "summary")
     assert method_of(recipe({"method": "bco"})) == "bco, 1 epochs in steps of 16"
 
 
@@ -80,4 +81,4 @@ def test_rates_by_round():
     sections = methods("x")
     assert sections["spin"].rates == [0.01, 0.005]
     assert sections["dpo"].rates == [0.01]
-    assert method_for(sections["spa"], 8).rounds == 2
+    assert sections["spa"].make(8).rounds == 2

@@ -1,16 +1,18 @@
 """What a loss sees of some rows, and the passes that compute it."""
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, fields, replace
 
 import torch
 from torch import Tensor
 
 from redline.direct.anchors import Anchors
-from redline.direct.rows import Row, in_units
+from redline.direct.rows import Row, in_one, in_units
 from redline.engine.batching import pack, pad
 from redline.engine.logits import scaled, soft_cap
 from redline.engine.logprobs import token_logprobs
+from redline.engine.trunk import StateCache
 from redline.engine.views import Split
 from redline.types import JsonObject
 
@@ -91,36 +93,37 @@ def joined(parts: Sequence[Batch]) -> Batch:
 class Passes:
     """The passes over rows: lower states once, upper layers as often as asked.
 
-    ``budget`` is how many tokens are computed at once, padding included. ``keep`` says whether rows keep
-    their lower states. Log-probabilities are at temperature 1, summed in float32."""
+    ``budget`` is how many tokens the upper layers compute at once, padding included. Log-probabilities are at
+    temperature 1, summed in float32."""
 
-    def __init__(self, anchors: Anchors, budget: int, keep: bool):
-        self.anchors, self.budget, self.keep = anchors, budget, keep
+    def __init__(self, anchors: Anchors, budget: int):
+        self.anchors, self.budget = anchors, budget
         self.actor = anchors.actor
         self.device = self.actor.lm.device
+        # each row by itself: its states do not depend on what is computed beside it, so a training that was
+        # stopped computes the same bits again
+        self._states = StateCache(self.actor.split, self.device, 1, nullcontext)
 
     def groups(self, rows: Sequence[Row]) -> list[list[Row]]:
         """Rows in groups to compute together; rows of a pair stay together."""
-        whole = in_units(rows)
-        widths = [len(unit) * max(len(row.ids) for row in unit) for unit in whole]
-        return [[row for unit in group for row in whole[unit]] for group in pack(widths, self.budget)]
+        units = in_units(rows)
+        sizes = []
+        for unit in units:
+            longest = max(len(row.ids) for row in unit)
+            sizes.append(len(unit) * longest)
+        return [in_one([units[member] for member in members]) for members in pack(sizes, self.budget)]
 
     def batch(self, rows: Sequence[Row], against: Sequence[str], neutral: bool, pooled: bool) -> Batch:
         """What a loss sees of some rows, by one pass of the policy with gradients. ``against`` names the
         frozen models whose log-probabilities it reads, ``neutral`` whether also for rows on neither side."""
-        frozen = {
-            name: torch.tensor(
-                [self.known(row, name) if row.side or neutral else 0.0 for row in rows],
-                device=self.device,
-            )
-            for name in against
-        }
+        frozen = {}
+        for name in against:
+            totals = [self.known(row, name) if row.side or neutral else 0.0 for row in rows]
+            frozen[name] = torch.tensor(totals, device=self.device)
         owners, tokens, states = self._tokens(self.actor.split, rows, pooled)
-        weights = [
-            row.token_weights[place - row.before] if row.token_weights is not None else 1.0
-            for row in rows
-            for place in row.places
-        ]
+        weights: list[float] = []
+        for row in rows:
+            weights += row.weights
 
         def column(name: str, dtype: torch.dtype) -> Tensor:
             return torch.tensor([getattr(row, name) for row in rows], dtype=dtype, device=self.device)
@@ -160,7 +163,9 @@ class Passes:
         for group in self.groups(rows):
             for who in against:
                 unknown = [row for row in group if who not in row.given]
-                for row, total in zip(unknown, self.logprobs(unknown, who) if unknown else [], strict=True):
+                if not unknown:
+                    continue
+                for row, total in zip(unknown, self.logprobs(unknown, who), strict=True):
                     row.known[who] = (self.anchors.versions[who], total)
 
     @torch.no_grad()
@@ -181,19 +186,20 @@ class Passes:
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Of each token that counts its row ``[N]`` and its log-probability ``[N]``; if asked, mean last
         states ``[R, H]``."""
-        states = pad([self.lower(row) for row in rows]).to(self.device)
+        states = pad(self.lower(rows)).to(self.device)
         places = [torch.tensor(row.places, dtype=torch.long) for row in rows]
-        owners = torch.cat(
-            [torch.full((len(part),), number, dtype=torch.long) for number, part in enumerate(places)]
-        ).to(self.device)
+        sizes = torch.tensor([len(part) for part in places])
+        owners = torch.arange(len(rows)).repeat_interleave(sizes).to(self.device)
         columns = (torch.cat(places) - 1).to(self.device)
-        targets = torch.cat([torch.tensor(row.ids)[part] for row, part in zip(rows, places, strict=True)]).to(
-            self.device
-        )
+        targets = torch.cat([row.read().ids[part] for row, part in zip(rows, places, strict=True)])
         hidden = split.upper(states)
         lm = split.model
         logprobs, _ = token_logprobs(
-            scaled(lm, hidden[owners, columns]), lm.get_output_embeddings(), targets, 1.0, soft_cap(lm)
+            scaled(lm, hidden[owners, columns]),
+            lm.get_output_embeddings(),
+            targets.to(self.device),
+            1.0,
+            soft_cap(lm),
         )
         if not pooled:
             return owners, logprobs, None
@@ -204,16 +210,9 @@ class Passes:
         means = torch.einsum("rt,rth->rh", inside, hidden.float()) / inside.sum(1, keepdim=True).clamp(min=1)
         return owners, logprobs, means
 
-    def lower(self, row: Row) -> Tensor:
-        """The states that enter the cut ``[T, H]`` (or the token ids). Computed by itself: what a row has
-        does not depend on what is computed beside it, so a training that was stopped computes the same bits
-        again."""
-        if row.states is not None:
-            return row.states
-        ids = torch.tensor(row.ids, device=self.device)
-        states = self.actor.split.lower(ids[None])[0].cpu()
-        row.states = states if self.keep else None
-        return states
+    def lower(self, rows: Sequence[Row]) -> list[Tensor]:
+        """The states ``[T, H]`` that enter the cut, of each row; its token ids where the model is not cut."""
+        return self._states.inputs([row.read() for row in rows], keep=True)
 
 
 def _sums(tokens: Tensor, owners: Tensor, count: int) -> Tensor:

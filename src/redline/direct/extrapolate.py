@@ -4,10 +4,10 @@ The strength is 0 at the original, 1 at the policy, 1.5 half as far again: the a
 merged change of a LoRA layer is linear in its B, so B alone is scaled; whole weights move along a straight
 line."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -25,7 +25,7 @@ from redline.policy.actor import ActorCritic, rescore
 from redline.policy.log import RunLog
 from redline.policy.settings import Policy
 from redline.policy.start import load_policy
-from redline.policy.watch import Watch, standard_error
+from redline.policy.watch import Gold, Watch, Watched, standard_error, watch_when_asked
 from redline.reward.rewards import Reward, build_reward
 from redline.sampling.open import open_sampler
 from redline.sampling.protocol import Request, Sampler
@@ -45,21 +45,22 @@ class Way:
 
     @torch.no_grad()
     def __init__(self, actor: ActorCritic, policy: Path | str):
-        moved = [
-            (name, parameter)
-            for name, parameter in actor.named_parameters()
-            if parameter.requires_grad and not name.startswith("value_head")
-        ]
-        if actor.peft is not None:
-            moved = [(name, parameter) for name, parameter in moved if ".lora_B." in name]
-        self.parameters = [parameter for _, parameter in moved]
-        self.starts = [parameter.detach().clone() for parameter in self.parameters]
-        if actor.peft is not None:
-            self.starts = [torch.zeros_like(start) for start in self.starts]
+        self.parameters: list[Tensor] = []
+        self.starts: list[Tensor] = []
+        for name, parameter in actor.named_parameters():
+            if not parameter.requires_grad or name.startswith("value_head"):
+                continue
+            if actor.peft is None:
+                self.starts.append(parameter.detach().clone())
+            elif ".lora_B." in name:
+                self.starts.append(torch.zeros_like(parameter.detach()))
+            else:
+                continue
+            self.parameters.append(parameter)
         load_policy(actor, policy)
-        self.changes = [
-            parameter.detach() - start for parameter, start in zip(self.parameters, self.starts, strict=True)
-        ]
+        self.changes: list[Tensor] = []
+        for moved, start in zip(self.parameters, self.starts, strict=True):
+            self.changes.append(moved.detach() - start)
 
     @torch.no_grad()
     def go_to(self, strength: float) -> None:
@@ -95,22 +96,23 @@ def choose(measured: Sequence[Measured], kl_limit: float) -> Measured | None:
     end about as often. The reward goes on rising where the judge's verdict falls already, hence the limit and
     the smallest of equals. The policy itself (strength 1) has to be among them. None where nothing is
     allowed."""
-    own = next(one for one in measured if one.strength == 1)
-    allowed = [
-        one
-        for one in measured
-        if one.kl <= kl_limit
-        and SHORTEST * own.tokens <= one.tokens <= LONGEST * own.tokens
-        and one.ended >= own.ended - FEWER_ENDED
-    ]
+    policy = next(point for point in measured if point.strength == 1)
+    allowed = [point for point in measured if _is_allowed(point, policy, kl_limit)]
     if not allowed:
         return None
-    best = max(allowed, key=lambda one: one.reward)
-    for one in sorted(allowed, key=lambda one: one.strength):
-        lost = [high - low for high, low in zip(best.rewards, one.rewards, strict=True)]
-        if best.reward - one.reward <= standard_error(lost):
-            return one
+    best = max(allowed, key=lambda point: point.reward)
+    for point in sorted(allowed, key=lambda point: point.strength):
+        lost = [high - low for high, low in zip(best.rewards, point.rewards, strict=True)]
+        if best.reward - point.reward <= standard_error(lost):
+            return point
     return best
+
+
+def _is_allowed(point: Measured, policy: Measured, kl_limit: float) -> bool:
+    """Whether a strength is close enough to the original, and its responses are like the policy's."""
+    if point.kl > kl_limit or point.ended < policy.ended - FEWER_ENDED:
+        return False
+    return SHORTEST * policy.tokens <= point.tokens <= LONGEST * policy.tokens
 
 
 class Search:
@@ -160,13 +162,14 @@ class Search:
     def over(self, strengths: Sequence[float]) -> list[Measured]:
         """Each strength measured, the policy's own among them."""
         every = sorted({*strengths, 1.0})
-        found = []
+        measured = []
         with progress_bar("search", len(every)) as bar:
             for strength in every:
-                found.append(self.measure(strength))
+                point = self.measure(strength)
+                measured.append(point)
                 bar.advance()
-                bar.note(f"strength {strength:g}: reward {found[-1].reward:.2f} KL {found[-1].kl:.1f}")
-        return found
+                bar.note(f"strength {strength:g}: reward {point.reward:.2f} KL {point.kl:.1f}")
+        return measured
 
 
 def decide(measured: Sequence[Measured], kl_limit: float) -> float:
@@ -196,10 +199,10 @@ def train_expo(
     *,
     reward: Path | None,
     seed: int,
-    watching: Callable[[ActorCritic, Any, Sampler], Watch] | None = None,
+    gold: Gold | None = None,
 ) -> None:
     """Search a strength on ``prompts`` and write the policy at it to ``out``; what was measured is in
-    out/search.jsonl. Then the gold score of every strength, as a curve in out/log.jsonl: it costs samples
+    out/search.jsonl. Then the ``gold`` score of every strength, as a curve in out/log.jsonl: it costs samples
     alone. The prompts of the comparison are sampled after the choice only. One strength is taken as it is."""
     if sharded_launch():
         raise UserError("direct.method=expo does not run sharded. Launch one process, or DDP.")
@@ -207,7 +210,7 @@ def train_expo(
     tokenizer = tokenizer_of(model)
     actor = ActorCritic(model, policy.adapt).to(accelerator.device)
     way, sampler = Way(actor, recipe.policy), open_sampler(policy.sampler)
-    strength, drawn = recipe.strengths[0], 0
+    strength, samples = recipe.strengths[0], 0
     if len(recipe.strengths) > 1:
         scored = build_reward(policy.reward, reward, tokenizer, actor.lm, actor.trunk)
         some = list(prompts)[: recipe.prompts]
@@ -218,21 +221,26 @@ def train_expo(
             raise UserError("direct.method=expo: policy.kl.target is null, so give direct.kl_limit.")
         search = Search(actor, way, tokenizer, some, scored, sampler, policy.sampling, seed)
         measured = search.over(recipe.strengths)
-        strength, drawn = decide(measured, limit), len(measured) * len(some)
+        strength, samples = decide(measured, limit), len(measured) * len(some)
         if accelerator.is_main_process:
             write_search(out, measured, strength)
-    if watching is not None:
+    if gold is not None:
+        watched = Watched(actor, actor, accelerator, tokenizer, policy, None, sampler, 0, seed, out)
         log = RunLog(out, 0, accelerator.is_main_process)
-        watch = watching(actor, tokenizer, sampler)
-        for number, each in enumerate(sorted({*recipe.strengths, strength} - {0.0}), 1):
-            way.go_to(each)
-            log.metrics(
-                {"update": number, "strength": each, "samples": drawn, "seconds": 0.0} | watch.after(number)
-            )
+        strengths = {*recipe.strengths, strength} - {0.0}
+        _watch_all(sorted(strengths), way, watch_when_asked(gold, watched), log, samples)
     way.go_to(strength)
     if accelerator.is_main_process:
         save(actor.lm, actor.peft, tokenizer, out, model.name)
     wait_for_everyone()
+
+
+def _watch_all(strengths: Sequence[float], way: Way, watch: Watch, log: RunLog, samples: int) -> None:
+    """The gold score at each of some strengths, a line each in the log."""
+    for number, strength in enumerate(strengths, 1):
+        way.go_to(strength)
+        line = {"update": number, "strength": strength, "samples": samples, "seconds": 0.0}
+        log.metrics(line | watch.after(number))
 
 
 def write_search(out: Path, measured: Sequence[Measured], strength: float) -> None:

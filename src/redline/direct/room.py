@@ -110,7 +110,7 @@ class Room:
                 rollout = sample_rollout(self._sampler, current, [asked.ids for asked in mine], request, n)
                 sampled = zip(of_responses, rollout.response_ids, strict=True)
                 made = [(place, ids.tolist()) for place, ids in sampled]
-        every = sorted(self._gathered(made))
+        every = sorted(self.gathered(made))
         self.counts.drawn += len(every)
         rows = [
             Row(
@@ -161,13 +161,13 @@ class Room:
         """A number for each row, each process computing those of its share."""
         places = self._mine(len(rows))
         numbers = compute([rows[place] for place in places]) if places else []
-        return [number for _, number in sorted(self._gathered(list(zip(places, numbers, strict=True))))]
+        return [number for _, number in sorted(self.gathered(list(zip(places, numbers, strict=True))))]
 
     def prepare(self, rows: Sequence[Row], against: Sequence[str]) -> None:
         """Let rows know what frozen models say of them, each process computing its share."""
         places = self._mine(len(rows))
         self.passes.prepare([rows[place] for place in places], against)
-        shares = self._gathered([(place, rows[place].known) for place in places])
+        shares = self.gathered([(place, rows[place].known) for place in places])
         for place, known in shares:
             rows[place].known.update(known)
 
@@ -196,7 +196,7 @@ class Room:
         """The places of this process's share of ``count`` things."""
         return range(self.accelerator.process_index, count, self.accelerator.num_processes)
 
-    def _gathered(self, mine: list[Any]) -> list[Any]:
+    def gathered(self, mine: list[Any]) -> list[Any]:
         """What all processes have, in one list."""
         if self.accelerator.num_processes == 1:
             return mine

@@ -2,14 +2,15 @@
 
 import random
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
+import torch
 
 from redline.data.alignment import align
 from redline.data.records import Feedback, Labels, Text
 from redline.data.tokenization import encode_prompt, encode_response, token_ids, turn_end
+from redline.engine import trunk
 from redline.errors import UserError
 from redline.reward.offsets import token_offsets
 from redline.types import JsonObject
@@ -30,8 +31,9 @@ class Row:
     one number for each response token, for losses of tokens. ``given`` holds summed log-probabilities that
     the method has fixed itself, by name. ``marks`` are places in the response that a method has noted.
 
-    ``states`` ``[T, H]`` enter the cut, and ``known`` are summed log-probabilities by frozen models with the
-    version of the model. Both are computed again where they are missing."""
+    ``reading`` is the row as the engine reads it, with the states that enter the cut. ``known`` are summed
+    log-probabilities by frozen models, with the version of the model. Both are computed again where they are
+    missing. ``with_ids`` makes a row of other tokens, of which neither is known."""
 
     ids: list[int]
     before: int
@@ -44,7 +46,7 @@ class Row:
     token_weights: list[float] | None = None
     given: dict[str, float] = field(default_factory=dict)
     marks: list[int] = field(default_factory=list)
-    states: Tensor | None = field(default=None, repr=False)
+    reading: trunk.Row | None = field(default=None, repr=False)
     known: dict[str, tuple[int, float]] = field(default_factory=dict, repr=False)
 
     @property
@@ -59,6 +61,23 @@ class Row:
         if self.token_weights is None:
             return list(range(first, len(self.ids)))
         return [place for place in range(first, len(self.ids)) if self.token_weights[place - self.before]]
+
+    @property
+    def weights(self) -> list[float]:
+        """The weights of the tokens that count, in the order of ``places``: 1 where the row has none."""
+        if self.token_weights is None:
+            return [1.0] * len(self.places)
+        return [self.token_weights[place - self.before] for place in self.places]
+
+    def read(self) -> trunk.Row:
+        """The row as the engine reads it."""
+        if self.reading is None:
+            self.reading = trunk.Row(torch.tensor(self.ids), len(self.ids), len(self.ids))
+        return self.reading
+
+    def with_ids(self, ids: list[int], side: int) -> "Row":
+        """The same row with other tokens, on a side of its own."""
+        return replace(self, ids=ids, side=side, reading=None, known={})
 
     def plain(self) -> JsonObject:
         """What is kept of it in a file."""
@@ -87,10 +106,25 @@ class EditRows:
 
 def in_units(rows: Sequence[Row]) -> list[list[Row]]:
     """Rows in units that stay together: those of a pair, and each of the others alone."""
-    units: dict[Any, list[Row]] = {}
-    for place, row in enumerate(rows):
-        units.setdefault(row.pair if row.pair >= 0 else ("alone", place), []).append(row)
-    return list(units.values())
+    units: list[list[Row]] = []
+    pairs: dict[int, list[Row]] = {}
+    for row in rows:
+        if row.pair in pairs:
+            pairs[row.pair].append(row)
+            continue
+        unit = [row]
+        units.append(unit)
+        if row.pair >= 0:
+            pairs[row.pair] = unit
+    return units
+
+
+def in_one(units: Iterable[Sequence[Row]]) -> list[Row]:
+    """The rows of some units, in one list."""
+    rows: list[Row] = []
+    for unit in units:
+        rows += unit
+    return rows
 
 
 def end_token(tokenizer: "PreTrainedTokenizerBase", prompt: Text) -> int | None:

@@ -85,7 +85,7 @@ class SpinMethod(DpoMethod):
                 pair = number * len(golds) + gold.pair
                 rows += [
                     replace(gold, pair=pair, tag=number),
-                    replace(own, ids=ids, side=-1, pair=pair, tag=number),
+                    replace(own.with_ids(ids, side=-1), pair=pair, tag=number),
                 ]
         liked, disliked = rows[::2], rows[1::2]
         room.note(
@@ -134,7 +134,7 @@ class SapoMethod(DpoMethod):
             count, gold, rewritten = self.buffer[place]
             self.buffer[place] = (count + 1, gold, rewritten)
             for row in (gold, rewritten):
-                room.passes.lower(row)
+                room.passes.lower([row])  # before the row is copied, so that copies share its states
             # a pair may be drawn twice: each time it is a pair of its own, with what is known of it
             pairs += [replace(gold, pair=number), replace(rewritten, pair=number)]
         return pairs
@@ -152,9 +152,7 @@ class SapoMethod(DpoMethod):
             ended = len(drawn.response) > 0 and drawn.response[-1] == end_token(room.tokenizer, row.prompt)
             ids = with_segment(row, cut, drawn.response[:most], ended)
             if ids != row.ids:
-                self.buffer.append(
-                    (0, replace(row, side=1), replace(row, ids=ids, side=-1, states=None, known={}))
-                )
+                self.buffer.append((0, replace(row, side=1), row.with_ids(ids, side=-1)))
                 self.made += 1
         del self.buffer[: max(0, len(self.buffer) - self.settings.buffer)]
 
@@ -265,7 +263,7 @@ class SelmMethod(DpoMethod):
                     continue
                 liked, disliked = opened[0], opened[1]
             sides = [
-                replace(row, ids=[*row.ids[: row.before], *row.response[:longest]])
+                row.with_ids([*row.ids[: row.before], *row.response[:longest]], row.side)
                 for row in (liked, disliked)
             ]
             if sides[0].ids != sides[1].ids:
@@ -285,7 +283,8 @@ class SelmMethod(DpoMethod):
         cut = []
         for three in candidates:
             size = min(len(row.response) for row in three)
-            cut += [replace(row, ids=row.ids[: row.before + max(size, 1)]) for row in three]
+            for row in three:
+                cut.append(row.with_ids(row.ids[: row.before + max(size, 1)], row.side))
         marks = room.score(cut)
         return [marks[start : start + 3] for start in range(0, len(marks), 3)]
 

@@ -1,12 +1,15 @@
 """The recipe's sections `sft` and `direct`. `direct` is one of several sections: each method has its own
 keys."""
 
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from redline.sampling.settings import Sampling
 from redline.section import Section
+
+if TYPE_CHECKING:
+    from redline.direct.method import Method
 
 
 class Sft(Section):
@@ -27,13 +30,33 @@ class Sft(Section):
     """As `adapt.gradient_checkpointing`."""
 
 
-class _Trained(Section):
+class _Method(Section):
+    """What every method says of itself, so that nothing else has to list the methods."""
+
+    summary: ClassVar[str] = ""
+    """What it does, in a few words, for the report; empty: its name."""
+    samples_prompts: ClassVar[bool] = False
+    """Whether it samples answers to the training prompts."""
+    keeps_copies: ClassVar[bool] = False
+    """Whether it keeps frozen copies of the policy, which are adapters."""
+
+    @property
+    def ranks_by_reward(self) -> bool:
+        """Whether it asks the run's reward which response is better."""
+        return False
+
+
+class _Trained(_Method):
     """What every method has that trains."""
 
     epochs: float = Field(1, gt=0)
     """Passes over the data (of a method with rounds: of each round's)."""
     batch_size: int = Field(16, ge=1)
     """Edits, pairs or single responses a step."""
+
+    def make(self, hidden: int) -> "Method":
+        """The method that this section configures. ``hidden`` is the width of the model's states."""
+        raise NotImplementedError
 
 
 class _OneRate(_Trained):
@@ -65,16 +88,23 @@ class DirectSft(_OneRate):
     """Imitate the edited responses."""
 
     method: Literal["sft"]
+    summary = "imitating the edits (SFT)"
     epochs: float = Field(3, gt=0)
     """Passes over the edits."""
     lr: float = Field(2e-4, gt=0)
     """Peak learning rate; it falls along a cosine."""
+
+    def make(self, hidden: int) -> "Method":
+        from redline.direct.methods import SftMethod
+
+        return SftMethod(self)
 
 
 class DirectFiga(_OneRate):
     """Imitate what edits put in, penalise what they removed (Guo et al. 2023)."""
 
     method: Literal["figa"]
+    summary = "imitating what edits put in (FIGA)"
     epochs: float = Field(3, gt=0)
     """Passes over the edits."""
     lr: float = Field(2e-4, gt=0)
@@ -82,11 +112,22 @@ class DirectFiga(_OneRate):
     penalty: float = Field(0.5, ge=0)
     """Weight of the removed tokens against that of the inserted ones."""
 
+    def make(self, hidden: int) -> "Method":
+        from redline.direct.methods import FigaMethod
+
+        return FigaMethod(self)
+
 
 class DirectDpo(_Pairs, _OneRate):
     """Prefer the edited responses over the rejected ones (Rafailov et al. 2023)."""
 
     method: Literal["dpo"]
+    summary = "preferring the edits (DPO)"
+
+    def make(self, hidden: int) -> "Method":
+        from redline.direct.methods import DpoMethod
+
+        return DpoMethod(self)
 
 
 class DirectBco(_OneRate):
@@ -94,6 +135,7 @@ class DirectBco(_OneRate):
     pairs."""
 
     method: Literal["bco"]
+    summary = "telling liked from disliked responses (BCO)"
     beta: float = Field(0.1, gt=0)
     """How dear the distance from the original is."""
     shift: Literal["classes", "pooled", "none"] = "classes"
@@ -106,6 +148,11 @@ class DirectBco(_OneRate):
     match: bool = False
     """Weigh disliked responses so that their prompts are distributed as the liked ones' (underlying
     distribution matching). For feedback whose likes and dislikes come from different prompts."""
+
+    def make(self, hidden: int) -> "Method":
+        from redline.direct.methods import BcoMethod
+
+        return BcoMethod(self)
 
 
 class _SelfPlay(_Pairs, _Trained):
@@ -131,6 +178,9 @@ class DirectSpin(_SelfPlay):
     round. Start from an `sft` section."""
 
     method: Literal["spin"]
+    summary = "preferring the edits to its own responses (SPIN)"
+    samples_prompts = True
+    keeps_copies = True
     rounds: int = Field(2, ge=1)
     """Each samples anew and takes the policy as it then is for its anchor."""
     lr: float | list[float] = Field(default_factory=lambda: [5e-4, 3e-4])
@@ -138,12 +188,20 @@ class DirectSpin(_SelfPlay):
     opening: int = Field(8, ge=1)
     """Words of the edited response that stand in for a prompt where an edit has none."""
 
+    def make(self, hidden: int) -> "Method":
+        from redline.direct.selfplay import SpinMethod
+
+        return SpinMethod(self)
+
 
 class DirectSapo(_Pairs, _OneRate):
     """Self-augmented preference optimisation (2405.20830): at each step a slow average of the policy rewrites
     a segment of the edited responses. Start from an `sft` section."""
 
     method: Literal["sapo"]
+    summary = "preferring the edits to rewritten ones (SAPO)"
+    samples_prompts = True
+    keeps_copies = True
     epochs: float = Field(2, gt=0)
     """Passes over the edits."""
     lr: float = Field(5e-4, gt=0)
@@ -163,12 +221,20 @@ class DirectSapo(_Pairs, _OneRate):
     opening: int = Field(8, ge=1)
     """Words of the edited response that stand in for a prompt where an edit has none."""
 
+    def make(self, hidden: int) -> "Method":
+        from redline.direct.selfplay import SapoMethod
+
+        return SapoMethod(self)
+
 
 class DirectSelm(_SelfPlay):
     """Self-exploring language models (Zhang et al. 2024): iterated DPO on pairs that a reward ranks, away
     from what the anchor would say anyway."""
 
     method: Literal["selm"]
+    summary = "preferring what the reward ranks first (SELM)"
+    samples_prompts = True
+    keeps_copies = True
     rounds: int = Field(2, ge=0)
     """Rounds after the first, which is plain DPO."""
     lr: float | list[float] = Field(default_factory=lambda: [1e-3, 5e-4])
@@ -181,12 +247,24 @@ class DirectSelm(_SelfPlay):
     opening: int = Field(8, ge=1)
     """Most words of the common beginning of both sides that stand in for a prompt where an edit has none."""
 
+    @property
+    def ranks_by_reward(self) -> bool:
+        return True
+
+    def make(self, hidden: int) -> "Method":
+        from redline.direct.selfplay import SelmMethod
+
+        return SelmMethod(self)
+
 
 class DirectSpa(_SelfPlay):
     """Spread preference annotation (Kim et al. 2024): DPO on the edits, whose implicit reward then labels
     samples of many prompts."""
 
     method: Literal["spa"]
+    summary = "preferring what its own preference ranks first (SPA)"
+    samples_prompts = True
+    keeps_copies = True
     rounds: int = Field(2, ge=1)
     """Rounds after the first, which is plain DPO on the edits."""
     lr: float | list[float] = Field(default_factory=lambda: [7e-4, 1e-3])
@@ -204,12 +282,18 @@ class DirectSpa(_SelfPlay):
     length: Literal["any", "within"] = "any"
     """within: only pairs whose lengths differ by at most a tenth."""
 
+    def make(self, hidden: int) -> "Method":
+        from redline.direct.selfplay import SpaMethod
+
+        return SpaMethod(self)
+
 
 class DirectMrpo(_Pairs, _OneRate):
     """Multi-reference preference optimisation (Le et al. 2024): DPO against two references melted into
     one."""
 
     method: Literal["mrpo"]
+    summary = "preferring the edits, with two references (MRPO)"
     extra: str
     """The second reference: a model's folder or name (in an experiment `@ARM`), with the same tokenizer."""
     clip: float = Field(0.1, ge=0)
@@ -220,12 +304,18 @@ class DirectMrpo(_Pairs, _OneRate):
     """Which reference the weight favours: the one that holds the two sides further apart, as the method is
     described, or the other one, as in the released code."""
 
+    def make(self, hidden: int) -> "Method":
+        from redline.direct.methods import MrpoMethod
+
+        return MrpoMethod(self)
+
 
 class DirectSpo(_Pairs, _OneRate):
     """Self-supervised preference optimisation (2409.17791), a reconstruction: beside DPO, tell how much of
     the edit has been undone."""
 
     method: Literal["spo"]
+    summary = "preferring the edits, and telling how much is undone (SPO, reconstructed)"
     degrees: Literal["hunks", "keywords"] = "hunks"
     """hunks: undo the edit's changes one after the other (ours). keywords: delete keywords of the edited
     response (the paper's; English)."""
@@ -236,12 +326,19 @@ class DirectSpo(_Pairs, _OneRate):
     head_lr: float = Field(10, gt=0)
     """Learning rate of the head that tells, in multiples of `lr`."""
 
+    def make(self, hidden: int) -> "Method":
+        from redline.direct.methods import SpoMethod
 
-class DirectExpo(Section):
+        return SpoMethod(self, hidden)
+
+
+class DirectExpo(_Method):
     """Model extrapolation (Zheng et al. 2024): no training, but further along the way that a finished policy
     went from its original."""
 
     method: Literal["expo"]
+    summary = "going further the way that a policy went (ExPO)"
+    samples_prompts = True
     policy: str
     """The finished policy's folder (in an experiment `@ARM`)."""
     strengths: list[float] = Field(
@@ -253,13 +350,22 @@ class DirectExpo(Section):
     kl_limit: float | None = Field(None, gt=0)
     """Most nats a response from the original. None: `policy.kl.target`."""
 
+    @property
+    def ranks_by_reward(self) -> bool:
+        return len(self.strengths) > 1
 
-class DirectBestOfN(Section):
+
+class DirectBestOfN(_Method):
     """No training: of `n` samples of the model, the one that `policy.reward` likes best."""
 
     method: Literal["best_of_n"]
+    summary = "the best of several responses, without training"
     n: int = Field(16, ge=2)
     """Responses sampled for each prompt."""
+
+    @property
+    def ranks_by_reward(self) -> bool:
+        return True
 
 
 Trained = (
@@ -274,7 +380,7 @@ Trained = (
     | DirectMrpo
     | DirectSpo
 )
-"""The sections of methods that train."""
+"""The sections of methods that train. A new method's section is added here, and named nowhere else."""
 
 Direct = Annotated[Trained | DirectExpo | DirectBestOfN, Field(discriminator="method")]
 """In place of PPO: a method without RL, or with only its reward. What a method trains, `policy.adapt`

@@ -84,14 +84,48 @@ class Stepper:
         return rate
 
 
+class SummingStepper(Stepper):
+    """A stepper for a model that runs in parts, past the wrapper that Accelerate gives a model.
+
+    ``model`` and ``optimizer`` are as they were made. The loss of a batch is a mean over terms, and their
+    number is known only after its last micro-batch. So gradients are sums until ``step`` divides them::
+
+        for rows in groups:
+            stepper.backward(loss_sum(rows))
+        norm = stepper.step(terms)
+    """
+
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradients of a loss: the sum over some of this process's rows."""
+        if loss.requires_grad:
+            loss.backward()
+
+    def step(self, terms: float = 1.0) -> float:
+        """Add up the gradients of all processes, divide them by ``terms`` (of the whole batch), and go on as
+        ``Stepper.step``."""
+        for group in self.optimizer.param_groups:
+            for parameter in group["params"]:
+                self._sum(parameter)
+                parameter.grad /= max(terms, 1.0)
+        return super().step()
+
+    def _sum(self, parameter: nn.Parameter) -> None:
+        """The gradient of one parameter over all processes; zero where no loss depends on it."""
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+        if self.accelerator.num_processes > 1:
+            parameter.grad = self.accelerator.reduce(parameter.grad, "sum")
+
+
 def adamw(head: nn.Module | None, model: nn.Module, settings: Any) -> torch.optim.Optimizer:
     """AdamW with the rates of a recipe's ``optimizer`` section: ``head_lr`` for the new head, where there is
     one, ``lr`` for everything else that is trained."""
-    heads = set() if head is None else set(head.parameters())
-    others = [
-        parameter for parameter in model.parameters() if parameter.requires_grad and parameter not in heads
-    ]
+    of_head = [] if head is None else list(head.parameters())
+    others = []
+    for parameter in model.parameters():
+        if parameter.requires_grad and not any(parameter is other for other in of_head):
+            others.append(parameter)
     groups = [{"params": others, "lr": settings.lr}]
     if head is not None:
-        groups.append({"params": list(head.parameters()), "lr": settings.head_lr})
+        groups.append({"params": of_head, "lr": settings.head_lr})
     return torch.optim.AdamW(groups, eps=settings.eps, weight_decay=settings.weight_decay)

@@ -6,6 +6,7 @@ which layers passes start at, ``LowerStates`` holds the states of sampled sequen
 training set.
 """
 
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -117,7 +118,8 @@ def forks_of(rows: Sequence[Row], device: torch.device) -> Tensor | None:
 class StateCache:
     """The lower states of a training set's rows: computed once, and kept in memory up to ``limit`` bytes.
 
-    ``budget`` is how many tokens are computed together. ``whole`` is entered around each computation: under
+    ``budget`` is how many tokens are computed together; with 1 each row is computed by itself, so its states
+    do not depend on other rows. ``whole`` is entered around each computation: under
     FSDP2 every process needs the whole weights (see ``redline.engine.sharding.gathered``).
     """
 
@@ -151,16 +153,15 @@ class StateCache:
             for first in range(0, len(rows), processes):  # a part for each process
                 for part, states in self._shared(rows[first : first + processes]):
                     for row, its_states in zip(part, states, strict=True):
-                        if self.bytes + its_states.nbytes > self.limit:
+                        if not self._keep(row, its_states):
                             return
-                        row.states, self.bytes = its_states, self.bytes + its_states.nbytes
                 done = min(first + processes, len(rows)) * ROWS_AT_ONCE
                 advance(min(done, len(groups)) - first * ROWS_AT_ONCE)
         self.complete = True
 
-    def inputs(self, rows: Sequence[Row]) -> list[Tensor]:
+    def inputs(self, rows: Sequence[Row], keep: bool = False) -> list[Tensor]:
         """What ``Split.upper`` reads of each row: its states, kept or computed now; its token ids where the
-        model runs whole."""
+        model runs whole. With ``keep``, states that are computed now are kept too, if memory takes them."""
         if not self.split.cut:
             return [row.ids for row in rows]
         missing = [row for row in rows if row.states is None]
@@ -168,7 +169,22 @@ class StateCache:
             return [cast(Tensor, row.states) for row in rows]
         with self.whole():  # by all processes together, also by one that misses nothing
             computed = dict(zip(map(id, missing), self._computed(missing), strict=True))
+        for row in missing:
+            if keep and row.states is None:
+                self._keep(row, computed[id(row)])
         return [computed[id(row)] if row.states is None else row.states for row in rows]
+
+    def _keep(self, row: Row, states: Tensor) -> bool:
+        """Keep a row's states for as long as the row lives; False where memory does not take them."""
+        if self.bytes + states.nbytes > self.limit:
+            return False
+        row.states = states
+        self.bytes += states.nbytes
+        weakref.finalize(row, self._free, states.nbytes)
+        return True
+
+    def _free(self, size: int) -> None:
+        self.bytes -= size
 
     def _shared(self, parts: Sequence[Sequence[Row]]) -> Iterator[tuple[Sequence[Row], list[Tensor]]]:
         """Parts of the rows with their states; each process computes its share of the parts."""

@@ -10,7 +10,7 @@ import random
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -285,6 +285,14 @@ class Watch:
 
 def _column(records: Sequence[Response], key: str) -> list[Any]:
     return [(record.model_extra or {}).get(key) for record in records]
+
+
+def watch_when_asked(gold: Gold, watched: Watched, done: int = 0) -> Watch:
+    """A watch, begun, that measures whenever it is asked to, in a training of which ``done`` steps are
+    done."""
+    watch = Watch(replace(gold, every=1), watched)
+    watch.begin(done)
+    return watch
 
 
 def _mean(records: Sequence[Response], key: str) -> float:

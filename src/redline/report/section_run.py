@@ -8,20 +8,6 @@ from redline.report.folder import RunFolder
 from redline.urls import without_logins
 
 Fact = tuple[str, str]
-DIRECT = {  # methods in PPO's place
-    "sft": "imitating the edits (SFT)",
-    "dpo": "preferring the edits (DPO)",
-    "figa": "imitating what edits put in (FIGA)",
-    "bco": "telling liked from disliked responses (BCO)",
-    "spin": "preferring the edits to its own responses (SPIN)",
-    "sapo": "preferring the edits to rewritten ones (SAPO)",
-    "selm": "preferring what the reward ranks first (SELM)",
-    "spa": "preferring what its own preference ranks first (SPA)",
-    "mrpo": "preferring the edits, with two references (MRPO)",
-    "spo": "preferring the edits, and telling how much is undone (SPO, reconstructed)",
-    "expo": "going further the way that a policy went (ExPO)",
-    "best_of_n": "the best of several responses, without training",
-}
 
 
 class Setup(TypedDict):
@@ -102,7 +88,7 @@ def method_of(recipe: Recipe) -> str:
     if direct is None:
         policy = recipe.policy
         return f"{_ppo_reward_of(recipe)}, {policy.updates} updates of {policy.batch_size} responses"
-    name = DIRECT.get(direct.method, direct.method)
+    name = direct.summary or direct.method
     if isinstance(direct, DirectBestOfN):
         return f"{name}, n = {direct.n}"
     if isinstance(direct, DirectExpo):

@@ -31,7 +31,6 @@ NO_MATTER = {  # keys that change no result, or none that was paid for
     "compare": ("concurrency", "api_key_env"),
     "watch": ("api_key_env",),
 }
-SAMPLING = ("spin", "sapo", "selm", "spa", "expo")  # methods without PPO that sample from prompts
 POLICIES = (
     "policy.start",
     "direct.policy",
@@ -129,7 +128,7 @@ class Depends:
             settings |= self._reward()
         if recipe.direct is not None:
             settings |= self._label() | self._source("feedback")
-        if recipe.direct is None or recipe.direct.method in SAMPLING:
+        if recipe.direct is None or recipe.direct.samples_prompts:
             settings |= self._training_prompts()
         for key in POLICIES:
             if settings.get(key):
