@@ -34,24 +34,16 @@ def summarise(experiment: Experiment, cells: Sequence[Cell], results: Sequence[R
     Differences are of preferences for the same prompts and seeds, at the end (``kl`` None, for every judge)
     and where the curves are at each of the experiment's KL levels (by the first judge).
     """
-    by_arm: dict[str, list[Result]] = {}
-    for arm in experiment.arms:
-        runs = [result for result in results if result.cell.arm == arm]
-        if runs:
-            by_arm[arm] = runs
-    judges = list(dict.fromkeys(name for result in results for name in result.preferences))
-    first = judges[0] if judges else None
+    by_arm = _by_arm(experiment.arms, results)
+    judges = _judges(results)
     ends = {judge: _ends(by_arm, judge) for judge in judges}
     levels = {kl: _at_levels(by_arm, kl) for kl in experiment.kl_levels}
-    comparisons: list[tuple[dict[str, Table], str | None, float | None]] = []
-    comparisons += [(ends[judge], judge, None) for judge in judges]
-    comparisons += [(levels[kl], first, kl) for kl in experiment.kl_levels]
+    gold = judges[0] if judges else None
     differences = []
-    for tables, judge, kl in comparisons:
-        for a, b in combinations(by_arm, 2):
-            difference = _difference(tables, a, b)
-            if difference["seeds"]:
-                differences.append(difference | {"judge": judge, "kl": kl})
+    for judge in judges:
+        differences += _differences(ends[judge], judge, None)
+    for kl in experiment.kl_levels:
+        differences += _differences(levels[kl], gold, kl)
     arms = []
     for arm, runs in by_arm.items():
         asked = [cell.seed for cell in cells if cell.arm == arm]
@@ -62,11 +54,40 @@ def summarise(experiment: Experiment, cells: Sequence[Cell], results: Sequence[R
         "name": experiment.name,
         "baseline": experiment.baseline or next(iter(experiment.arms)),
         "judges": judges,
-        "gold": first,
+        "gold": gold,
         "arms": arms,
         "unfinished": _unfinished(experiment.arms, cells, results),
         "differences": differences,
     }
+
+
+def _by_arm(arms: Iterable[str], results: Sequence[Result]) -> dict[str, list[Result]]:
+    """The finished runs of each arm that has some, in the order of the arms."""
+    runs: dict[str, list[Result]] = {arm: [] for arm in arms}
+    for result in results:
+        runs[result.cell.arm].append(result)
+    for arm in list(runs):
+        if not runs[arm]:
+            del runs[arm]
+    return runs
+
+
+def _judges(results: Sequence[Result]) -> list[str]:
+    """The judges' names, the first one first, each once."""
+    names: dict[str, None] = {}
+    for result in results:
+        names.update(dict.fromkeys(result.preferences))
+    return list(names)
+
+
+def _differences(tables: dict[str, Table], judge: str | None, kl: float | None) -> list[JsonObject]:
+    """The difference between every two arms that have seeds in common."""
+    differences = []
+    for a, b in combinations(tables, 2):
+        difference = _difference(tables, a, b)
+        if difference["seeds"]:
+            differences.append(difference | {"judge": judge, "kl": kl})
+    return differences
 
 
 def _ends(by_arm: dict[str, list[Result]], judge: str) -> dict[str, Table]:
@@ -97,9 +118,12 @@ def _unfinished(arms: Iterable[str], cells: Sequence[Cell], results: Sequence[Re
     for cell in cells:
         if (cell.arm, cell.seed) not in finished:
             missing[cell.arm].append(str(cell.seed))
-    return [
-        f"{arm}, seed{'s' * (len(seeds) > 1)} {', '.join(seeds)}" for arm, seeds in missing.items() if seeds
-    ]
+    lines = []
+    for arm, seeds in missing.items():
+        if seeds:
+            word = "seed" if len(seeds) == 1 else "seeds"
+            lines.append(f"{arm}, {word} {', '.join(seeds)}")
+    return lines
 
 
 def at_level(curve: Sequence[Point], kl: float) -> Preferences | None:
@@ -109,11 +133,15 @@ def at_level(curve: Sequence[Point], kl: float) -> Preferences | None:
     if weights is None:
         return None
     parts = [(weight, point.preferences) for weight, point in zip(weights, curve, strict=True) if weight != 0]
-    return {
-        name: float(sum(weight * given[name] for weight, given in parts))
-        for name in parts[0][1]
-        if all(name in given for _, given in parts)
-    }
+    preferences = {}
+    for name in _judged_in_all([given for _, given in parts]):
+        preferences[name] = float(sum(weight * given[name] for weight, given in parts))
+    return preferences
+
+
+def _judged_in_all(tables: Sequence[Preferences]) -> list[str]:
+    """The prompts that every table has, in the order of the first."""
+    return [name for name in tables[0] if all(name in table for table in tables)]
 
 
 def _arm(
@@ -126,29 +154,21 @@ def _arm(
 ) -> JsonObject:
     """One arm's row: means over its seeds, its curve at each level, its price and its cost."""
     figures = [result.figures for result in results]
-    stages = dict.fromkeys(stage for figure in figures for stage in figure["seconds"])
-    seconds = {stage: _mean([figure["seconds"].get(stage, 0.0) for figure in figures]) for stage in stages}
+    seconds = _mean_seconds(figures)
     kl = [figure["kl"] for figure in figures]
-    peaks = [figure["peak_gb"] for figure in figures if figure["peak_gb"]]
-    length_controlled = {}
-    for judge in ends:
-        rates = [figure["judges"][judge]["length_controlled_win_rate"] for figure in figures]
-        length_controlled[judge] = _mean_if_known(rates)
-    gold_at_kl = []
-    for level, table in levels.items():
-        row: JsonObject = {"kl": level, "seeds": len(table)}
-        if table:
-            row |= {"apart": _apart(results, level), **_win_rate(table)}
-        gold_at_kl.append(row)
-    return {
+    row: JsonObject = {
         "arm": arm,
         "seeds": [result.cell.seed for result in results],
         "asked": list(asked),
         "win_rates": {judge: _win_rate(table) for judge, table in ends.items()},
-        "length_controlled": length_controlled,
-        **{key: _mean([figure[key] for figure in figures]) for key in MEANS},
+        "length_controlled": {judge: _length_controlled(figures, judge) for judge in ends},
+    }
+    for key in MEANS:
+        row[key] = _mean([figure[key] for figure in figures])
+    peaks = [figure["peak_gb"] for figure in figures if figure["peak_gb"]]
+    return row | {
         "kl_range": [min(kl), max(kl)],
-        "gold_at_kl": gold_at_kl,
+        "gold_at_kl": [_gold_at(level, table, results) for level, table in levels.items()],
         "price": [_price(results, level) for level in gold_levels],
         "seconds": seconds,
         "seconds_total": sum(seconds.values()),
@@ -156,10 +176,39 @@ def _arm(
     }
 
 
+def _mean_seconds(figures: Sequence[JsonObject]) -> dict[str, float]:
+    """The mean seconds of each stage; a run without a stage counts as 0."""
+    stages: dict[str, None] = {}
+    for figure in figures:
+        stages.update(dict.fromkeys(figure["seconds"]))
+    seconds = {}
+    for stage in stages:
+        seconds[stage] = _mean([figure["seconds"].get(stage, 0.0) for figure in figures])
+    return seconds
+
+
+def _length_controlled(figures: Sequence[JsonObject], judge: str) -> float | None:
+    """The mean length-controlled win rate; None where a judge has none, as the judge of length."""
+    rates = [figure["judges"][judge]["length_controlled_win_rate"] for figure in figures]
+    return None if None in rates else _mean(rates)
+
+
+def _gold_at(level: float, table: Table, results: Sequence[Result]) -> JsonObject:
+    """An arm's win rate at a KL level, over the seeds whose curves come there."""
+    row: JsonObject = {"kl": level, "seeds": len(table)}
+    if table:
+        row |= {"apart": _apart(results, level), **_win_rate(table)}
+    return row
+
+
 def _apart(results: Sequence[Result], kl: float) -> float:
     """How many nats lie between a run's two measurements around a KL, on average over the runs."""
-    found = [level_gap([point.kl for point in result.curve], kl) for result in results]
-    return _mean([gap for gap in found if gap is not None])
+    gaps = []
+    for result in results:
+        gap = level_gap([point.kl for point in result.curve], kl)
+        if gap is not None:
+            gaps.append(gap)
+    return _mean(gaps)
 
 
 def _win_rate(table: Table) -> JsonObject:
@@ -177,7 +226,7 @@ def _difference(tables: dict[str, Table], a: str, b: str) -> JsonObject:
     """How much better ``a`` did than ``b`` over the seeds and prompts that both have; ``seeds`` is empty
     where there are none."""
     seeds = [seed for seed in tables[a] if seed in tables[b]]
-    first, second = _values([tables[a], tables[b]], seeds) if seeds else (np.zeros((0, 0)), np.zeros((0, 0)))
+    first, second = _values([tables[a], tables[b]], seeds)
     if not first.size:
         return {"a": a, "b": b, "seeds": []}
     return {
@@ -193,14 +242,16 @@ def _difference(tables: dict[str, Table], a: str, b: str) -> JsonObject:
 
 def _values(tables: Sequence[Table], seeds: Sequence[int]) -> list[Floats]:
     """Preferences (S, P) of each table, for the prompts that all of them judged with every seed."""
-    every = [table[seed] for table in tables for seed in seeds]
-    if not every:
-        return [np.zeros((0, 0)) for _ in tables]
-    judged_by_all = [name for name in every[0] if all(name in preferences for preferences in every)]
+    preferences = []
+    for table in tables:
+        preferences += [table[seed] for seed in seeds]
+    prompts = _judged_in_all(preferences) if preferences else []
     values = []
     for table in tables:
-        rows = [[table[seed][name] for name in judged_by_all] for seed in seeds]
-        values.append(np.array(rows, dtype=np.float64))
+        array = np.zeros((len(seeds), len(prompts)))
+        for row, seed in enumerate(seeds):
+            array[row] = [table[seed][prompt] for prompt in prompts]
+        values.append(array)
     return values
 
 
@@ -212,11 +263,11 @@ def _price(results: Sequence[Result], level: float) -> JsonObject:
     for result in results:
         points = [point for point in result.curve if point.samples is not None and point.seconds is not None]
         gold = [point.gold for point in points]
-        reached = first_reach(gold, [float(point.samples or 0) for point in points], level)
-        took = first_reach(gold, [point.seconds or 0.0 for point in points], level)
-        if reached is not None and took is not None:
-            samples.append(reached)
-            seconds.append(took)
+        samples_until = first_reach(gold, [float(point.samples or 0) for point in points], level)
+        seconds_until = first_reach(gold, [point.seconds or 0.0 for point in points], level)
+        if samples_until is not None and seconds_until is not None:
+            samples.append(samples_until)
+            seconds.append(seconds_until)
     return {
         "gold": level,
         "seeds": len(samples),
@@ -227,9 +278,3 @@ def _price(results: Sequence[Result], level: float) -> JsonObject:
 
 def _mean(values: Sequence[float]) -> float:
     return float(np.mean(values))
-
-
-def _mean_if_known(values: Sequence[float | None]) -> float | None:
-    """The mean; None where a judge has no such figure: there is no length control for the judge of length."""
-    known = [value for value in values if value is not None]
-    return _mean(known) if len(known) == len(values) else None

@@ -139,14 +139,14 @@ def check_judge(
     questions = [(pair.prompt, pair.a, pair.b) for pair in pairs]
     with VerdictCache(cache) as known:
         verdicts = judge_pairs(chosen, questions, known)
-        failed = sum(verdict.preference is None for verdict in verdicts)
+        failed = _without_preference(verdicts)
         reasons = Counter(chosen.failures)
         if failed == len(pairs):
             raise UserError(
                 f"judge {chosen.name}: not one verdict on {len(pairs)} pairs: {'; '.join(reasons)}."
             )
         second = judge_pairs(chosen, questions[:again], known, repeat=1)
-        failed_again = sum(verdict.preference is None for verdict in second)
+        failed_again = _without_preference(second)
         reasons += Counter(chosen.failures)
     said = [_as_vote(verdict.preference) for verdict in verdicts]
     votes = [majority(pair.votes) for pair in pairs]
@@ -165,12 +165,17 @@ def check_judge(
     )
 
 
+def _without_preference(verdicts: Sequence[Verdict]) -> int:
+    return sum(verdict.preference is None for verdict in verdicts)
+
+
 def _people(pairs: Sequence[JudgedPair]) -> PeopleAgreement:
-    count = max(len(pair.people) for pair in pairs)
+    by_person = list(zip(*(pair.people for pair in pairs), strict=True))
+    count = len(by_person)
     complete = [pair.votes for pair in pairs if len(pair.votes) == count]
     agreements, kappas = [], []
-    for i, j in combinations(range(count), 2):
-        first, second = _both_said([pair.people[i] for pair in pairs], [pair.people[j] for pair in pairs])
+    for one_persons, another_persons in combinations(by_person, 2):
+        first, second = _both_said(one_persons, another_persons)
         if first:
             agreements.append(agreement(first, second))
             kappas.append(cohen_kappa(first, second))
@@ -185,16 +190,19 @@ def _people(pairs: Sequence[JudgedPair]) -> PeopleAgreement:
 
 def _with_people(pairs: Sequence[JudgedPair], votes: Sequence[Vote], said: Sequence[Vote]) -> JudgeAgreement:
     ours, theirs = _both_said(votes, said)
-    decided = [x == y for x, y in zip(ours, theirs, strict=True) if 0.5 not in (x, y)]
-    each = [
-        float(vote == verdict)
-        for pair, verdict in zip(pairs, said, strict=True)
-        if verdict is not None
-        for vote in pair.votes
-    ]
+    agree, decided = [], []
+    for our_verdict, their_verdict in zip(ours, theirs, strict=True):
+        same = our_verdict == their_verdict
+        agree.append(same)
+        if our_verdict != 0.5 and their_verdict != 0.5:
+            decided.append(same)
+    each = []
+    for pair, verdict in zip(pairs, said, strict=True):
+        if verdict is not None:
+            each += [float(vote == verdict) for vote in pair.votes]
     return JudgeAgreement(
         n=len(ours),
-        agreement=_share([x == y for x, y in zip(ours, theirs, strict=True)]),
+        agreement=_share(agree),
         decided=len(decided),
         agreement_decided=_share(decided),
         cohen_kappa=cohen_kappa(ours, theirs) if ours else None,
@@ -211,48 +219,54 @@ def _by_group(
     for place, pair in enumerate(pairs):
         if pair.group:
             places.setdefault(pair.group, []).append(place)
-    return {
-        group: _with_people(
-            [pairs[place] for place in members],
-            [votes[place] for place in members],
-            [said[place] for place in members],
-        )
-        for group, members in sorted(places.items())
-    }
+    groups = {}
+    for group, members in sorted(places.items()):
+        pairs_here = [pairs[place] for place in members]
+        votes_here = [votes[place] for place in members]
+        said_here = [said[place] for place in members]
+        groups[group] = _with_people(pairs_here, votes_here, said_here)
+    return groups
 
 
 def _orders(votes: Sequence[Vote], verdicts: Sequence[Verdict]) -> OrderAgreement:
-    usable = [
-        (vote, verdict)
-        for vote, verdict in zip(votes, verdicts, strict=True)
-        if vote is not None and verdict.in_both_orders
-    ]
-    first = _share([vote == _as_vote(verdict.shown_first) for vote, verdict in usable])
-    second = _share([vote == _as_vote(verdict.shown_second) for vote, verdict in usable])
-    single = [share.value for share in (first, second) if share.value is not None]
-    both = _share([vote == _as_vote(verdict.preference) for vote, verdict in usable])
-    return OrderAgreement(len(usable), first, second, _mean(single), both)
+    first, second, both = [], [], []
+    for vote, verdict in zip(votes, verdicts, strict=True):
+        if vote is not None and verdict.in_both_orders:
+            first.append(vote == _as_vote(verdict.shown_first))
+            second.append(vote == _as_vote(verdict.shown_second))
+            both.append(vote == _as_vote(verdict.preference))
+    shown_first, shown_second = _share(first), _share(second)
+    single = [share.value for share in (shown_first, shown_second) if share.value is not None]
+    return OrderAgreement(len(both), shown_first, shown_second, _mean(single), _share(both))
 
 
 def _length_bias(pairs: Sequence[JudgedPair], votes: Sequence[Vote], said: Sequence[Vote]) -> LengthBias:
     longer = [_longer(pair) for pair in pairs]
     shorter = [1 - verdict for verdict in longer]
+    return LengthBias(
+        judge=_picks_longer(said, longer),
+        people=_picks_longer(votes, longer),
+        yardstick=_agreement_with(votes, longer),
+        shorter=_agreement_with(votes, shorter),
+    )
 
-    def picks_longer(verdicts: Sequence[Vote]) -> Share:
-        return _share(
-            [
-                verdict == long
-                for verdict, long in zip(verdicts, longer, strict=True)
-                if verdict in (0.0, 1.0) and long != 0.5
-            ]
-        )
 
-    def agrees(rule: Sequence[float]) -> Share:
-        return _share(
-            [vote == verdict for vote, verdict in zip(votes, rule, strict=True) if vote is not None]
-        )
+def _picks_longer(verdicts: Sequence[Vote], longer: Sequence[float]) -> Share:
+    """How often the longer response wins, where one is longer and one wins."""
+    hits = []
+    for verdict, long in zip(verdicts, longer, strict=True):
+        if verdict in (0.0, 1.0) and long != 0.5:
+            hits.append(verdict == long)
+    return _share(hits)
 
-    return LengthBias(picks_longer(said), picks_longer(votes), agrees(longer), agrees(shorter))
+
+def _agreement_with(votes: Sequence[Vote], rule: Sequence[float]) -> Share:
+    """How often a rule's verdict is the people's."""
+    hits = []
+    for vote, verdict in zip(votes, rule, strict=True):
+        if vote is not None:
+            hits.append(vote == verdict)
+    return _share(hits)
 
 
 def _longer(pair: JudgedPair) -> float:

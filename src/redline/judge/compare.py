@@ -90,18 +90,20 @@ def compare_many(
     rows: list[dict[str, object]] = []
     with VerdictCache(cache) as known:
         for i, j in combinations(range(len(names)), 2):
+            two = (names[i], names[j])
             pairs: list[Pair] = [(prompt, responses[i], responses[j]) for prompt, responses in matched]
             judged[i, j] = judge_pairs(chosen, pairs, known)
-            results.append(summarise(pairs, judged[i, j], chosen, seed, (names[i], names[j]), {}))
-            rows += verdict_rows(ids, pairs, judged[i, j], (names[i], names[j]))
+            results.append(summarise(pairs, judged[i, j], chosen, seed, two, {}))
+            rows += verdict_rows(ids, pairs, judged[i, j], two)
     if verdicts is not None:
         write_jsonl(verdicts, rows)
+    differences = []
+    for i, j in combinations(range(len(names) - 1), 2):
+        differences.append(_difference(names, judged, i, j, seed))
     return Tournament(
         systems=names,
         pairs=results,
-        differences=[
-            _difference(names, judged, i, j, seed) for i, j in combinations(range(len(names) - 1), 2)
-        ],
+        differences=differences,
         bradley_terry=dict(zip(names, _strengths(len(names), judged), strict=True)),
         unmatched={name: len(responses) - len(ids) for name, responses in systems.items()},
     )
@@ -128,7 +130,11 @@ def match(systems: dict[str, Sequence[Response]]) -> tuple[list[str], list[tuple
                     f"{name}, id `{same}`: its prompt is not that of {next(iter(tables))}. "
                     "Compare responses to the same prompts."
                 )
-    return ids, [(first[same].prompt, [table[same].response for table in tables.values()]) for same in ids]
+    matched = []
+    for same in ids:
+        responses = [table[same].response for table in tables.values()]
+        matched.append((first[same].prompt, responses))
+    return ids, matched
 
 
 def _by_id(name: str, responses: Sequence[Response]) -> dict[str, Response]:
@@ -151,20 +157,21 @@ def summarise(
     unmatched: dict[str, int],
 ) -> WinRate:
     """Win rate, error, interval, sign test, lengths, position bias and failures of judged pairs."""
-    judged = [
-        (pair, verdict.preference)
-        for pair, verdict in zip(pairs, verdicts, strict=True)
-        if verdict.preference is not None
-    ]
-    if not judged:
+    preferences: list[float] = []
+    texts_a: list[str] = []
+    texts_b: list[str] = []
+    for (_, a, b), verdict in zip(pairs, verdicts, strict=True):
+        if verdict.preference is not None:
+            preferences.append(verdict.preference)
+            texts_a.append(as_text(a))
+            texts_b.append(as_text(b))
+    if not preferences:
         reasons = "; ".join(f"{reason} ({count})" for reason, count in judge.failures.items())
         raise UserError(
             f"judge {judge.name}: not one verdict on {len(pairs)} pairs: {reasons or 'no reason given'}."
         )
-    preferences = [preference for _, preference in judged]
-    texts_a = [as_text(a) for (_, a, _), _ in judged]
-    texts_b = [as_text(b) for (_, _, b), _ in judged]
-    lengths_a, lengths_b = list(map(len, texts_a)), list(map(len, texts_b))
+    lengths_a = [len(response) for response in texts_a]
+    lengths_b = [len(response) for response in texts_b]
     wins, ties, losses = statistics.outcome_counts(preferences)
     controlled = None
     if judge.length_prior is not None:
@@ -172,12 +179,12 @@ def summarise(
     return WinRate(
         win_rate=statistics.win_rate(preferences),
         ci95=statistics.win_rate_interval(preferences, seed),
-        n=len(judged),
+        n=len(preferences),
         judge=judge.name,
         wins=wins,
         ties=ties,
         losses=losses,
-        standard_error=statistics.standard_error(preferences) if len(judged) > 1 else None,
+        standard_error=statistics.standard_error(preferences) if len(preferences) > 1 else None,
         sign_test_p=statistics.sign_test(wins, losses),
         length_controlled_win_rate=controlled.win_rate if controlled else None,
         length_effect=controlled.length_effect if controlled else None,
@@ -187,7 +194,7 @@ def summarise(
         text={"a": text.describe(texts_a), "b": text.describe(texts_b)},
         position_bias=position_bias(verdicts) if judge.both_orders else None,
         identical=sum(verdict.identical for verdict in verdicts),
-        failures=Failures(len(pairs) - len(judged), dict(judge.failures)),
+        failures=Failures(len(pairs) - len(preferences), dict(judge.failures)),
         judge_settings=judge.settings,
         seed=seed,
         redline=__version__,
@@ -212,10 +219,11 @@ def verdict_rows(
 ) -> list[dict[str, object]]:
     """One record for each pair: what was compared and what the judge said, failures included (preference
     null)."""
-    return [
-        {"id": name, "systems": list(names), "prompt": prompt, "a": a, "b": b, **asdict(verdict)}
-        for name, (prompt, a, b), verdict in zip(ids, pairs, verdicts, strict=True)
-    ]
+    rows: list[dict[str, object]] = []
+    for name, (prompt, a, b), verdict in zip(ids, pairs, verdicts, strict=True):
+        compared = {"id": name, "systems": list(names), "prompt": prompt, "a": a, "b": b}
+        rows.append(compared | asdict(verdict))
+    return rows
 
 
 def verdicts_beside(out: str | Path) -> Path:
@@ -227,10 +235,10 @@ def _difference(names: list[str], judged: Verdicts, i: int, j: int, seed: int) -
     """How much better system ``i`` does than system ``j`` over the last one."""
     last = len(names) - 1
     first, second = [], []
-    for x, y in zip(judged[i, last], judged[j, last], strict=True):
-        if x.preference is not None and y.preference is not None:
-            first.append(x.preference)
-            second.append(y.preference)
+    for of_i, of_j in zip(judged[i, last], judged[j, last], strict=True):
+        if of_i.preference is not None and of_j.preference is not None:
+            first.append(of_i.preference)
+            second.append(of_j.preference)
     if not first:
         raise UserError(
             f"{names[i]} and {names[j]}: no prompt on which both were judged against {names[last]}."
