@@ -179,7 +179,7 @@ def _row(prompt: Text, response: Text) -> JsonObject:
         return {"prompt": prompt, "completion": response}
     asked, tools = split_tools(prompt)
     turn = [{"role": "assistant", "content": response}] if isinstance(response, str) else response
-    row = {"prompt": asked, "completion": split_tools(turn)[0]}
+    row: JsonObject = {"prompt": asked, "completion": split_tools(turn)[0]}
     if tools:
         row["tools"] = json.dumps(tools)
     return row

@@ -132,7 +132,7 @@ def policy_card(run: Path) -> str:
     base, has_adapter = folder.recipe.model.name, recipe.adapt.lora_rank > 0
     compared = folder.json(folder.files.winrate)
     start = "base model" if folder.recipe.sft is None else "SFT model"
-    tags = ["ppo", "rlhf"] if direct is None else [direct.method]
+    tags: list[str] = ["ppo", "rlhf"] if direct is None else [direct.method]
     if has_adapter:
         tags.append("lora")
     figures = []

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from markupsafe import Markup, escape
 
@@ -10,6 +10,7 @@ WIDTH, HEIGHT = 340, 190  # of a chart, in units that are about a pixel wherever
 LEFT, RIGHT, TOP, BOTTOM = 46, 12, 10, 34
 MOST_POINTS = 240  # of a curve; a longer one is drawn by the means of equal parts
 MOST_DOTS = 60  # measurements of a curve that are drawn as dots, too
+SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 Point = tuple[float, float]
 
 
@@ -29,22 +30,23 @@ def number(value: object, digits: int = 3, signed: bool = False) -> str:
     is none."""
     if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
         return "–"
+    sign = "+" if signed and value else ""
     if value == 0 or isinstance(value, int):
-        text = f"{value:+,}" if signed and value else f"{value:,.0f}"
+        text = f"{value:{sign},.0f}"
     elif abs(value) < 1e-4 or abs(value) >= 1e7:
-        mantissa, _, power = f"{value:{'+' if signed else ''}.1e}".partition("e")
-        text = f"{mantissa} × 10{str(int(power)).translate(str.maketrans('-0123456789', '⁻⁰¹²³⁴⁵⁶⁷⁸⁹'))}"
+        mantissa, _, power = f"{value:{sign}.1e}".partition("e")
+        text = f"{mantissa} × 10{str(int(power)).translate(SUPERSCRIPTS)}"
     else:
         places = max(0, digits - 1 - math.floor(math.log10(abs(value))))
-        text = f"{value:{'+' if signed else ''},.{places}f}"
+        text = f"{value:{sign},.{places}f}"
     return text.replace("-", "−")
 
 
 def percent(share: object, places: int = 1) -> str:
     """A share from 0 to 1 as per cent."""
-    return (
-        f"{100 * share:.{places}f}\u00a0%" if isinstance(share, int | float) and math.isfinite(share) else "–"
-    )
+    if not isinstance(share, int | float) or not math.isfinite(share):
+        return "–"
+    return f"{100 * share:.{places}f}\u00a0%"
 
 
 def ticks(low: float, high: float, count: int = 4) -> list[float]:
@@ -71,45 +73,53 @@ def line_chart(
 
     Values that are not finite are left out. A single curve's last value stands beside the title.
     """
-    drawn = [Series(one.name, thin(finite(one.points)), one.style, one.sizes) for one in series]
-    drawn = [one for one in drawn if one.points]
+    drawn = []
+    points: list[Point] = []
+    for curve in series:
+        curve = replace(curve, points=thin(finite(curve.points)))
+        if curve.points:
+            drawn.append(curve)
+            points += curve.points
     if not drawn:
         return Markup("")
-    xs, ys = ([point[axis] for one in drawn for point in one.points] for axis in (0, 1))
-    x_low, x_high = x_range or (min(xs) if min(xs) > 0.3 * max(xs) else min(0.0, *xs), max(xs))
-    y_ticks = ticks(*(y_range or _padded(min(ys), max(ys))))
-    frame = Frame((x_low, x_high if x_high > x_low else x_low + 1), (y_ticks[0], y_ticks[-1]))
-    parts = [frame.axes(y_ticks, ticks(x_low, frame.x[1]), x_label)]
+    x_low, x_high = x_range or _x_range([x for x, _ in points])
+    if x_high <= x_low:
+        x_high = x_low + 1
+    y_ticks = ticks(*(y_range or _padded([y for _, y in points])))
+    frame = Frame((x_low, x_high), (y_ticks[0], y_ticks[-1]))
+    parts = [frame.axes(y_ticks, ticks(x_low, x_high), x_label)]
     if mark is not None:
         parts.append(
             f'<line class="mark" x1="{frame.at_x(mark):.1f}" x2="{frame.at_x(mark):.1f}" y1="{TOP}" '
             f'y2="{HEIGHT - BOTTOM}"/>'
         )
-    parts += [_dots(one, frame) if one.sizes else _curve(one, frame, x_label) for one in drawn]
-    curves = [one for one in drawn if one.style != "guide"]
-    last = f"last {number(curves[-1].points[-1][1])}" if len(curves) == 1 and not curves[0].sizes else ""
-    keys = Markup("").join(
-        Markup('<span class="key {}">{}</span>').format(one.style, one.name) for one in drawn if one.name
-    )
+    keys = Markup("")
+    for curve in drawn:
+        parts.append(_dots(curve, frame) if curve.sizes else _curve(curve, frame, x_label))
+        if curve.name:
+            keys += Markup('<span class="key {}">{}</span>').format(curve.style, curve.name)
+    curves = [curve for curve in drawn if curve.style != "guide"]
+    last = ""
+    if len(curves) == 1 and not curves[0].sizes:
+        last = f"last {number(curves[0].points[-1][1])}"
     return _figure(title, unit, last, keys, parts)
 
 
 def histogram(title: str, x_label: str, counts: Sequence[int], width: float, what: str) -> Markup:
     """Bars of ``counts`` of ``what`` in bins of ``width`` from 0, of ``x_label``; empty bins at the end are
     left out."""
-    last = max((place for place, count in enumerate(counts) if count), default=-1)
-    if last < 0:
+    shown = list(counts)
+    while shown and not shown[-1]:
+        shown.pop()
+    if not shown:
         return Markup("")
-    shown = counts[: last + 1]
     y_ticks = ticks(0, max(shown))
     frame = Frame((0, len(shown) * width), (0, y_ticks[-1]))
     parts = [frame.axes(y_ticks, ticks(0, frame.x[1]), x_label)]
     for place, count in enumerate(shown):
-        left, right, top = (
-            frame.at_x(place * width) + 1,
-            frame.at_x((place + 1) * width) - 1,
-            frame.at_y(count),
-        )
+        left = frame.at_x(place * width) + 1
+        right = frame.at_x((place + 1) * width) - 1
+        top = frame.at_y(count)
         parts.append(
             f'<rect class="bar" x="{left:.1f}" y="{top:.1f}" width="{right - left:.1f}" '
             f'height="{HEIGHT - BOTTOM - top:.1f}">'
@@ -126,11 +136,12 @@ def interval(value: float, low: float, high: float) -> Markup:
     def at(share: float) -> float:
         return left + (right - left) * share
 
-    labels = "".join(
-        f'<line class="grid" x1="{at(share):.1f}" x2="{at(share):.1f}" y1="{y - 5}" y2="{y + 5}"/>'
-        f'<text class="tick" x="{at(share):.1f}" y="{y + 24}" text-anchor="middle">{share:.0%}</text>'
-        for share in (0, 0.25, 0.5, 0.75, 1)
-    )
+    labels = ""
+    for share in (0, 0.25, 0.5, 0.75, 1):
+        labels += (
+            f'<line class="grid" x1="{at(share):.1f}" x2="{at(share):.1f}" y1="{y - 5}" y2="{y + 5}"/>'
+            f'<text class="tick" x="{at(share):.1f}" y="{y + 24}" text-anchor="middle">{share:.0%}</text>'
+        )
     return Markup(  # noqa: S704 (numbers only)
         f'<svg class="interval" viewBox="0 0 {width} 62" role="img" aria-label="win rate {percent(value)}, '
         "95 % interval "
@@ -145,7 +156,9 @@ def interval(value: float, low: float, high: float) -> Markup:
 
 def share_bar(parts: Sequence[tuple[str, str, float]], unit: str = "") -> Markup:
     """A bar split among ``(class, name, amount)`` with its legend; empty when all amounts are 0."""
-    total, x, boxes, keys = sum(amount for *_, amount in parts), 0.0, [], []
+    total = sum(amount for *_, amount in parts)
+    x = 0.0
+    boxes, keys = [], []
     if not total:
         return Markup("")
     for kind, name, amount in parts:
@@ -183,20 +196,21 @@ class Frame:
     def axes(self, y_ticks: Sequence[float], x_ticks: Sequence[float], x_label: str) -> str:
         """Grid, tick labels, and the name of the x axis at its end."""
         digits = max(1, *(len(f"{tick:g}".lstrip("-0.").replace(".", "")) for tick in y_ticks))
-        out = [
-            f'<line class="{"zero" if tick == 0 else "grid"}" x1="{LEFT}" x2="{WIDTH - RIGHT}" '
-            f'y1="{self.at_y(tick):.1f}" '
-            f'y2="{self.at_y(tick):.1f}"/><text class="tick" x="{LEFT - 6}" y="{self.at_y(tick) + 4:.1f}" '
-            'text-anchor="end">'
-            f"{_tick_label(float(tick), digits)}</text>"
-            for tick in y_ticks
-        ]
-        shown = [tick for tick in x_ticks if self.x[0] <= tick <= self.x[1]]
-        out += [
-            f'<text class="tick" x="{self.at_x(tick):.1f}" y="{HEIGHT - BOTTOM + 16}" '
-            f'text-anchor="middle">{tick:,g}</text>'
-            for tick in shown
-        ]
+        out = []
+        for tick in y_ticks:
+            kind = "zero" if tick == 0 else "grid"
+            y = self.at_y(tick)
+            out.append(
+                f'<line class="{kind}" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>'
+                f'<text class="tick" x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">'
+                f"{_tick_label(float(tick), digits)}</text>"
+            )
+        for tick in x_ticks:
+            if self.x[0] <= tick <= self.x[1]:
+                out.append(
+                    f'<text class="tick" x="{self.at_x(tick):.1f}" y="{HEIGHT - BOTTOM + 16}" '
+                    f'text-anchor="middle">{tick:,g}</text>'
+                )
         out.append(
             f'<text class="tick label" x="{WIDTH - RIGHT}" y="{HEIGHT - 3}" '
             f'text-anchor="end">{escape(x_label)}</text>'
@@ -214,34 +228,43 @@ def thin(points: Sequence[Point], most: int = MOST_POINTS) -> list[Point]:
     if len(points) <= most:
         return list(points)
     size = math.ceil(len(points) / (most - 1))
-    parts = [points[start : start + size] for start in range(0, len(points), size)]
-    means = [(sum(x for x, _ in part) / len(part), sum(y for _, y in part) / len(part)) for part in parts]
+    means = []
+    for start in range(0, len(points), size):
+        part = points[start : start + size]
+        mean_x = sum(x for x, _ in part) / len(part)
+        mean_y = sum(y for _, y in part) / len(part)
+        means.append((mean_x, mean_y))
     return [*means[:-1], points[-1]]
 
 
-def _padded(low: float, high: float) -> tuple[float, float]:
+def _x_range(values: Sequence[float]) -> tuple[float, float]:
+    """The range of an x axis: it begins at 0, unless all values lie far from there."""
+    low, high = min(values), max(values)
+    return (low if low > 0.3 * high else min(0.0, low)), high
+
+
+def _padded(values: Sequence[float]) -> tuple[float, float]:
     """A range to draw: values that do not move get some room around them."""
+    low, high = min(values), max(values)
     if -0.05 * (high - low) < low < 0:  # noise around 0, such as a KL's, needs no room of its own
         low = 0.0
-    return (
-        (low, high)
-        if high - low > 1e-9 * max(1.0, abs(high))
-        else (low - (abs(low) * 0.5 or 0.5), high + (abs(high) * 0.5 or 0.5))
-    )
+    if high - low > 1e-9 * max(1.0, abs(high)):
+        return low, high
+    return low - (abs(low) * 0.5 or 0.5), high + (abs(high) * 0.5 or 0.5)
 
 
 def _curve(curve: Series, frame: Frame, x_label: str) -> str:
     """A curve, a dot at each of its measurements where there are few, and places to point at for their
     numbers."""
-    places = [(frame.at_x(x), frame.at_y(min(max(y, frame.y[0]), frame.y[1]))) for x, y in curve.points]
+    low, high = frame.y
+    places = [(frame.at_x(x), frame.at_y(min(max(y, low), high))) for x, y in curve.points]
     path = "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in places)
     drawn = [f'<path class="curve {curve.style}" d="{path}"/>']
     if curve.style == "guide":
         return drawn[0]
     if len(places) <= MOST_DOTS:
-        drawn += [
-            f'<circle class="value {curve.style}" cx="{x:.1f}" cy="{y:.1f}" r="2.2"/>' for x, y in places
-        ]
+        for x, y in places:
+            drawn.append(f'<circle class="value {curve.style}" cx="{x:.1f}" cy="{y:.1f}" r="2.2"/>')
     step = max(1, math.ceil(len(places) / MOST_DOTS))
     for (x, y), (place, value) in list(zip(places, curve.points, strict=True))[::-step]:
         drawn.append(
@@ -251,14 +274,19 @@ def _curve(curve: Series, frame: Frame, x_label: str) -> str:
     return "".join(drawn)
 
 
-def _dots(one: Series, frame: Frame) -> str:
-    largest = max(one.sizes or [1]) or 1
-    return "".join(
-        f'<circle class="dot {one.style}" cx="{frame.at_x(x):.1f}" cy="{frame.at_y(y):.1f}" '
-        f'r="{2.5 + 5.5 * math.sqrt(size / largest):.1f}">'
-        f"<title>predicted {number(float(x))}, observed {number(float(y))}, {size:,} tokens</title></circle>"
-        for (x, y), size in zip(one.points, one.sizes or [], strict=True)
-    )
+def _dots(curve: Series, frame: Frame) -> str:
+    """A dot for each point, whose area is its size."""
+    sizes = curve.sizes or []
+    largest = max(sizes) or 1
+    drawn = ""
+    for (x, y), size in zip(curve.points, sizes, strict=True):
+        radius = 2.5 + 5.5 * math.sqrt(size / largest)
+        drawn += (
+            f'<circle class="dot {curve.style}" cx="{frame.at_x(x):.1f}" cy="{frame.at_y(y):.1f}" '
+            f'r="{radius:.1f}"><title>predicted {number(float(x))}, observed {number(float(y))}, '
+            f"{size:,} tokens</title></circle>"
+        )
+    return drawn
 
 
 def _figure(title: str, unit: str, last: str, keys: Markup, parts: Sequence[str]) -> Markup:

@@ -45,8 +45,8 @@ def figures_of(folder: Path) -> JsonObject:
         rounds: JsonObject = read_json(folder / "rounds.json")
         return rounds
     if (folder / "summary.json").exists():
-        found: JsonObject = read_json(folder / "summary.json")
-        return found
+        summary: JsonObject = read_json(folder / "summary.json")
+        return summary
     run = RunFolder(folder)
     return {
         "winrate": run.json(run.files.winrate),
@@ -75,13 +75,16 @@ def write_experiment(folder: Path) -> Path:
 def build_page(folder: Path) -> str:
     """The page as text."""
     summary = read_json(folder / "summary.json")
-    runs = [
-        json.loads(line)
-        for line in (folder / "results.jsonl").read_text(encoding="utf-8").split("\n")
-        if line
-    ]
+    runs = []
+    for line in (folder / "results.jsonl").read_text(encoding="utf-8").split("\n"):
+        if line:
+            runs.append(json.loads(line))
     recipe = without_logins((folder / "experiment.yaml").read_text(encoding="utf-8"))
-    arms, gold = summary["arms"], summary["gold"]
+    arms = summary["arms"]
+    names = [arm["arm"] for arm in arms]
+    stages: dict[str, None] = {}
+    for arm in arms:
+        stages.update(dict.fromkeys(arm["seconds"]))
     return render(
         "experiment.html",
         name=summary["name"],
@@ -89,32 +92,45 @@ def build_page(folder: Path) -> str:
         runs=runs,
         recipe=recipe,
         judges=[short(judge) for judge in summary["judges"]],
-        gold=short(gold or "none yet"),
-        changes={
-            arm: yaml.safe_dump(keys, default_flow_style=True, width=1000).strip()[1:-1]
-            or "the base as it is"
-            for arm, keys in yaml.safe_load(recipe)["arms"].items()
-        },
+        gold=short(summary["gold"] or "none yet"),
+        changes=_changes(recipe),
         when=dates_and_machines(RunFiles(folder / str(run["arm"]) / f"seed-{run['seed']}") for run in runs),
         arms=[_arm(arm, summary["judges"]) for arm in arms],
-        against=[_against(arm["arm"], summary) for arm in arms if arm["arm"] != summary["baseline"]],
+        against=[_against(name, summary) for name in names if name != summary["baseline"]],
         levels=[row["kl"] for row in arms[0]["gold_at_kl"]] if arms else [],
         golds=[row["gold"] for row in arms[0]["price"]] if arms else [],
-        matrix=[
-            {"arm": a["arm"], "cells": [_cell(_find(summary, a["arm"], b["arm"], gold, None)) for b in arms]}
-            for a in arms
-        ],
-        charts=[
-            {
-                "title": title,
-                "charts": [
-                    chart for arm in arms if (chart := _curves(arm["arm"], runs, summary, key, label))
-                ],
-            }
-            for key, title, label in AXES
-        ],
-        stages=list(dict.fromkeys(stage for arm in arms for stage in arm["seconds"])),
+        matrix=[_against_all(name, names, summary) for name in names],
+        charts=[_charts(names, runs, summary, axis) for axis in AXES],
+        stages=list(stages),
     )
+
+
+def _changes(recipe: str) -> dict[str, str]:
+    """What each arm changes of the base recipe, in a line of YAML."""
+    changes = {}
+    for arm, keys in yaml.safe_load(recipe)["arms"].items():
+        text = yaml.safe_dump(keys, default_flow_style=True, width=1000).strip()
+        changes[arm] = text[1:-1] or "the base as it is"
+    return changes
+
+
+def _against_all(arm: str, others: list[str], summary: Json) -> Json:
+    """An arm's row in the table of all arms against all."""
+    cells = []
+    for other in others:
+        cells.append(_cell(_find(summary, arm, other, summary["gold"], None)))
+    return {"arm": arm, "cells": cells}
+
+
+def _charts(arms: list[str], runs: list[Json], summary: Json, axis: tuple[str, str, str]) -> Json:
+    """A chart for each arm that has a curve over one of ``AXES``."""
+    key, title, label = axis
+    charts = []
+    for arm in arms:
+        chart = _curves(arm, runs, summary, key, label)
+        if chart:
+            charts.append(chart)
+    return {"title": title, "charts": charts}
 
 
 def short(judge: str) -> str:
@@ -125,35 +141,39 @@ def short(judge: str) -> str:
 def _arm(arm: Json, judges: list[str]) -> Json:
     """An arm's row in each table, as text."""
     low, high = arm["kl_range"]
-    return {
+    row = {
         "name": arm["arm"],
         "seeds": f"{len(arm['seeds'])} of {len(arm['asked'])}",
         "win_rates": [_share(arm["win_rates"][judge]) for judge in judges],
         "length_controlled": percent(arm["length_controlled"][judges[0]]),
         "kl": number(arm["kl"]),
         "kl_range": f"{number(low)} to {number(high)}",
-        **{
-            key: (number(arm[key]), number(arm[f"{key}_reference"]))
-            for key in ("perplexity", "distinct_bigrams", "repetition_rate", "mean_words")
-        },
-        "at_kl": [
-            {
-                **_share(row),
-                "seeds": _of_seeds(row, arm) + (f"; {number(row['apart'])} nats" if "apart" in row else ""),
-            }
-            for row in arm["gold_at_kl"]
-        ],
-        "price": [
-            {
-                "samples": number(row["samples"] and round(row["samples"])),
-                "seeds": _of_seeds(row, arm),
-                "seconds": duration(row["seconds"]) if row["seconds"] is not None else "–",
-            }
-            for row in arm["price"]
-        ],
+        "at_kl": [_at_kl(row, arm) for row in arm["gold_at_kl"]],
+        "price": [_price(row, arm) for row in arm["price"]],
         "seconds": {stage: duration(seconds) for stage, seconds in arm["seconds"].items()},
         "total": duration(arm["seconds_total"]),
         "peak_gb": number(arm["peak_gb"]),
+    }
+    for key in ("perplexity", "distinct_bigrams", "repetition_rate", "mean_words"):
+        row[key] = (number(arm[key]), number(arm[f"{key}_reference"]))
+    return row
+
+
+def _at_kl(row: Json, arm: Json) -> Json:
+    """An arm's win rate at a KL level, and how many of its seeds come there."""
+    seeds = _of_seeds(row, arm)
+    if "apart" in row:
+        seeds += f"; {number(row['apart'])} nats"
+    return _share(row) | {"seeds": seeds}
+
+
+def _price(row: Json, arm: Json) -> Json:
+    """What an arm took to come to a gold score."""
+    samples, seconds = row["samples"], row["seconds"]
+    return {
+        "samples": number(samples and round(samples)),
+        "seeds": _of_seeds(row, arm),
+        "seconds": "–" if seconds is None else duration(seconds),
     }
 
 
@@ -182,9 +202,11 @@ def _against(arm: str, summary: Json) -> Json:
 def _find(summary: Json, a: str, b: str, judge: str, kl: float | None) -> Json | None:
     """The difference of ``a`` from ``b``, whichever way round it is kept."""
     for row in summary["differences"]:
-        if row["judge"] == judge and row["kl"] == kl and {row["a"], row["b"]} == {a, b} and a != b:
-            if row["a"] == a:
-                return dict(row)
+        if (row["judge"], row["kl"]) != (judge, kl):
+            continue
+        if (row["a"], row["b"]) == (a, b):
+            return dict(row)
+        if (row["a"], row["b"]) == (b, a):
             low, high = row["ci95"]
             return {**row, "difference": -row["difference"], "ci95": [-high, -low]}
     return None
@@ -195,11 +217,12 @@ def _cell(row: Json | None) -> Json:
     if row is None:
         return dict(NOTHING)
     low, high = row["ci95"]
+    seeds = len(row["seeds"])
     return {
         "text": _points(row["difference"]),
         "interval": f"{_points(low)} to {_points(high)}",
         "sure": low > 0 or high < 0,
-        "seeds": f"{len(row['seeds'])} seed{'s' if len(row['seeds']) > 1 else ''}",
+        "seeds": "1 seed" if seeds == 1 else f"{seeds} seeds",
     }
 
 
@@ -209,23 +232,26 @@ def _points(share: float) -> str:
 
 def _curves(arm: str, runs: list[Json], summary: Json, key: str, label: str) -> Markup:
     """Every seed's curve of an arm, and behind them the baseline's, dashed; the same axes for all arms."""
-    everything = [_points_of(run, key) for run in runs]
-    most = max((x for points in everything for x, _ in points), default=0.0)
-    golds = [y for points in everything for _, y in points]
     base = summary["baseline"]
-    mine = [_points_of(run, key) for run in runs if run["arm"] == arm]
-    theirs = [_points_of(run, key) for run in runs if run["arm"] == base and arm != base]
+    points: list[tuple[float, float]] = []
+    mine, theirs = [], []
+    for run in runs:
+        curve = _points_of(run, key)
+        points += curve
+        if run["arm"] == arm:
+            mine.append(curve)
+        elif run["arm"] == base:
+            theirs.append(curve)
     if not any(mine):
         return Markup("")
-    series = [
-        Series(f"{base}, each seed" if not place else "", points, "guide")
-        for place, points in enumerate(theirs)
-    ]
-    series += [
-        Series(f"{arm}, each seed" if not place else "", points, "main") for place, points in enumerate(mine)
-    ]
+    series = []
+    for name, curves, style in ((base, theirs, "guide"), (arm, mine, "main")):
+        for place, curve in enumerate(curves):
+            series.append(Series("" if place else f"{name}, each seed", curve, style))
+    most = max(x for x, _ in points)
+    least_gold = min(0.4, *(y for _, y in points))
     return line_chart(
-        arm, "win rate over the reference", series, label, (min(0.4, *golds), 1.0), (0.0, most or 1.0)
+        arm, "win rate over the reference", series, label, (least_gold, 1.0), (0.0, most or 1.0)
     )
 
 

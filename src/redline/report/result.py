@@ -23,40 +23,43 @@ LONGEST = 3000  # characters of a prompt or response that are shown
 
 def result(run: RunFolder) -> JsonObject | None:
     """The win rate with its interval drawn, and the table of what guards it; None without winrate.json."""
-    found = run.json(run.files.winrate)
-    if found is None:
+    compared = run.json(run.files.winrate)
+    if compared is None:
         return None
-    low, high = found["ci95"]
+    low, high = compared["ci95"]
     said = habits(run)
+    outcomes = [
+        ("p3", "wins", compared["wins"]),
+        ("z", "ties", compared["ties"]),
+        ("n3", "losses", compared["losses"]),
+    ]
     return {
-        **found,
+        **compared,
         "model": run.recipe.model.name,
-        "percent": percent(found["win_rate"]),
+        "percent": percent(compared["win_rate"]),
         "low": percent(low),
         "high": percent(high),
-        "drawn": charts.interval(found["win_rate"], low, high),
-        "headline": None if is_shown(found) else headline(found),
+        "drawn": charts.interval(compared["win_rate"], low, high),
+        "headline": None if is_shown(compared) else headline(compared),
         "sanity": sanity(run),
-        "sentence": _sentence(found, low, high, said.overused),
+        "sentence": _sentence(compared, low, high, said.overused),
         "habits": said,
-        "guards": _guards(found),
-        "outcomes": charts.share_bar(
-            [("p3", "wins", found["wins"]), ("z", "ties", found["ties"]), ("n3", "losses", found["losses"])]
-        ),
-        "facts": _facts(found),
+        "guards": _guards(compared),
+        "outcomes": charts.share_bar(outcomes),
+        "facts": _facts(compared),
     }
 
 
-def _sentence(found: Line, low: float, high: float, overused: str) -> str:
+def _sentence(compared: Line, low: float, high: float, overused: str) -> str:
     if low <= 0.5 <= high:
         verdict = "The interval contains one half: no difference is shown."
-    elif not is_shown(found):
+    elif not is_shown(compared):
         verdict = "There are too few wins and losses to show a difference."
     elif low > 0.5:
         verdict = "The interval lies above one half: it writes better by this judge."
     else:
         verdict = "The interval lies below one half: it writes worse by this judge."
-    return f"{verdict} {_degenerated(found, overused)}".strip()
+    return f"{verdict} {_degenerated(compared, overused)}".strip()
 
 
 def _degenerated(result: Line, overused: str) -> str:
@@ -87,54 +90,46 @@ def _is_finite(value: object) -> TypeGuard[float]:
     return isinstance(value, float) and math.isfinite(value)
 
 
-def _guards(found: Line) -> list[tuple[str, str, str, str]]:
+def _guards(compared: Line) -> list[tuple[str, str, str, str]]:
     """Rows ``(name, before, after, key in winrate.json)``, as far as they were measured."""
-    text = found.get("text") or {"a": {}, "b": {}}
+    guards = []
+    if compared.get("perplexity_a") is not None:
+        before, after = number(compared["perplexity_b"]), number(compared["perplexity_a"])
+        guards.append(("perplexity under the reference", before, after, "perplexity_b, perplexity_a"))
+    text = compared.get("text") or {"a": {}, "b": {}}
     rows: list[tuple[str, str, Callable[[object], str]]] = [
         ("distinct bigrams", "distinct_bigrams", percent),
         ("three-word phrases said again", "repetition_rate", percent),
         ("words a response", "mean_words", number),
     ]
-    guards = [
-        (name, shown(text["b"][key]), shown(text["a"][key]), f"text.b, text.a: {key}")
-        for name, key, shown in rows
-        if key in text["a"] and key in text["b"]
-    ]
-    if found.get("perplexity_a") is not None:
-        perplexities = (number(found["perplexity_b"]), number(found["perplexity_a"]))
-        guards.insert(0, ("perplexity under the reference", *perplexities, "perplexity_b, perplexity_a"))
+    for name, key, shown in rows:
+        if key in text["a"] and key in text["b"]:
+            guards.append((name, shown(text["b"][key]), shown(text["a"][key]), f"text.b, text.a: {key}"))
     return guards
 
 
-def _facts(found: Line) -> list[tuple[str, str, str]]:
+def _facts(compared: Line) -> list[tuple[str, str, str]]:
     """``(name, figure, key)`` of what else the comparison says."""
     facts = []
-    if found.get("kl") is not None:
-        error = f" ± {number(found['kl_error'], 2)}" if found.get("kl_error") is not None else ""
-        facts.append(("KL from the reference, nats a response", number(found["kl"]) + error, "kl, kl_error"))
-    if found.get("length_controlled_win_rate") is not None:
-        facts.append(
-            (
-                "win rate at equal length",
-                percent(found["length_controlled_win_rate"]),
-                "length_controlled_win_rate",
-            )
-        )
-    if found.get("sign_test_p") is not None:
-        p = found["sign_test_p"]
+    if compared.get("kl") is not None:
+        kl = number(compared["kl"])
+        if compared.get("kl_error") is not None:
+            kl += f" ± {number(compared['kl_error'], 2)}"
+        facts.append(("KL from the reference, nats a response", kl, "kl, kl_error"))
+    if compared.get("length_controlled_win_rate") is not None:
+        rate = percent(compared["length_controlled_win_rate"])
+        facts.append(("win rate at equal length", rate, "length_controlled_win_rate"))
+    if compared.get("sign_test_p") is not None:
+        p = compared["sign_test_p"]
         facts.append(("p of the sign test", "under 0.0001" if p < 1e-4 else number(p, 2), "sign_test_p"))
-    if found.get("position_bias"):
-        facts.append(
-            (
-                "order changed the judge's winner",
-                percent(found["position_bias"]["share"]),
-                "position_bias.share",
-            )
-        )
-    if found.get("identical"):
-        facts.append(("identical responses, counted as ties", number(found["identical"]), "identical"))
-    if found.get("failures", {}).get("pairs"):
-        facts.append(("pairs without a verdict", number(found["failures"]["pairs"]), "failures"))
+    if compared.get("position_bias"):
+        share = percent(compared["position_bias"]["share"])
+        facts.append(("order changed the judge's winner", share, "position_bias.share"))
+    if compared.get("identical"):
+        count = number(compared["identical"])
+        facts.append(("identical responses, counted as ties", count, "identical"))
+    if compared.get("failures", {}).get("pairs"):
+        facts.append(("pairs without a verdict", number(compared["failures"]["pairs"]), "failures"))
     return facts
 
 
@@ -146,18 +141,21 @@ def comparison(run: RunFolder) -> JsonObject | None:
         return None
     groups = chosen(run, rows)
     scored = _scores(run)
-    scale = scale_of(
-        [tokens for _, _, members in groups for row in members for tokens in _sides(row, scored) if tokens]
-    )
+    coloured: list[Tokens] = []
+    for _, _, members in groups:
+        for row in members:
+            coloured += [tokens for tokens in _sides(row, scored) if tokens]
+    scale = scale_of(coloured)
+    shown = []
+    for title, how, members in groups:
+        if members:
+            pairs = [_pair(row, scored, scale) for row in members]
+            shown.append({"title": title, "how": how, "pairs": pairs})
     return {
         "legend": legend(scale) if scored else None,
         "total": len(rows),
         "seed": run.recipe.seed,
-        "groups": [
-            {"title": title, "how": how, "pairs": [_pair(row, scored, scale) for row in members]}
-            for title, how, members in groups
-            if members
-        ],
+        "groups": shown,
     }
 
 
@@ -169,35 +167,40 @@ def chosen(run: RunFolder, rows: list[Line]) -> list[tuple[str, str, list[Line]]
     """
     order = run.drawn(rows, len(rows))
     random, rest = order[:SHOWN], order[SHOWN:]
-    judged = [row for row in rest if isinstance(row.get("preference"), int | float)]
-    wins = sorted((row for row in judged if row["preference"] > 0.5), key=lambda row: -row["preference"])
-    losses = sorted((row for row in judged if row["preference"] < 0.5), key=lambda row: row["preference"])
-    given = [row["preference"] for row in rows if isinstance(row.get("preference"), int | float)]
-    total = {"wins": sum(value > 0.5 for value in given), "losses": sum(value < 0.5 for value in given)}
-
-    def how(few: list[Line], name: str) -> str:
-        level = {row["preference"] for row in few}
-        drawn = (
-            "drawn at random (the judge calls them equally clear)"
-            if len(level) == 1
-            else "the clearest by the judge"
-        )
-        return f"{len(few)} of the {total[name]} {name}, {drawn}, less those above"
-
+    wins = sorted((row for row in rest if _preference(row) > 0.5), key=_preference, reverse=True)
+    losses = sorted((row for row in rest if _preference(row) < 0.5), key=_preference)
+    all_wins = sum(_preference(row) > 0.5 for row in rows)
+    all_losses = sum(_preference(row) < 0.5 for row in rows)
+    wins, losses = wins[:SHOWN], losses[:SHOWN]
     return [
         ("Drawn at random", f"{len(random)} of all {len(rows)} prompts, drawn with the run's seed", random),
-        ("Most successful", how(wins[:SHOWN], "wins"), wins[:SHOWN]),
-        ("Least successful", how(losses[:SHOWN], "losses"), losses[:SHOWN]),
+        ("Most successful", _how_chosen(wins, f"{all_wins} wins"), wins),
+        ("Least successful", _how_chosen(losses, f"{all_losses} losses"), losses),
     ]
+
+
+def _preference(row: Line) -> float:
+    """The judge's preference for the policy's response; a tie where it gave none."""
+    preference = row.get("preference")
+    return preference if isinstance(preference, int | float) else 0.5
+
+
+def _how_chosen(few: list[Line], of: str) -> str:
+    """How a few rows were chosen among all wins or losses."""
+    drawn = "the clearest by the judge"
+    if len({row["preference"] for row in few}) == 1:
+        drawn = "drawn at random (the judge calls them equally clear)"
+    return f"{len(few)} of the {of}, {drawn}, less those above"
 
 
 def _scores(run: RunFolder) -> dict[tuple[str, str], Tokens]:
     """Tokens by (id, system) where the compared responses were scored."""
-    return {
-        (str(line.get("id")), system): from_record(line, {"rewards": "reward"}, str(where))
-        for system, where in ((name, run.files.scores(name)) for name in SYSTEMS)
-        for line in run.stream(where)
-    }
+    scores = {}
+    for system in SYSTEMS:
+        path = run.files.scores(system)
+        for line in run.stream(path):
+            scores[str(line.get("id")), system] = from_record(line, {"rewards": "reward"}, str(path))
+    return scores
 
 
 def _sides(row: Line, scored: dict[tuple[str, str], Tokens]) -> tuple[Tokens | None, Tokens | None]:
@@ -207,24 +210,24 @@ def _sides(row: Line, scored: dict[tuple[str, str], Tokens]) -> tuple[Tokens | N
 
 def _pair(row: Line, scored: dict[tuple[str, str], Tokens], scale: float) -> JsonObject:
     preference = row.get("preference")
-    verdict = (
-        "no verdict"
-        if preference is None
-        else "tie"
-        if preference == 0.5
-        else "win"
-        if preference > 0.5
-        else "loss"
-    )
+    is_plain = preference in (None, 0, 0.5, 1)
     before, after = _sides(row, scored)
     return {
         "id": str(row.get("id", "")),
         "prompt": shorten(row["prompt"]),
-        "verdict": verdict,
-        "preference": None if preference is None or preference in (0, 0.5, 1) else number(preference, 2),
+        "verdict": _verdict(preference),
+        "preference": None if is_plain else number(preference, 2),
         "before": _shown(before, scale, row["b"]),
         "after": _shown(after, scale, row["a"]),
     }
+
+
+def _verdict(preference: float | None) -> str:
+    if preference is None:
+        return "no verdict"
+    if preference == 0.5:
+        return "tie"
+    return "win" if preference > 0.5 else "loss"
 
 
 def _shown(tokens: Tokens | None, scale: float, text: Config) -> Markup:

@@ -55,14 +55,20 @@ def from_record(record: JsonObject, columns: dict[str, str], where: str) -> Toke
     Raises UserError, naming the file ``where`` and the record, when the lengths differ or a key is missing.
     """
     offsets, name = record.get("offsets"), str(record.get("id", "?"))
-    rows = {title: record[key] for key, title in columns.items() if isinstance(record.get(key), list)}
+    rows = {}
+    for key, title in columns.items():
+        if isinstance(record.get(key), list):
+            rows[title] = record[key]
     labels = record.get("labels") or []
     if not isinstance(record.get("text"), str) or not isinstance(offsets, list) or "reward" not in rows:
         raise UserError(
             f"{where}, record {name}: expected `text`, `offsets` and `rewards`. Repeat the stage that "
             "wrote it."
         )
-    if any(len(row) != len(offsets) for row in rows.values()) or (labels and len(labels) != len(offsets)):
+    sizes = {len(row) for row in rows.values()}
+    if labels:
+        sizes.add(len(labels))
+    if sizes != {len(offsets)}:
         raise UserError(
             f"{where}, record {name}: {len(offsets)} offsets but another number of rewards or labels. "
             "Repeat the stage that wrote it."
@@ -79,15 +85,20 @@ def from_record(record: JsonObject, columns: dict[str, str], where: str) -> Toke
 def scale_of(many: Sequence[Tokens]) -> float:
     """The reward that gets full colour: the 95th percentile of the sizes of all rewards (1 when all are
     0)."""
-    sizes = sorted(
-        abs(value) for tokens in many for value in tokens.numbers["reward"] if math.isfinite(value)
-    )
-    return (sizes[int(0.95 * (len(sizes) - 1))] if sizes else 0) or max(sizes, default=0) or 1.0
+    sizes: list[float] = []
+    for tokens in many:
+        sizes += [abs(value) for value in tokens.numbers["reward"] if math.isfinite(value)]
+    if not sizes:
+        return 1.0
+    sizes.sort()
+    return sizes[int(0.95 * (len(sizes) - 1))] or sizes[-1] or 1.0
 
 
 def level(reward: float, scale: float) -> int:
     """From -LEVELS to LEVELS: the shade of a reward; 0 for what is no number."""
-    size = 0 if math.isnan(reward) else round(LEVELS * min(abs(reward) / scale, 1.0))
+    if math.isnan(reward):
+        return 0
+    size = round(LEVELS * min(abs(reward) / scale, 1.0))
     return size if reward > 0 else -size
 
 
@@ -102,10 +113,11 @@ def render(tokens: Tokens, scale: float, summary: str, chosen: int | None = None
         piece = tokens.text[max(start, end_of_last) : end]
         end_of_last = max(end_of_last, end)
         shown = _visible_token(tokens, place, piece)
-        space = " " if piece.startswith(" ") and piece.strip(" ") else ""
+        if piece.startswith(" ") and piece.strip(" "):
+            between += " "
         pieces.append(
             Markup('{}<span class="{}" data-tip="{}">{}</span>').format(
-                between + space, _classes(tokens, place, scale, chosen), _tip(tokens, place, shown), shown
+                between, _classes(tokens, place, scale, chosen), _tip(tokens, place, shown), shown
             )
         )
         rows.append(_row(tokens, place, shown))
@@ -138,10 +150,9 @@ def _classes(tokens: Tokens, place: int, scale: float, chosen: int | None) -> st
     names = ["t"]
     shade = level(float(tokens.numbers["reward"][place]), scale)
     if shade:
-        names.append(f"{'n' if shade < 0 else 'p'}{abs(shade)}")
-    label = tokens.labels[place] if tokens.labels else 0
-    if label:
-        names.append("gone" if label < 0 else "new")
+        names.append(f"p{shade}" if shade > 0 else f"n{-shade}")
+    if tokens.labels and tokens.labels[place]:
+        names.append("new" if tokens.labels[place] > 0 else "gone")
     if place == chosen:
         names.append("chosen")
     return " ".join(names)
@@ -157,11 +168,16 @@ def _tip(tokens: Tokens, place: int, shown: str) -> str:
 
 def _figures(tokens: Tokens, place: int) -> dict[str, str]:
     """A token's numbers for people, by their names."""
-    return {name: number(float(row[place]), 2, signed=name != "KL") for name, row in tokens.numbers.items()}
+    figures = {}
+    for name, row in tokens.numbers.items():
+        figures[name] = number(float(row[place]), 2, signed=name != "KL")
+    return figures
 
 
 def _head(tokens: Tokens) -> Markup:
-    names = ["token", *tokens.numbers, *(["edit"] if tokens.labels else [])]
+    names = ["token", *tokens.numbers]
+    if tokens.labels:
+        names.append("edit")
     return Markup("").join(Markup('<th scope="col">{}').format(name) for name in names)
 
 
@@ -177,18 +193,17 @@ def _row(tokens: Tokens, place: int, shown: str) -> Markup:
 
 def legend(scale: float, labels: bool = False) -> Markup:
     """What the colours mean."""
-    shades = (
-        [f"n{size}" for size in range(LEVELS, 0, -1)] + ["z"] + [f"p{size}" for size in range(1, LEVELS + 1)]
-    )
-    swatches = Markup("").join(Markup('<span class="t {}">&#8199;</span>').format(kind) for kind in shades)
-    marks = (
-        Markup(
+    negative = [f"n{size}" for size in range(LEVELS, 0, -1)]
+    positive = [f"p{size}" for size in range(1, LEVELS + 1)]
+    swatches = Markup("")
+    for kind in [*negative, "z", *positive]:
+        swatches += Markup('<span class="t {}">&#8199;</span>').format(kind)
+    marks = Markup("")
+    if labels:
+        marks = Markup(
             ' <span><span class="t gone">struck</span> the edit removed it</span> '
             '<span><span class="t new">bold</span> the edit put it in</span>'
         )
-        if labels
-        else Markup("")
-    )
     return Markup(
         '<p class="legend"><span>reward {} {} {}</span>{} <span class="how">point at a token, or open the '
         "line below a text, for its numbers</span></p>"
