@@ -147,7 +147,7 @@ def test_the_original_does_not_move_and_nobody_is_asked_who_judges(tiny_model, t
     from."""
     rooms, seen = [], []
     start = Room.__init__
-    monkeypatch.setattr(Room, "__init__", lambda self, *given: (rooms.append(self), start(self, *given))[0])
+    monkeypatch.setattr(Room, "__init__", lambda self, **given: (rooms.append(self), start(self, **given))[0])
     sample = Room.sample
     monkeypatch.setattr(
         Room,
