@@ -91,7 +91,7 @@ def write_recipes(folder: Path) -> None:
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory) -> Path:
     """A folder in which README's own recipe was run at tiny size, as runs/demo and runs/mine."""
-    from redline.run.run import run_recipe
+    from redline.run.run import run_file
 
     folder = tmp_path_factory.mktemp("pages")
     config = type(CONFIGS["llama"])(**CONFIGS["llama"].to_dict() | {"num_hidden_layers": 30})
@@ -104,7 +104,7 @@ def finished(tmp_path_factory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("REDLINE_CACHE", str(folder / "cache"))
         patch.chdir(place)
-        run_recipe(Path("my-recipe.yaml"), TINY, Path("runs/demo"))
+        run_file(Path("my-recipe.yaml"), TINY, Path("runs/demo"))
     assert Path.cwd() == before
     shutil.copytree(place / "runs/demo", place / "runs/mine")
     return place

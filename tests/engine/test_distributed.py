@@ -337,7 +337,7 @@ def whole(data) -> tuple[Path, subprocess.CompletedProcess, list[int]]:
     and the processes that it left."""
     import psutil
 
-    from redline.run.run import run_recipe
+    from redline.run.run import run_file
 
     folder = data / "whole"
     folder.mkdir()
@@ -362,7 +362,7 @@ def whole(data) -> tuple[Path, subprocess.CompletedProcess, list[int]]:
     shutil.copytree(folder / "two", folder / "killed")
     done = launch(*command)
     assert done.returncode == 0, done.stderr[-3000:]
-    run_recipe(path, [], folder / "one")
+    run_file(path, [], folder / "one")
     return folder, killed, left
 
 

@@ -10,7 +10,7 @@ from redline.report.experiment import figures_of
 from redline.report.summary import print_summary
 from redline.run.check import check_run
 from redline.run.dry import dry_run
-from redline.run.run import Run, run_recipe
+from redline.run.run import Run, run_file
 
 
 def run_command(
@@ -27,7 +27,7 @@ def run_command(
     its end in this call, all figures as JSON with ``as_json``."""
     from redline.engine.processes import this_process
 
-    outcome = run_recipe(path, overrides, out, only, start, reuse)
+    outcome = run_file(path, overrides, out, only, start, reuse)
     if not this_process().is_main_process:
         return
     folder = outcome.files.folder

@@ -33,7 +33,7 @@ class Outcome:
     before: tuple[str, ...]
 
 
-def run_recipe(
+def run_file(
     path: Path,
     overrides: Sequence[str] = (),
     out: Path | None = None,
@@ -41,7 +41,8 @@ def run_recipe(
     start: str | None = None,
     reuse: Sequence[Path] = (),
 ) -> Outcome:
-    """Run every stage that is not done yet, or only the stage ``only`` (after data and labels).
+    """Run every stage of a recipe's file that is not done yet, or only the stage ``only`` (after data and
+    labels). In Python ``redline.run_recipe`` takes a recipe in other forms as well.
 
     ``start``: this stage and those after it are done again. ``reuse``: folders of runs whose stages are taken
     over where they were done with the same settings. See ``Run.go`` for what it raises.
