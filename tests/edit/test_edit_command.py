@@ -14,7 +14,8 @@ from faulty_endpoint import by_rule, pairs, serving
 
 from redline.cli import main
 from redline.data.records import ToEdit
-from redline.edit.llm import AGAIN, edit_pairs
+from redline.edit.editor import AGAIN
+from redline.edit.llm import edit_pairs
 from redline.edit.prompts import BEGIN, END
 from redline.edit.settings import EditWith
 from redline.errors import UserError

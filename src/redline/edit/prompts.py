@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from string import Formatter
 
-from redline.data.records import Text
+from redline.data.records import Text, ToEdit
 from redline.errors import UserError
 
 FOLDER = Path(__file__).parent / "templates"
@@ -163,3 +163,13 @@ def _last(messages: list[dict]) -> int:
 def _content(message: dict) -> str:
     content = message.get("content")
     return content if isinstance(content, str) else str(content or "")
+
+
+def question(pair: ToEdit, template: Template, guideline: str) -> str:
+    """The filled template for one pair. Raises ValueError where a response is a conversation without an
+    assistant's text."""
+    chosen = "" if pair.chosen is None else response_text(pair.chosen)
+    rejected = response_text(pair.rejected)
+    return template.fill(
+        prompt=conversation(pair.prompt), rejected=rejected, chosen=chosen, guideline=guideline
+    )

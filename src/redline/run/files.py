@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from redline.direct.files import SftFiles
-from redline.edit.llm import answers_path, rejects_path
+from redline.edit.editor import answers_path
+from redline.edit.llm import rejects_path
 from redline.judge.compare import verdicts_beside
 from redline.policy.files import PolicyFiles
 from redline.reward.files import RewardFiles
