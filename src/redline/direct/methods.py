@@ -1,6 +1,7 @@
 """The methods that learn from what people gave alone, without sampling: SFT, FIGA, DPO, BCO, MRPO and SPO."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -123,11 +124,12 @@ class MrpoMethod(DpoMethod):
         rows = edit_pairs(room, self.settings.pairs)
         extra = self._extra(room, rows)
         base = room.logprobs(rows, "original")
-        of_base, of_extra = (
-            torch.tensor(column, dtype=torch.float64).view(-1, 2) for column in (base, extra)
+        of_base = torch.tensor(base, dtype=torch.float64).view(-1, 2)
+        of_extra = torch.tensor(extra, dtype=torch.float64).view(-1, 2)
+        settings = self.settings
+        mixed = losses.combined_reference(
+            of_base, of_extra, settings.clip, settings.adaptive, settings.weights
         )
-        how = self.settings
-        mixed = losses.combined_reference(of_base, of_extra, how.clip, how.adaptive, how.weights)
         for row, total in zip(rows, mixed.flatten().tolist(), strict=True):
             row.given["mixed"] = total
         return rows
@@ -144,17 +146,15 @@ class MrpoMethod(DpoMethod):
         lm = load_causal_lm(model)
 
         def compute(mine: list[Row]) -> list[float]:
-            firsts = [max(row.before, 1) for row in mine]
-            rollout = Rollout(
-                prompts=[row.prompt for row in mine],
-                prompt_ids=[torch.tensor(row.ids[:first]) for row, first in zip(mine, firsts, strict=True)],
-                response_ids=[torch.tensor(row.ids[first:]) for row, first in zip(mine, firsts, strict=True)],
-                logprobs=[],
-                ended=[False] * len(mine),
-            )
-            return [
-                float(row.float().sum()) for row in response_logprobs(lm, rollout, 1.0, room.passes.budget)
-            ]
+            rollout = Rollout(prompts=[], prompt_ids=[], response_ids=[], logprobs=[], ended=[])
+            for row in mine:
+                first = max(row.before, 1)  # nothing predicts the first token of all
+                rollout.prompts.append(row.prompt)
+                rollout.prompt_ids.append(torch.tensor(row.ids[:first]))
+                rollout.response_ids.append(torch.tensor(row.ids[first:]))
+                rollout.ended.append(False)
+            logprobs = response_logprobs(lm, rollout, 1.0, room.passes.budget)
+            return [float(row.float().sum()) for row in logprobs]
 
         return room.shared(rows, compute)
 
@@ -174,7 +174,7 @@ class BcoMethod(Method):
     def collect(self, room: Room, number: int) -> list[Row]:
         rows = edit_pairs(room, "edited") if room.labels else []
         if self.settings.use_chosen:
-            chosen = [one for one in room.labels if (one.model_extra or {}).get("chosen") is not None]
+            chosen = [edit for edit in room.labels if (edit.model_extra or {}).get("chosen") is not None]
             edits = edit_rows(chosen, room.tokenizer, room.max_response, "chosen")
             rows += [pair_of(edit, -1)[0] for edit in edits]
         rows += room.thumbs
@@ -197,7 +197,9 @@ class BcoMethod(Method):
             return 0.0
         if self.settings.shift == "pooled":
             return (liked + disliked) / (likes + dislikes)
-        return (liked / likes + disliked / dislikes) / 2 if likes and dislikes else 0.0
+        if not likes or not dislikes:
+            return 0.0
+        return (liked / likes + disliked / dislikes) / 2
 
     def loss(self, batch: Batch) -> Loss:
         rewards = batch.rewards(self.settings.beta, "original")
@@ -214,9 +216,8 @@ class BcoMethod(Method):
                 self.decay * count + len(mine),
             ]
             means.append(float(mine.mean()) if len(mine) else float("nan"))
-        return {"liked_reward": means[0], "disliked_reward": means[1], "shift": self.shift} | pair_figures(
-            seen, self.settings.beta, "original"
-        )
+        figures = {"liked_reward": means[0], "disliked_reward": means[1], "shift": self.shift}
+        return figures | pair_figures(seen, self.settings.beta, "original")
 
     def state(self) -> JsonObject:
         return {"sums": self.sums}
@@ -229,7 +230,8 @@ class BcoMethod(Method):
         features = torch.stack([room.passes.prompt_features(row) for row in rows])
         liked = torch.tensor([row.side > 0 for row in rows])
         weights, floor, cap = matched_weights(features, liked, room.seed)
-        for row, weight in zip([row for row in rows if row.side < 0], weights.tolist(), strict=True):
+        disliked = [row for row in rows if row.side < 0]
+        for row, weight in zip(disliked, weights.tolist(), strict=True):
             row.weight = weight
         console.print(
             f"direct.match: {100 * floor:.0f} % of the disliked responses have the smallest weight, "
@@ -254,32 +256,26 @@ class SpoMethod(DpoMethod):
         rows = []
         for pair, edit in enumerate(changed_edits(room, self.settings.pairs)):
             liked, disliked = pair_of(edit, pair)
-            hunks = self.settings.degrees == "hunks"
-            disliked.tag = self.settings.levels if hunks else -1
-            between = undone(edit, self.settings.levels, room.seed) if hunks else self._shorter(room, edit)
+            if self.settings.degrees == "hunks":
+                disliked.tag = self.settings.levels
+                between = undone(edit, self.settings.levels, room.seed)
+            else:
+                disliked.tag = -1
+                between = self._shorter(room, edit)
             rows += [liked, disliked]
-            rows += [
-                Row(
-                    [*edit.prompt_ids, *ids],
-                    liked.before,
-                    0,
-                    pair,
-                    tag=degree,
-                    id=edit.id,
-                    prompt=edit.prompt,
-                )
-                for degree, ids in between
-            ]
+            for degree, ids in between:
+                rows.append(replace(liked.with_ids([*edit.prompt_ids, *ids], side=0), tag=degree))
         return rows
 
     def _shorter(self, room: Room, edit: EditRows) -> list[tuple[int, list[int]]]:
         """The edited response without its keywords, more and more of them."""
         text = str(room.tokenizer.decode(edit.edited, skip_special_tokens=True))
         made = []
+        end = None
+        if len(edit.edited) < room.max_response:
+            end = end_token(room.tokenizer, edit.prompt)
         for degree, shorter in without_keywords(text, self.settings.levels):
             ids = encode_response(room.tokenizer, "", shorter).ids
-            whole = len(edit.edited) < room.max_response
-            end = end_token(room.tokenizer, edit.prompt) if whole else None
             if ids:
                 made.append((degree, cropped(ids, room.max_response, end)))
         return made
@@ -290,6 +286,6 @@ class SpoMethod(DpoMethod):
         assert batch.pooled is not None  # asked for by `pooled`
         if not self.settings.weight:
             return Loss(total, terms)
-        told = batch.tag >= 0
-        degrees = losses.degree(self.head(batch.pooled[told]), batch.tag[told])
+        has_degree = batch.tag >= 0
+        degrees = losses.degree(self.head(batch.pooled[has_degree]), batch.tag[has_degree])
         return Loss(total + self.settings.weight * degrees.sum() / (self.settings.levels + 1), terms)

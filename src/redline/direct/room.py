@@ -101,7 +101,9 @@ class Room:
         self._samplings += 1
         places = self._mine(len(prompts))
         mine = [prompts[place] for place in places]
-        of_responses = [place * n + draw for place in places for draw in range(n)]
+        of_responses: list[int] = []
+        for place in places:
+            of_responses += range(place * n, place * n + n)
         made: list[tuple[int, list[int]]] = []
         with self.anchors.sampling_from(who) as current, self.accelerator.autocast():
             self._sampler.sync(current)  # also by a process without a prompt: the others wait for it
@@ -112,16 +114,12 @@ class Room:
                 made = [(place, ids.tolist()) for place, ids in sampled]
         every = sorted(self.gathered(made))
         self.counts.drawn += len(every)
-        rows = [
-            Row(
-                [*prompts[place // n].ids, *ids],
-                len(prompts[place // n].ids),
-                id=prompts[place // n].id,
-                prompt=prompts[place // n].prompt,
-            )
-            for place, ids in every
-        ]
-        return [rows[start : start + n] for start in range(0, len(rows), n)]
+        rows: list[list[Row]] = [[] for _ in prompts]
+        for place, ids in every:
+            asked = prompts[place // n]
+            row = Row([*asked.ids, *ids], len(asked.ids), id=asked.id, prompt=asked.prompt)
+            rows[place // n].append(row)
+        return rows
 
     def score(self, rows: Sequence[Row]) -> list[float]:
         """The run's reward of each response, summed over its tokens. Raises UserError where the run has
@@ -134,13 +132,12 @@ class Room:
 
         def compute(mine: list[Row]) -> list[float]:
             stop = set(eos_ids(self.anchors.actor.lm, self.tokenizer, [row.prompt for row in mine]))
-            rollout = Rollout(
-                prompts=[row.prompt for row in mine],
-                prompt_ids=[torch.tensor(row.ids[: row.before]) for row in mine],
-                response_ids=[torch.tensor(row.response, dtype=torch.long) for row in mine],
-                logprobs=[],
-                ended=[bool(row.response) and row.response[-1] in stop for row in mine],
-            )
+            rollout = Rollout(prompts=[], prompt_ids=[], response_ids=[], logprobs=[], ended=[])
+            for row in mine:
+                rollout.prompts.append(row.prompt)
+                rollout.prompt_ids.append(torch.tensor(row.ids[: row.before]))
+                rollout.response_ids.append(torch.tensor(row.response, dtype=torch.long))
+                rollout.ended.append(bool(row.response) and row.response[-1] in stop)
             return [float(rewards.sum()) for rewards in reward(rollout)]
 
         self.counts.scored += len(rows)
@@ -152,7 +149,8 @@ class Room:
         def compute(mine: list[Row]) -> list[float]:
             totals: dict[int, float] = {}
             for group in self.passes.groups(mine):
-                totals |= dict(zip(map(id, group), self.passes.logprobs(group, who), strict=True))
+                for row, total in zip(group, self.passes.logprobs(group, who), strict=True):
+                    totals[id(row)] = total
             return [totals[id(row)] for row in mine]
 
         return self.shared(rows, compute)
@@ -161,7 +159,8 @@ class Room:
         """A number for each row, each process computing those of its share."""
         places = self._mine(len(rows))
         numbers = compute([rows[place] for place in places]) if places else []
-        return [number for _, number in sorted(self.gathered(list(zip(places, numbers, strict=True))))]
+        every = sorted(self.gathered(list(zip(places, numbers, strict=True))))
+        return [number for _, number in every]
 
     def prepare(self, rows: Sequence[Row], against: Sequence[str]) -> None:
         """Let rows know what frozen models say of them, each process computing its share."""

@@ -33,7 +33,7 @@ class Row:
 
     ``reading`` is the row as the engine reads it, with the states that enter the cut. ``known`` are summed
     log-probabilities by frozen models, with the version of the model. Both are computed again where they are
-    missing. ``with_ids`` makes a row of other tokens, of which neither is known."""
+    missing."""
 
     ids: list[int]
     before: int
@@ -77,7 +77,7 @@ class Row:
 
     def with_ids(self, ids: list[int], side: int) -> "Row":
         """The same row with other tokens, on a side of its own."""
-        return replace(self, ids=ids, side=side, reading=None, known={})
+        return replace(self, ids=ids, side=side, given={}, reading=None, known={})
 
     def plain(self) -> JsonObject:
         """What is kept of it in a file."""

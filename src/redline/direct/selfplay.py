@@ -13,7 +13,7 @@ from redline.direct.batch import Batch
 from redline.direct.method import Loss, of_pairs
 from redline.direct.methods import DpoMethod, changed_edits, edit_pairs
 from redline.direct.room import Asked, Room
-from redline.direct.rows import Row, common_beginning, end_token, opening_size, pair_of, with_opening
+from redline.direct.rows import Row, common_beginning, end_token, in_one, opening_size, pair_of, with_opening
 from redline.direct.settings import DirectSapo, DirectSelm, DirectSpa, DirectSpin
 from redline.errors import UserError
 from redline.policy.start import load_policy
@@ -94,8 +94,11 @@ class SpinMethod(DpoMethod):
             gold_tokens=mean_size(liked),
             own_tokens=mean_size(disliked),
         )
-        earlier = [row for row in room.rounds[number - 1] if row.tag == number - 1] if number else []
-        return rows + [replace(row, known={}) for row in earlier]
+        if number:
+            for row in room.rounds[number - 1]:
+                if row.tag == number - 1:  # the pairs that the round before made itself
+                    rows.append(replace(row, known={}))
+        return rows
 
 
 class SapoMethod(DpoMethod):
@@ -127,8 +130,10 @@ class SapoMethod(DpoMethod):
             room.anchors.copy("average", "anchor")
         self._rewrite(room, rows, step)
         draw = random.Random(f"{room.seed} {step}")
-        chances = buffer_chances([count for count, _, _ in self.buffer])
-        places = draw.choices(range(len(self.buffer)), chances, k=len(rows)) if self.buffer else []
+        places: list[int] = []
+        if self.buffer:
+            chances = buffer_chances([count for count, _, _ in self.buffer])
+            places = draw.choices(range(len(self.buffer)), chances, k=len(rows))
         pairs: list[Row] = []
         for number, place in enumerate(places):
             count, gold, rewritten = self.buffer[place]
@@ -142,12 +147,12 @@ class SapoMethod(DpoMethod):
     def _rewrite(self, room: Room, golds: list[Row], step: int) -> None:
         """Let the slow average rewrite a segment of each gold response, into the buffer."""
         most = self.settings.segment
-        cuts = [segment_cut(row, most, f"{room.seed} {step} {row.id}") for row in golds]
         sampling = self.settings.sampling.model_copy(update={"max_new_tokens": most, "min_new_tokens": 0})
-        asked = [
-            Asked(row.id, row.prompt, row.ids[: row.before + cut])
-            for row, cut in zip(golds, cuts, strict=True)
-        ]
+        cuts, asked = [], []
+        for row in golds:
+            cut = segment_cut(row, most, f"{room.seed} {step} {row.id}")
+            cuts.append(cut)
+            asked.append(Asked(row.id, row.prompt, row.ids[: row.before + cut]))
         for row, cut, [drawn] in zip(golds, cuts, room.sample(asked, 1, "average", sampling), strict=True):
             ended = len(drawn.response) > 0 and drawn.response[-1] == end_token(room.tokenizer, row.prompt)
             ids = with_segment(row, cut, drawn.response[:most], ended)
@@ -162,12 +167,11 @@ class SapoMethod(DpoMethod):
         for row in golds:
             labels = edits[row.id].edited_labels
             shift = row.before - len(edits[row.id].prompt_ids)
-            starts = [
-                place - shift
-                for place, label in enumerate(labels)
-                if label and not (place and labels[place - 1])
-            ]
-            row.marks = [start for start in starts if start >= 0]
+            row.marks = []
+            for place, label in enumerate(labels):
+                begins = label != 0 and (place == 0 or labels[place - 1] == 0)
+                if begins and place >= shift:
+                    row.marks.append(place - shift)
 
     def state(self) -> JsonObject:
         return {
@@ -230,9 +234,9 @@ class SelmMethod(DpoMethod):
         pairs = self._opened(room)
         sampling = room.sampling.model_copy(update={"temperature": 1.0, "top_k": 1, "top_p": 1.0})
         answers = room.sample([as_prompt(liked) for liked, _ in pairs], 1, sampling=sampling)
-        candidates = [
-            [liked, disliked, answer] for (liked, disliked), [answer] in zip(pairs, answers, strict=True)
-        ]
+        candidates = []
+        for (liked, disliked), [answer] in zip(pairs, answers, strict=True):
+            candidates.append([liked, disliked, answer])
         scores = self._scores(room, candidates)
         rows: list[Row] = []
         own_best = 0
@@ -258,16 +262,15 @@ class SelmMethod(DpoMethod):
                 shared = common_beginning(edit.edited, edit.rejected)
                 words = opening_size(room.tokenizer, edit.edited, self.settings.opening)
                 size = min(shared, words)
-                opened = [with_opening(row, size, room.tokenizer) for row in (liked, disliked)]
-                if opened[0] is None or opened[1] is None:
+                opened_liked = with_opening(liked, size, room.tokenizer)
+                opened_disliked = with_opening(disliked, size, room.tokenizer)
+                if opened_liked is None or opened_disliked is None:
                     continue
-                liked, disliked = opened[0], opened[1]
-            sides = [
-                row.with_ids([*row.ids[: row.before], *row.response[:longest]], row.side)
-                for row in (liked, disliked)
-            ]
-            if sides[0].ids != sides[1].ids:
-                pairs.append((sides[0], sides[1]))
+                liked, disliked = opened_liked, opened_disliked
+            liked = liked.with_ids(liked.ids[: liked.before + longest], side=1)
+            disliked = disliked.with_ids(disliked.ids[: disliked.before + longest], side=-1)
+            if liked.ids != disliked.ids:
+                pairs.append((liked, disliked))
         _say_left_out(
             len(edits) - len(pairs),
             len(edits),
@@ -353,21 +356,14 @@ class SpaMethod(DpoMethod):
             return edit_pairs(room, self.settings.pairs)
         asked = room.some_prompts(self.settings.prompts, number - (self.settings.seed is None))
         drawn = room.sample(asked, 2)
-        flat = [row for two in drawn for row in two]
-        marks = [
-            now - first
-            for now, first in zip(room.logprobs(flat, "policy"), room.logprobs(flat, "original"), strict=True)
-        ]
+        moved = self._moved(room, in_one(drawn), "original")
         rows: list[Row] = []
-        for number_of_pair, two in enumerate(drawn):
-            one, other = marks[2 * number_of_pair], marks[2 * number_of_pair + 1]
-            if two[0].ids == two[1].ids or one == other or not self._alike(*two):
+        for pair, (first, second) in enumerate(drawn):
+            of_first, of_second = moved[2 * pair], moved[2 * pair + 1]
+            if first.ids == second.ids or of_first == of_second or not self._alike(first, second):
                 continue
-            liked, disliked = two if one > other else two[::-1]
-            rows += [
-                replace(liked, side=1, pair=number_of_pair),
-                replace(disliked, side=-1, pair=number_of_pair),
-            ]
+            liked, disliked = (first, second) if of_first > of_second else (second, first)
+            rows += [replace(liked, side=1, pair=pair), replace(disliked, side=-1, pair=pair)]
         if not rows:
             raise UserError(
                 "direct.method=spa: no prompt gave two different samples of which the policy likes one more. "
@@ -384,8 +380,13 @@ class SpaMethod(DpoMethod):
         room.note(pairs=len(rows) // 2, liked_longer=longer - 1, **self._agreement(room, rows))
         return rows
 
-    def _alike(self, one: Row, other: Row) -> bool:
-        sizes = len(one.response), len(other.response)
+    def _moved(self, room: Room, rows: list[Row], since: str) -> list[float]:
+        """How much likelier the policy makes each response than ``since`` did, in nats."""
+        now, before = room.logprobs(rows, "policy"), room.logprobs(rows, since)
+        return [new - old for new, old in zip(now, before, strict=True)]
+
+    def _alike(self, first: Row, second: Row) -> bool:
+        sizes = len(first.response), len(second.response)
         return self.settings.length == "any" or max(sizes) <= 1.1 * min(sizes)
 
     def _agreement(self, room: Room, rows: list[Row]) -> dict[str, float]:
@@ -393,7 +394,7 @@ class SpaMethod(DpoMethod):
         if not room.has_reward:
             return {}
         marks = room.score(rows)
-        right = [marks[place] > marks[place + 1] for place in range(0, len(marks), 2)]
+        right = [liked > disliked for liked, disliked in zip(marks[::2], marks[1::2], strict=True)]
         return {"agreement_with_reward": sum(right) / len(right)}
 
     def _is_seed(self, number: int) -> bool:
@@ -409,12 +410,15 @@ class SpaMethod(DpoMethod):
 
     def _flag(self, room: Room, rows: list[Row]) -> None:
         """Flag the pairs of the round with the smallest margins."""
-        now, before = room.logprobs(rows, "policy"), room.logprobs(rows, "anchor")
-        moved = [one - other for one, other in zip(now, before, strict=True)]
-        margins = torch.tensor([moved[place] - moved[place + 1] for place in range(0, len(moved), 2)])
+        moved = self._moved(room, rows, "anchor")
+        margins = torch.tensor(
+            [liked - disliked for liked, disliked in zip(moved[::2], moved[1::2], strict=True)]
+        )
         threshold = margins.quantile(self.settings.unsure)
-        pairs = [row.pair for row in rows[::2]]
-        self.flagged = {pair for pair, margin in zip(pairs, margins, strict=True) if margin <= threshold}
+        self.flagged.clear()
+        for liked, margin in zip(rows[::2], margins, strict=True):
+            if margin <= threshold:
+                self.flagged.add(liked.pair)
 
     def loss(self, batch: Batch) -> Loss:
         margins, flags = self.margins(batch), batch.tag[batch.liked].float()
