@@ -77,9 +77,9 @@ def machine_of(
         known = f"{speed.REACHED:.0%} of the peak of the {card}, which the GPU is taken for by its memory"
     if tflops:
         flops, stepping, known = tflops * 1e12, None, "--tflops"
-    return Machine(
-        gpus or 0, memory, flops, bandwidth * 1e9 if bandwidth else speed_of, mixed=mixed, stepping=stepping
-    ), known
+    if bandwidth:
+        speed_of = bandwidth * 1e9
+    return Machine(gpus or 0, memory, flops, speed_of, mixed=mixed, stepping=stepping), known
 
 
 def plan_recipe(
@@ -105,17 +105,19 @@ def plan_recipe(
 
 def names_of(recipe: Recipe) -> list[str]:
     """The stages of a recipe that can be planned. Raises UserError where there is none."""
-    found = (
-        ["sft"] * (recipe.sft is not None)
-        + ["reward"] * recipe.trains_reward
-        + ["policy"] * (recipe.direct is None)
-    )
-    if not found:
+    names = []
+    if recipe.sft is not None:
+        names.append("sft")
+    if recipe.trains_reward:
+        names.append("reward")
+    if recipe.direct is None:
+        names.append("policy")
+    if not names:
         raise UserError(
             f"{recipe.name}: nothing to plan: SFT, reward models and PPO are planned, `direct` policies "
             "are not."
         )
-    return found
+    return names
 
 
 def stage_of(name: str, recipe: Recipe, machine: Machine, prompt: int, edits: int | None) -> Stage:
@@ -127,13 +129,9 @@ def stage_of(name: str, recipe: Recipe, machine: Machine, prompt: int, edits: in
                 f"policy.{key} is {getattr(recipe.policy, key)}: it must be a multiple of the "
                 f"{machine.processes} GPUs."
             )
-    train = (
-        None
-        if edits is None
-        else edits
-        if recipe.data.validation
-        else round(edits * (1 - recipe.data.validation_share))
-    )
+    train = edits
+    if edits is not None and not recipe.data.validation:
+        train = round(edits * (1 - recipe.data.validation_share))
     model = (recipe.reward.model if name == "reward" else None) or recipe.model
     with traceable(name, model):
         if name == "policy":
@@ -219,17 +217,18 @@ def advice(
 ) -> list[JsonObject]:
     """Changes in turn until the stage fits: what, bytes then (with those before), and whether that is enough.
     Changes that spare nothing are left out; the list is empty where the stage fits already."""
-    room, last, found = machine.room, stage.total, []
+    room, last = machine.room, stage.total
+    helpful: list[JsonObject] = []
     if last <= room:
         return []
     for what, smaller, where in changes(stage.name, recipe, machine, prompt):
         total = stage_of(stage.name, smaller, where, prompt, edits).total
         if total < 0.99 * last:
-            found.append({"change": what, "bytes": total, "fits": total <= room})
+            helpful.append({"change": what, "bytes": total, "fits": total <= room})
             last = total
         if total <= room:
             break
-    return found
+    return helpful
 
 
 def count_edits(recipe: Recipe) -> int | None:
@@ -270,9 +269,10 @@ def plan_command(
     machine, known = machine_of(recipe, gpus, gpu_memory, tflops, bandwidth, mixed)
     edits = count_edits(recipe) if edits is None else edits
     prompt = prompt_tokens or recipe.data.max_prompt_tokens
-    ways = {"DDP" if machine.gpus > 1 else "one GPU" if machine.gpus else "CPU": machine}
     if machine.gpus > 1:
-        ways["FSDP2"] = replace(machine, sharded=True)
+        ways = {"DDP": machine, "FSDP2": replace(machine, sharded=True)}
+    else:
+        ways = {"one GPU" if machine.gpus else "CPU": machine}
     plans = {way: plan_recipe(recipe, where, prompt, edits) for way, where in ways.items()}
     last = list(ways)[-1]
     help_for = {stage.name: advice(stage, recipe, ways[last], prompt, edits) for stage in plans[last]}
@@ -289,19 +289,10 @@ def plan_command(
         "price_per_hour": price,
     }
     if as_json:
-        print(
-            json.dumps(
-                facts
-                | {
-                    "plans": {
-                        way: [_plain(stage, machine, price) for stage in stages]
-                        for way, stages in plans.items()
-                    },
-                    "changes": help_for,
-                },
-                indent=2,
-            )
-        )
+        by_way = {}
+        for way, stages in plans.items():
+            by_way[way] = [_plain(stage, machine, price) for stage in stages]
+        print(json.dumps(facts | {"plans": by_way, "changes": help_for}, indent=2))
         return
     from redline.plan.show import show
 
@@ -309,10 +300,12 @@ def plan_command(
 
 
 def _plain(stage: Stage, machine: Machine, price: float | None) -> JsonObject:
-    hours = stage.hours
+    hours, cost = stage.hours, None
+    if price is not None and hours is not None:
+        cost = hours * price * machine.processes
     return asdict(stage) | {
         "total": stage.total,
         "fits": stage.total <= machine.room,
         "hours": hours,
-        "cost": None if price is None or hours is None else hours * price * machine.processes,
+        "cost": cost,
     }

@@ -28,14 +28,11 @@ from redline.types import AutoClass, Config, Network
 ROOM = 0.95  # share of a device's memory that a plan may fill: fragments and other processes need some
 # a CPU process with its imports, a tokenizer, and kernels that have run (benchmarks/plan_memory.py)
 LIBRARIES = 0.58e9
-HEAP = {
-    2: 0.33,
-    4: 0.05,
-}  # on a CPU: what the C heap keeps between live blocks, as a share of what comes and goes, by the bytes of
-# a number; where float32 temporaries come between 16-bit tensors, the gaps fit neither (same benchmark)
-CUDA_CONTEXT = (
-    0.6e9  # what CUDA, its libraries' workspaces and NCCL take on a GPU: an assumption, not measured here
-)
+# on a CPU: what the C heap keeps between live blocks, as a share of what comes and goes, by the bytes of a
+# number; where float32 temporaries come between 16-bit tensors, the gaps fit neither (same benchmark)
+HEAP = {2: 0.33, 4: 0.05}
+# what CUDA, its libraries' workspaces and NCCL take on a GPU: an assumption, not measured here
+CUDA_CONTEXT = 0.6e9
 SCORING_TOKENS = 8192  # tokens that a reward model scores at once (RewardModel.rewards)
 SFT_ROWS = 8  # most responses of SFT computed at once
 TRL_TOKENS, TRL_VOCABULARY = 4096, 32768  # size of the logits' tile in TRL's fused head
@@ -144,30 +141,31 @@ def model_dtype(model: Model, machine: Machine) -> torch.dtype:
     return dtype_of(model)
 
 
-def weights_and_optimizer(found: Held, machine: Machine) -> dict[str, float]:
+def weights_and_optimizer(model: Held, machine: Machine) -> dict[str, float]:
     """What training holds all the time, whatever it trains. AdamW keeps two float32 moments of each trained
     weight."""
     share = machine.processes if machine.sharded else 1
     parts = {
         "libraries": CUDA_CONTEXT if machine.gpus else LIBRARIES,
-        "weights": found.all / share,
-        "gradients": 4.0 * found.count / share,
-        "optimizer": 8.0 * found.count / share,
+        "weights": model.all / share,
+        "gradients": 4.0 * model.count / share,
+        "optimizer": 8.0 * model.count / share,
     }
     if machine.sharded:
-        parts["gathered layers"] = (
-            2 * found.layer + found.outside
-        )  # the one in use, the next one, and the root's
+        # the one in use, the next one, and the root's
+        parts["gathered layers"] = 2 * model.layer + model.outside
     elif machine.processes > 1:
-        parts["DDP buckets"] = 4.0 * found.count
+        parts["DDP buckets"] = 4.0 * model.count
     return parts
 
 
-def step_bytes(found: Held, machine: Machine) -> float:
+def step_bytes(model: Held, machine: Machine) -> float:
     """What AdamW makes on the way: on a CPU two tensors like the largest weight, on a GPU one like all of
     them."""
+    if not machine.gpus:
+        return 2 * model.largest
     share = machine.processes if machine.sharded else 1
-    return 4.0 * found.count / share if machine.gpus else 2 * found.largest
+    return 4.0 * model.count / share
 
 
 def sft_task(recipe: Recipe, machine: Machine) -> Task:
@@ -195,26 +193,19 @@ def sft_stage(recipe: Recipe, machine: Machine, prompt: int) -> Stage:
     share = max(1, recipe.sft.batch_size // machine.processes)
     rows = next(size for size in range(min(SFT_ROWS, share), 0, -1) if share % size == 0)
     length = prompt + recipe.data.max_response_tokens
-    found = held_by(task)
-    parts = weights_and_optimizer(found, machine)
+    model = held_by(task)
+    parts = weights_and_optimizer(model, machine)
     fixed = sum(parts.values())
     batch = Batch(rows, length, recipe.data.max_response_tokens)
     one_chunk = logits_bytes(task, batch)
     parts["activations"] = training_bytes(task, batch, masked=True) - one_chunk
     vocabulary = min(TRL_VOCABULARY, int(task.config.get_text_config().vocab_size))
     parts["logits"] = min(rows * length, TRL_TOKENS) * vocabulary * (task.dtype.itemsize + 8.0)
-    return with_heap(
-        Stage(
-            "sft",
-            parts,
-            {
-                "train": fixed + parts["activations"] + parts["logits"],
-                "step": fixed + step_bytes(found, machine),
-            },
-        ),
-        fixed,
-        task,
-    )
+    phases = {
+        "train": fixed + parts["activations"] + parts["logits"],
+        "step": fixed + step_bytes(model, machine),
+    }
+    return with_heap(Stage("sft", parts, phases), fixed, task)
 
 
 def reward_task(recipe: Recipe, machine: Machine) -> Task:
@@ -227,14 +218,15 @@ def reward_task(recipe: Recipe, machine: Machine) -> Task:
 
 def reward_stage(recipe: Recipe, machine: Machine, prompt: int, edits: int | None) -> Stage:
     """Both sides of an edit in a row that forks after the prompt; lower states kept in the host's memory."""
-    how, task = recipe.reward, reward_task(recipe, machine)
+    task = reward_task(recipe, machine)
     response = recipe.data.max_response_tokens
     length = prompt + 2 * response
-    share = max(1, min(how.batch_size, edits or how.batch_size) // machine.processes)
+    batch_size = recipe.reward.batch_size
+    share = max(1, min(batch_size, edits or batch_size) // machine.processes)
     budget = MICROBATCH_TOKENS if machine.gpus else CPU_MICROBATCH_TOKENS
     rows = min(share, max(1, budget // length))
-    found = held_by(task)
-    parts = weights_and_optimizer(found, machine)
+    model = held_by(task)
+    parts = weights_and_optimizer(model, machine)
     fixed = sum(parts.values())
     cut = task.trained < task.depth
     width = task.config.get_text_config().hidden_size * task.dtype.itemsize
@@ -243,85 +235,70 @@ def reward_stage(recipe: Recipe, machine: Machine, prompt: int, edits: int | Non
         fixed += parts["lower states"]
     parts["activations"] = training_bytes(task, Batch(rows, length, 2 * response), masked=True)
     scored = forward_bytes(task, Batch(max(1, budget // length), length, 2 * response))
-    return with_heap(
-        Stage(
-            "reward",
-            parts,
-            {
-                "train": fixed + parts["activations"],
-                "validate": fixed - parts["gradients"] + scored,
-                "step": fixed + step_bytes(found, machine),
-            },
-        ),
-        fixed,
-        task,
-    )
+    phases = {
+        "train": fixed + parts["activations"],
+        "validate": fixed - parts["gradients"] + scored,
+        "step": fixed + step_bytes(model, machine),
+    }
+    return with_heap(Stage("reward", parts, phases), fixed, task)
 
 
 def policy_stage(recipe: Recipe, machine: Machine, prompt: int) -> Stage:
     """PPO: sampling, scoring, and the epochs over a batch in micro-batches."""
-    how, task = recipe.policy, policy_task(recipe, machine)
+    policy, task = recipe.policy, policy_task(recipe, machine)
     config = task.config
-    single = found = held_by(task)
-    actors = (
-        2 if how.critic == "own" else 1
-    )  # a critic of its own has trained weights like the policy's, over the same frozen ones
-    found = replace(found, trained=actors * found.trained, count=actors * found.count)
-    parts = weights_and_optimizer(found, machine)
+    single = held_by(task)
+    # a critic of its own has trained weights like the policy's, over the same frozen ones
+    actors = 2 if policy.critic == "own" else 1
+    both = replace(single, trained=actors * single.trained, count=actors * single.count)
+    parts = weights_and_optimizer(both, machine)
     notes: list[str] = []
-    # what shares the policy's frozen weights has them whole, once they are sharded
-    parts["reference copy"] = (
-        0.0 if how.adapt.lora_rank else single.all if machine.sharded else single.trained
-    )
+    parts["reference copy"] = reference_bytes(policy.adapt, single, machine)
     parts["reward model"] = float(sum(reward_weights(recipe, machine, single, notes)))
     fixed = sum(parts.values())
-    if (
-        machine.sharded
-    ):  # every process gathers the policy to sample and to score, in place of a layer at a time
-        parts["gathered policy"] = max(0.0, found.all - parts["gathered layers"])
+    if machine.sharded:
+        # every process gathers the policy to sample and to score, in place of a layer at a time
+        parts["gathered policy"] = max(0.0, both.all - parts["gathered layers"])
 
-    response, length = how.sampling.max_new_tokens, prompt + how.sampling.max_new_tokens
-    share = max(1, how.batch_size // machine.processes)
-    states = sum(
-        share * length * config.get_text_config().hidden_size * task.dtype.itemsize
-        for _ in trunk_of(recipe, task).layers
-    )
+    response = policy.sampling.max_new_tokens
+    length = prompt + response
+    share = max(1, policy.batch_size // machine.processes)
+    width = config.get_text_config().hidden_size * task.dtype.itemsize
+    states = len(trunk_of(recipe, task).layers) * share * length * width
     parts["lower states"] = float(states)
     together = min(share, max(1, AT_ONCE // length))  # rows that are sampled at once
-    served = isinstance(how.sampler, VllmServer)
+    served = isinstance(policy.sampler, VllmServer)
     if served:
         notes.append("a server draws the responses: its memory and its time are not counted")
     parts["KV cache"] = 0.0 if served else kv_bytes(config, task.dtype, together, length)
-    rows = min(max(1, how.minibatch_size // machine.processes), max(1, how.microbatch_tokens // length))
+    minibatch = max(1, policy.minibatch_size // machine.processes)
+    rows = min(minibatch, max(1, policy.microbatch_tokens // length))
     batch = Batch(rows, length, response)
     parts["logits"] = logits_bytes(task, batch)
     parts["activations"] = actors * (training_bytes(task, batch) - parts["logits"])
-    drawing = (
-        together * config.get_text_config().vocab_size * (task.dtype.itemsize + 16.0)
-    )  # logits, scaled, softmax, its sums
+    # logits, scaled, softmax, its sums
+    drawing = together * config.get_text_config().vocab_size * (task.dtype.itemsize + 16.0)
     prefill = forward_bytes(task, Batch(together, prompt, 1))
     scored = forward_bytes(task, Batch(min(share, max(1, SCORING_TOKENS // length)), length, 1))
     resting = fixed - parts["gradients"] + parts.get("gathered policy", 0.0)
     phases = {
         "score": resting + states + scored,
         "optimise": fixed + states + parts["activations"] + parts["logits"],
-        "step": fixed + states + step_bytes(found, machine),
+        "step": fixed + states + step_bytes(both, machine),
     }
     if not served:
         cached = parts["KV cache"] * (1 + 1 / config.num_hidden_layers)
         phases["sample"] = resting + cached + max(2 * states, states + prefill, drawing)
-    return with_heap(
-        Stage(
-            "policy",
-            parts,
-            phases,
-            step="an update",
-            steps=how.updates,
-            notes=notes,
-        ),
-        fixed,
-        task,
-    )
+    stage = Stage("policy", parts, phases, step="an update", steps=policy.updates, notes=notes)
+    return with_heap(stage, fixed, task)
+
+
+def reference_bytes(adapt: Adapt, policy: Held, machine: Machine) -> float:
+    """A copy of the policy as it was: of its trained weights, or of all, once they are sharded. With adapters
+    there is none."""
+    if adapt.lora_rank:
+        return 0.0
+    return policy.all if machine.sharded else policy.trained
 
 
 def with_heap(stage: Stage, fixed: float, task: Task) -> Stage:
@@ -330,7 +307,8 @@ def with_heap(stage: Stage, fixed: float, task: Task) -> Stage:
     if task.on_cpu:
         share = HEAP[task.dtype.itemsize]
         stage.parts["heap"] = share * max(0.0, stage.total - fixed)
-        stage.phases = {name: size + share * max(0.0, size - fixed) for name, size in stage.phases.items()}
+        for name, size in stage.phases.items():
+            stage.phases[name] = size + share * max(0.0, size - fixed)
     return stage
 
 
@@ -342,7 +320,9 @@ def kv_bytes(config: Config, dtype: torch.dtype, rows: int, length: int) -> floa
     size = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
     kinds = getattr(text, "layer_types", None) or ["full_attention"] * text.num_hidden_layers
     window = getattr(text, "sliding_window", None) or length
-    tokens = sum(min(length, window) if kind == "sliding_attention" else length for kind in kinds)
+    tokens = 0
+    for kind in kinds:
+        tokens += min(length, window) if kind == "sliding_attention" else length
     return float(2 * rows * tokens * heads * size * dtype.itemsize)
 
 
@@ -380,30 +360,28 @@ def reward_weights(recipe: Recipe, machine: Machine, policy: Held, notes: list[s
         if term.function is not None:
             continue
         task = term_task(term, recipe, machine)
-        found = held_by(task)
+        model = held_by(task)
         if term.model is not None:
             notes.append(
                 f"the reward model {term.model} is counted as one with weights of its own, in the policy's "
                 "dtype"
             )
-            yield found.frozen
-        elif _shares(recipe) and machine.sharded:
-            yield found.trained + found.frozen * (
-                1 if recipe.policy.adapt.lora_rank else 4 / task.dtype.itemsize
-            )
+            yield model.frozen
         elif _shares(recipe):
-            yield found.trained + (
-                0.0 if recipe.policy.adapt.lora_rank else copied(recipe, policy, found, task)
-            )
+            yield model.trained + copied(recipe, machine, policy, model, task)
+        elif recipe.reward.adapt.lora_rank:
+            yield model.frozen
         else:
-            yield found.all if recipe.reward.adapt.lora_rank == 0 else found.frozen
+            yield model.all
 
 
-def copied(recipe: Recipe, policy: Held, found: Held, task: Task) -> float:
-    """Bytes of the policy's weights in training that the reward model keeps as they were, in the policy's
-    float32."""
-    if recipe.policy.adapt.train_layers is None:
-        return 4 * found.frozen / task.dtype.itemsize
+def copied(recipe: Recipe, machine: Machine, policy: Held, reward: Held, task: Task) -> float:
+    """Bytes of the backbone that a reward model has for itself: all of them, once they are sharded, else the
+    weights that the policy trains, as they were. Where the policy is trained whole, they are in float32."""
+    if recipe.policy.adapt.lora_rank:
+        return reward.frozen if machine.sharded else 0.0
+    if machine.sharded or recipe.policy.adapt.train_layers is None:
+        return 4 * reward.frozen / task.dtype.itemsize
     cut = int(load_config(recipe.model).num_hidden_layers) - recipe.policy.adapt.train_layers
     return policy.layer * max(0, task.depth - cut)
 

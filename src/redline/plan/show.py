@@ -33,11 +33,13 @@ def show(
 ) -> None:
     """Print it to stdout."""
     out = Console()
-    where = (
-        f"{machine.gpus} GPU{'s' * (machine.gpus > 1)} of {machine.memory / 1e9:.0f} GB"
-        if machine.gpus
-        else f"this CPU with {machine.memory / 1e9:.0f} GB"
-    )
+    memory = f"{machine.memory / 1e9:.0f} GB"
+    if machine.gpus == 0:
+        where = f"this CPU with {memory}"
+    elif machine.gpus == 1:
+        where = f"1 GPU of {memory}"
+    else:
+        where = f"{machine.gpus} GPUs of {memory}"
     out.print(
         f"[bold]{facts['model']}[/] on {where}; prompts of {facts['prompt_tokens']} tokens, responses as "
         "long as the recipe lets them be. An estimate: nothing was run.",
@@ -50,19 +52,26 @@ def show(
         f"{machine.bandwidth / 1e9:.0f} GB/s ({facts['speed_is']}).",
         highlight=False,
     )
-    for note in dict.fromkeys(note for stages in plans.values() for stage in stages for note in stage.notes):
+    notes: dict[str, None] = {}
+    for stages in plans.values():
+        for stage in stages:
+            notes.update(dict.fromkeys(stage.notes))
+    for note in notes:
         out.print(f"Note: {note}.", highlight=False, markup=False)
-    for name, found in changes.items():
-        _advise(
-            out, name, next(stage for stage in list(plans.values())[-1] if stage.name == name), found, machine
-        )
+    for stage in list(plans.values())[-1]:
+        if stage.name in changes:
+            _advise(out, stage, changes[stage.name], machine)
 
 
 def _memory(plans: dict[str, list[Stage]], machine: Machine) -> Table:
-    columns = [(way, stage) for way, stages in plans.items() for stage in stages]
+    names, columns = [], []
+    for way, stages in plans.items():
+        for stage in stages:
+            names.append(f"{stage.name}\n{way}")
+            columns.append(stage)
     table = Table(
         "GB on each" if machine.gpus > 1 else "GB",
-        *(f"{stage.name}\n{way}" for way, stage in columns),
+        *names,
         box=None,
         pad_edge=False,
         caption_justify="left",
@@ -71,70 +80,63 @@ def _memory(plans: dict[str, list[Stage]], machine: Machine) -> Table:
     for column in table.columns[1:]:
         column.justify = "right"
     for part in ORDER:
-        if any(stage.parts.get(part) for _, stage in columns):
-            table.add_row(part, *(_gb(stage.parts.get(part)) for _, stage in columns))
+        sizes = [_gb(stage.parts.get(part)) for stage in columns]
+        if any(sizes):
+            table.add_row(part, *sizes)
     table.add_section()
-    table.add_row("highest phase", *(max(stage.phases, key=stage.phases.__getitem__) for _, stage in columns))
-    table.add_row("[bold]total[/]", *(f"[bold]{_gb(stage.total)}[/]" for _, stage in columns))
-    table.add_row(
-        "fits", *("yes" if stage.total <= machine.room else "[bold red]no[/]" for _, stage in columns)
-    )
+    highest, totals, fits = [], [], []
+    for stage in columns:
+        highest.append(max(stage.phases, key=stage.phases.__getitem__))
+        totals.append(f"[bold]{_gb(stage.total)}[/]")
+        fits.append("yes" if stage.total <= machine.room else "[bold red]no[/]")
+    table.add_row("highest phase", *highest)
+    table.add_row("[bold]total[/]", *totals)
+    table.add_row("fits", *fits)
     return table
 
 
 def _time(stages: list[Stage], machine: Machine, price: float | None) -> Table:
-    table = Table(
-        "time",
-        "seconds",
-        "steps",
-        "hours",
-        *(["cost"] if price is not None else []),
-        box=None,
-        pad_edge=False,
-    )
+    table = Table("time", "seconds", "steps", "hours", box=None, pad_edge=False)
+    if price is not None:
+        table.add_column("cost")
     total = 0.0
     for stage in stages:
         hours = stage.hours
         total += hours or 0.0
-        table.add_row(
-            f"{stage.name}, {stage.step}",
-            f"{stage.seconds:.3g}",
-            "?" if stage.steps is None else str(stage.steps),
-            "?" if hours is None else f"{hours:.2f}",
-            *(
-                []
-                if price is None
-                else ["?" if hours is None else f"{hours * price * machine.processes:,.2f}"]
-            ),
-        )
-    table.add_row(
-        "[bold]all[/]",
-        "",
-        "",
-        f"{total:.2f}",
-        *([] if price is None else [f"{total * price * machine.processes:,.2f}"]),
-    )
+        row = [f"{stage.name}, {stage.step}", f"{stage.seconds:.3g}"]
+        if hours is None:
+            row += ["?", "?", "?"]
+        else:
+            row += [str(stage.steps), f"{hours:.2f}", _cost(hours, machine, price)]
+        table.add_row(*row[: len(table.columns)])
+    row = ["[bold]all[/]", "", "", f"{total:.2f}", _cost(total, machine, price)]
+    table.add_row(*row[: len(table.columns)])
     if any(stage.steps is None for stage in stages):
         table.caption, table.caption_justify = "?: the edits are not a file here; give --edits N", "left"
     return table
 
 
-def _advise(out: Console, name: str, stage: Stage, found: list[JsonObject], machine: Machine) -> None:
+def _cost(hours: float, machine: Machine, price: float | None) -> str:
+    """What so many hours cost on all processes; empty without a price."""
+    return "" if price is None else f"{hours * price * machine.processes:,.2f}"
+
+
+def _advise(out: Console, stage: Stage, changes: list[JsonObject], machine: Machine) -> None:
+    """What to change where a stage does not fit."""
     room = machine.room
     if stage.total <= room:
         return
     out.print(
-        f"[bold red]{name} does not fit[/]: {_gb(stage.total)} GB of {_gb(room)} GB "
+        f"[bold red]{stage.name} does not fit[/]: {_gb(stage.total)} GB of {_gb(room)} GB "
         f"({room / machine.memory:.0%} of the memory). Change, one after the other:",
         highlight=False,
     )
-    for line in found:
-        out.print(
-            f"  {line['change']}: {_gb(line['bytes'])} GB{', fits' if line['fits'] else ''}",
-            highlight=False,
-            markup=False,
-        )
-    if not found or not found[-1]["fits"]:
+    fits = False
+    for change in changes:
+        fits = change["fits"]
+        ending = ", fits" if fits else ""
+        out.print(f"  {change['change']}: {_gb(change['bytes'])} GB{ending}", highlight=False, markup=False)
+    if not fits:
         out.print(
             "  and still it does not fit: shorter responses or prompts (policy.sampling.max_new_tokens, "
             "data.max_*_tokens), a smaller model, or more memory.",
@@ -143,4 +145,6 @@ def _advise(out: Console, name: str, stage: Stage, found: list[JsonObject], mach
 
 
 def _gb(size: float | None) -> str:
-    return "" if not size else f"{size / 1e9:.2f}" if size < 99.5e9 else f"{size / 1e9:.0f}"
+    if not size:
+        return ""
+    return f"{size / 1e9:.2f}" if size < 99.5e9 else f"{size / 1e9:.0f}"
