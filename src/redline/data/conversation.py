@@ -28,6 +28,7 @@ ROLES = {
     "function_response": "tool",
 }  # other people's names of roles -> ours; what is not here stays
 TEXT_PARTS = ("text", "input_text", "output_text")
+CONTENT = ("content", "value", "parts")  # where a message's text may be
 MARKERS = ("role", "from")  # one of these makes an object a message
 Note = Callable[[str], None]
 
@@ -87,15 +88,14 @@ def message_of(place: str, message: JsonObject) -> Message:
     role = message.get("role", message.get("from"))
     if not isinstance(role, str):
         raise Broken(f"{place} is no message with `role` and `content`")
-    rest = {
-        key: value
-        for key, value in message.items()
-        if key not in ("role", "content", "value", "from", "parts") and value is not None
-    }
+    rest = {}
+    for key, value in message.items():
+        if value is not None and key not in ("role", "from", *CONTENT):
+            rest[key] = value
     if "role" in message and "from" in message:
         rest["from"] = message["from"]
-    given = [message[key] for key in ("content", "value", "parts") if message.get(key) is not None]
-    content = given[0] if given else None
+    contents = [message[key] for key in CONTENT if message.get(key) is not None]
+    content = contents[0] if contents else None
     if role == "function_call" and isinstance(content, str):
         rest["tool_calls"] = _call_as_text(place, content)
         content = None
@@ -120,10 +120,11 @@ def _content(place: str, content: Json, may_lack: bool, given: bool) -> str:
 def _part(place: str, part: Any) -> str:
     if isinstance(part, str):
         return part
-    kind = part.get("type", "text") if isinstance(part, dict) else type(part).__name__
-    text = part.get("text") if isinstance(part, dict) else None
-    if kind in TEXT_PARTS and isinstance(text, str):
-        return text
+    kind = type(part).__name__
+    if isinstance(part, dict):
+        kind, text = part.get("type", "text"), part.get("text")
+        if kind in TEXT_PARTS and isinstance(text, str):
+            return str(text)
     raise Broken(f"{place} has a part that is no text; only text is read ({kind})")
 
 
@@ -176,19 +177,21 @@ def arrange(prompt: Text, sides: dict[str, Text], note: Note) -> tuple[Text, dic
     answers = {name: _up_to_the_answer(name, side, note) for name, side in sides.items()}
     asked = _asked(prompt, list(answers.values()))
     answers = {name: _without_prompt(name, side, asked) for name, side in answers.items()}
-    asked, rests = _shared_moved(asked, answers)
-    texts = {name: side for name, side in sides.items() if isinstance(side, str)}
+    asked, answers = _shared_moved(asked, answers)
+    turns = list(answers.values())
     if not asked:
-        if all(len(rest) == 1 and "tool_calls" not in rest[0] for rest in rests.values()):
-            return "", {name: str(rest[0]["content"]) for name, rest in rests.items()}
-        raise Broken("prompts do not match")
-    if any(len(rest) > 1 for rest in rests.values()):
-        if all(rest[0]["role"] != "assistant" for rest in rests.values()):
+        if any(len(turn) > 1 or "tool_calls" in turn[0] for turn in turns):
             raise Broken("prompts do not match")
+        return "", {name: str(turn[0]["content"]) for name, turn in answers.items()}
+    by_assistant = [turn[0]["role"] == "assistant" for turn in turns]
+    if any(len(turn) > 1 for turn in turns) and any(by_assistant):
         raise Broken("the sides part before their last assistant's turn")
-    if any(rest[0]["role"] != "assistant" for rest in rests.values()):
+    if not all(by_assistant):
         raise Broken("prompts do not match")
-    return asked, {name: texts.get(name, rest) for name, rest in rests.items()}
+    arranged: dict[str, Text] = {}
+    for name, side in sides.items():
+        arranged[name] = side if isinstance(side, str) else answers[name]
+    return asked, arranged
 
 
 def _without_answer(prompt: Text, note: Note) -> Text:
@@ -216,8 +219,10 @@ def _up_to_the_answer(name: str, side: Text, note: Note) -> list[Message]:
 def _asked(prompt: Text, answers: list[list[Message]]) -> list[Message]:
     """The prompt's messages: without the answer, where it holds that too; none where the sides show it."""
     if isinstance(prompt, str):
-        whole = all(len(side) > 1 for side in answers)
-        return [] if whole or not prompt.strip() else [{"role": "user", "content": prompt}]
+        are_whole = all(len(side) > 1 for side in answers)
+        if are_whole or not prompt.strip():
+            return []
+        return [{"role": "user", "content": prompt}]
     if _end_with(answers, prompt):
         return []
     if not prompt or prompt[-1]["role"] != "assistant":
@@ -230,9 +235,12 @@ def _asked(prompt: Text, answers: list[list[Message]]) -> list[Message]:
 def _end_with(answers: list[list[Message]], prompt: list[Message]) -> bool:
     """Whether all sides repeat the prompt with more before it: a system turn that the prompt lacks."""
     size = len(prompt)
-    return bool(prompt) and all(
-        len(side) > size + 1 and all(map(_same, side[-size - 1 : -1], prompt)) for side in answers
-    )
+    if not prompt:
+        return False
+    for side in answers:
+        if len(side) <= size + 1 or not all(map(_same, side[-size - 1 : -1], prompt)):
+            return False
+    return True
 
 
 def _without_prompt(name: str, side: list[Message], asked: list[Message]) -> list[Message]:
@@ -256,6 +264,6 @@ def _shared_moved(
     return [*asked, *rests[0][:shared]], {name: rest[shared:] for name, rest in answers.items()}
 
 
-def _same(one: Message, other: Message) -> bool:
+def _same(first: Message, second: Message) -> bool:
     keys = ("role", "content", "tool_calls")
-    return all(one.get(key) == other.get(key) for key in keys)
+    return all(first.get(key) == second.get(key) for key in keys)

@@ -26,6 +26,8 @@ from redline.types import Json, JsonObject
 R = TypeVar("R", bound=Record)
 Pieces = Iterator[tuple[str, str]]  # (style, text); style "" is unchanged
 DELETED, INSERTED = "red strike", "green underline"
+STYLES = {-1: DELETED, 0: "", 1: INSERTED}  # of labels
+MARKS = {DELETED: ("[-", "-]"), INSERTED: ("{+", "+}")}  # where there is no colour
 
 
 class Verdict(Record):
@@ -88,8 +90,18 @@ def show_file(source: Source | Path | str, limit: int = 10, console: Console | N
 
 def _kind_of(source: Source) -> type[Record] | None:
     """What the first row that can be read is."""
-    first: Any = next((row.values for row in rows(source) if not row.problem), {})
-    return next((kind for keys, kind in KINDS if keys <= set(first)), None)
+    for row in rows(source):
+        if not row.problem:
+            return _kind_by_keys(row.values)
+    return None
+
+
+def _kind_by_keys(values: Any) -> type[Record] | None:
+    """The first kind of record whose keys are all there."""
+    for keys, kind in KINDS:
+        if keys <= set(values):
+            return kind
+    return None
 
 
 def _show_our_own(source: Source, limit: int, console: Console) -> None:
@@ -98,7 +110,7 @@ def _show_our_own(source: Source, limit: int, console: Console) -> None:
         if row.problem or not isinstance(row.values, dict):
             print_safe(console, [("bold red", f"{heading}: {row.problem}")])
             continue
-        kind = next((kind for keys, kind in KINDS if keys <= set(row.values)), None)
+        kind = _kind_by_keys(row.values)
         if kind is None:
             raise UserError(
                 f"{heading}: none of what is shown here ({KNOWN}). Its keys: "
@@ -124,8 +136,10 @@ def _plain(kind: type[Record], row: JsonObject, line: int | None) -> JsonObject:
 
 def _show(record: Record, console: Console) -> None:
     more = record.model_extra or {}
-    side = " ".join(str(more[key]) for key in ("set", "side", "system") if key in more)
-    heading = f"{record.id}  " + (f"({side})  " if side else "")
+    sides = [str(more[key]) for key in ("set", "side", "system") if key in more]
+    heading = f"{record.id}  "
+    if sides:
+        heading += f"({' '.join(sides)})  "
     print_safe(console, [("bold", heading), ("dim", _short(getattr(record, "prompt", "")))])
     for pieces in _pieces(record):
         print_safe(console, pieces)
@@ -154,8 +168,10 @@ def _pieces(record: Record) -> Iterable[Pieces]:
 
 def _verdict_lines(record: Verdict) -> list[str]:
     names = (record.model_extra or {}).get("systems") or ["a", "b"]
-    given = "no verdict" if record.preference is None else f"preference for {names[0]}: {record.preference:g}"
-    return [f"{names[0]}  {as_text(record.a)}", f"{names[1]}  {as_text(record.b)}", given]
+    verdict = "no verdict"
+    if record.preference is not None:
+        verdict = f"preference for {names[0]}: {record.preference:g}"
+    return [f"{names[0]}  {as_text(record.a)}", f"{names[1]}  {as_text(record.b)}", verdict]
 
 
 def _with_space_before(text: str) -> list[str]:
@@ -164,19 +180,22 @@ def _with_space_before(text: str) -> list[str]:
     for _, end in unit_spans(text):
         pieces.append(text[done:end])
         done = end
-    return [*pieces, text[done:]] if done < len(text) else pieces
+    if done < len(text):
+        pieces.append(text[done:])
+    return pieces
 
 
 def diff(rejected: str, edited: str) -> Pieces:
     """Pieces of the difference in units of text, in reading order: what was deleted before what was inserted
     in its place."""
-    one, other = _with_space_before(rejected), _with_space_before(edited)
-    for op in align([piece.strip() for piece in one], [piece.strip() for piece in other]).ops:
+    before, after = _with_space_before(rejected), _with_space_before(edited)
+    for op in align([piece.strip() for piece in before], [piece.strip() for piece in after]).ops:
+        old, new = "".join(before[op.start : op.end]), "".join(after[op.edited_start : op.edited_end])
         if op.kind == "equal":
-            yield "", "".join(other[op.edited_start : op.edited_end])
-            continue
-        yield DELETED, "".join(one[op.start : op.end])
-        yield INSERTED, "".join(other[op.edited_start : op.edited_end])
+            yield "", new
+        else:
+            yield DELETED, old
+            yield INSERTED, new
 
 
 def _label_pieces(record: Labels) -> Iterator[Pieces]:
@@ -193,11 +212,10 @@ def _runs(tokens: list[str], labels: list[int], spaced: bool) -> Pieces:
     place = 0
     for label, run in groupby(labels):
         size = len(list(run))
-        between = " " if spaced and place else ""
-        yield (
-            {-1: DELETED, 1: INSERTED}.get(label, ""),
-            between + readable(tokens[place : place + size], spaced),
-        )
+        text = readable(tokens[place : place + size], spaced)
+        if spaced and place:
+            text = " " + text
+        yield STYLES.get(label, ""), text
         place += size
 
 
@@ -208,15 +226,22 @@ def _score_pieces(record: Scores) -> Pieces:
         raise UserError(
             f"scores of record {record.id}: {len(record.offsets)} offsets but {len(record.rewards)} rewards."
         )
-    largest = max((abs(reward) for reward in record.rewards if math.isfinite(reward)), default=0.0) or 1.0
+    sizes = [abs(reward) for reward in record.rewards if math.isfinite(reward)]
+    largest = max(sizes, default=0.0) or 1.0
     done = 0
     for (start, end), reward in zip(record.offsets, record.rewards, strict=True):
         yield "", record.text[done:start]
-        pale = 255 - (0 if math.isnan(reward) else round(155 * min(abs(reward) / largest, 1.0)))
-        red, green = (255, pale) if reward < 0 else (pale, 255)
-        yield f"black on rgb({red},{green},{pale}) {reward:+.2f}", record.text[max(start, done) : end]
+        yield f"black on {_shade(reward, largest)} {reward:+.2f}", record.text[max(start, done) : end]
         done = max(done, end)
     yield "", record.text[done:]
+
+
+def _shade(reward: float, largest: float) -> str:
+    """The colour of a reward: white at 0, red below, green above."""
+    pale = 255
+    if not math.isnan(reward):
+        pale -= round(155 * min(abs(reward) / largest, 1.0))
+    return f"rgb(255,{pale},{pale})" if reward < 0 else f"rgb({pale},255,{pale})"
 
 
 def print_safe(console: Console, pieces: Iterable[tuple[str, str]]) -> None:
@@ -233,8 +258,10 @@ def print_safe(console: Console, pieces: Iterable[tuple[str, str]]) -> None:
         elif reward:
             line.append(f"{text}({reward})")
         else:
-            left, right = {DELETED: ("[-", "-]"), INSERTED: ("{+", "+}")}.get(style, ("", ""))
-            blank = text[: len(text) - len(text.lstrip())] if left and text.strip() else ""
+            left, right = MARKS.get(style, ("", ""))
+            blank = ""
+            if left and text.strip():
+                blank = text[: len(text) - len(text.lstrip())]
             line.append(blank + left + text[len(blank) :] + right)
     console.print(line, soft_wrap=True, highlight=False, markup=False, emoji=False)
 
@@ -255,17 +282,16 @@ def readable(tokens: list[str], spaced: bool = False) -> str:
     if spaced:
         return " ".join(tokens)
     joined = "".join(tokens)
-    if all(letter in BYTES for letter in joined):
-        of_bytes = any(
-            letter > "\xff" for letter in joined
-        )  # such letters no text writes by chance; else it must decode
-        try:
-            return bytes(BYTES[letter] for letter in joined).decode(
-                "utf-8", "replace" if of_bytes else "strict"
-            )
-        except UnicodeDecodeError:
-            return joined
-    return joined.replace("▁", " ")
+    if not all(letter in BYTES for letter in joined):
+        return joined.replace("▁", " ")
+    # no text has letters beyond \xff of this kind by chance; without them the bytes have to decode
+    is_certain = any(letter > "\xff" for letter in joined)
+    try:
+        return bytes(BYTES[letter] for letter in joined).decode(
+            "utf-8", "replace" if is_certain else "strict"
+        )
+    except UnicodeDecodeError:
+        return joined
 
 
 def _short(prompt: Any, size: int = 200) -> str:
@@ -276,9 +302,13 @@ def _short(prompt: Any, size: int = 200) -> str:
 def _byte_letters() -> dict[str, int]:
     """The letters by which byte-level BPE (Radford et al. 2019) writes bytes: printable ones stand for
     themselves."""
-    same = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    others = [byte for byte in range(256) if byte not in same]
-    return {chr(byte): byte for byte in same} | {chr(256 + place): byte for place, byte in enumerate(others)}
+    letters = {}
+    for byte in [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]:
+        letters[chr(byte)] = byte
+    others = [byte for byte in range(256) if chr(byte) not in letters]
+    for place, byte in enumerate(others):
+        letters[chr(256 + place)] = byte
+    return letters
 
 
 BYTES = _byte_letters()
