@@ -101,8 +101,7 @@ def test_a_recipe_takes_a_method_that_one_line_names(edits_file, tmp_path):
     shutil.copytree(Path(redline.__file__).parent, package, ignore=shutil.ignore_patterns("__pycache__"))
     example = (SEAMS / "my_method.py").read_text(encoding="utf-8")
     head, section, method = re.split(r"^(?=class )", example, flags=re.MULTILINE)
-    imported = "        from redline.direct.ipo import IpoMethod\n\n"
-    section = section.replace("-> Method:\n", f'-> "Method":\n{imported}')
+    section = section.replace("my_method:", "redline.direct.ipo:")
     head = head.replace("import DirectDpo", "import DirectIpo")
     (package / "direct/ipo.py").write_text(head + method, encoding="utf-8")
     settings = package / "direct/settings.py"

@@ -2,7 +2,8 @@
 
 ``train_direct`` takes the section as it is. To use the method in recipes, put the class into a file in
 src/redline/direct/, its section into settings.py there, and the section's name into ``Trained`` at the end of
-settings.py. That one line is all that is changed of what was there before.
+settings.py, and let ``made_by`` name that file. The line in ``Trained`` is all that is changed of what was
+there before.
 """
 
 from typing import Literal
@@ -22,11 +23,9 @@ class DirectIpo(DirectDpo):
 
     method: Literal["ipo"]  # type: ignore[assignment]
     summary = "preferring the edits by a fixed margin (IPO)"
+    made_by = "my_method:IpoMethod"
     tau: float = Field(0.1, gt=0)
     """Strength of the regularisation: the target of the margin is 1 / (2 tau)."""
-
-    def make(self, hidden: int) -> Method:
-        return IpoMethod(self)
 
 
 class IpoMethod(Method):
@@ -34,7 +33,7 @@ class IpoMethod(Method):
 
     against = ("original",)
 
-    def __init__(self, settings: DirectIpo):
+    def __init__(self, settings: DirectIpo, hidden: int):
         self.epochs = [settings.epochs]
         self.target = 1 / (2 * settings.tau)
 

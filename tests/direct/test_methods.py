@@ -55,8 +55,8 @@ def rewarded(rewards, sides):
 
 def test_bcos_threshold_by_hand():
     """Two steps, decay 0.9; and the authors' pooled mean of all seven."""
-    method = BcoMethod(sections.DirectBco(method="bco"))
-    pooled = BcoMethod(sections.DirectBco(method="bco", shift="pooled"))
+    method = BcoMethod(sections.DirectBco(method="bco"), 8)
+    pooled = BcoMethod(sections.DirectBco(method="bco", shift="pooled"), 8)
     assert method.shift == 0
     for batch, shift in (
         (rewarded([0.4, -0.25, -0.15, 0.3], [1, 1, -1, -1]), 0.075),
@@ -66,13 +66,13 @@ def test_bcos_threshold_by_hand():
         pooled.after_step(None, batch)
         assert method.shift == pytest.approx(shift, abs=1e-12)
     assert pooled.shift == pytest.approx(0.014285714286, abs=1e-12)
-    again = BcoMethod(sections.DirectBco(method="bco"))
+    again = BcoMethod(sections.DirectBco(method="bco"), 8)
     again.load_state(json.loads(json.dumps(method.state())))
     assert again.shift == method.shift
 
 
 def test_bcos_threshold_survives_a_batch_of_one_class():
-    method = BcoMethod(sections.DirectBco(method="bco"))
+    method = BcoMethod(sections.DirectBco(method="bco"), 8)
     method.after_step(None, rewarded([0.4], [1]))
     assert method.shift == 0  # nothing is known of the other class
     method.after_step(None, rewarded([-0.2], [-1]))

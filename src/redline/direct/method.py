@@ -22,6 +22,8 @@ class Loss(NamedTuple):
 class Method:
     """A policy without PPO. A method overrides ``collect`` and ``loss``, and what else it needs.
 
+    It is made of its section of the recipe and the width of the model's states.
+
     ``rounds``: how often data are made and trained on. ``against``: the frozen models whose log-probabilities
     the loss reads ("original", "anchor"). ``helpers``: the adapters it keeps. ``head``: a trained module
     beside the policy, with a learning rate ``head_rate`` times the policy's."""

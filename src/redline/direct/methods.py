@@ -52,7 +52,7 @@ def edit_pairs(room: Room, pairs: str) -> list[Row]:
 class SftMethod(Method):
     """Every token of the edited side has the same weight."""
 
-    def __init__(self, settings: DirectSft):
+    def __init__(self, settings: DirectSft, hidden: int):
         self.epochs = [settings.epochs]
 
     def collect(self, room: Room, number: int) -> list[Row]:
@@ -66,7 +66,7 @@ class SftMethod(Method):
 class FigaMethod(Method):
     """Tokens that the edit put in have weight 1, those that it removed a negative one, all others none."""
 
-    def __init__(self, settings: DirectFiga):
+    def __init__(self, settings: DirectFiga, hidden: int):
         self.epochs, self.penalty = [settings.epochs], settings.penalty
 
     def collect(self, room: Room, number: int) -> list[Row]:
@@ -91,7 +91,7 @@ class DpoMethod(Method):
 
     against: tuple[str, ...] = ("original",)
 
-    def __init__(self, settings: Any):
+    def __init__(self, settings: Any, hidden: int):
         self.settings, self.epochs = settings, [settings.epochs]
 
     def collect(self, room: Room, number: int) -> list[Row]:
@@ -165,7 +165,7 @@ class BcoMethod(Method):
 
     against = ("original",)
 
-    def __init__(self, settings: DirectBco):
+    def __init__(self, settings: DirectBco, hidden: int):
         self.settings, self.epochs = settings, [settings.epochs]
         self.decay = settings.decay or (1.0 if settings.shift == "pooled" else 0.9)
         self.sums = [[0.0, 0.0], [0.0, 0.0]]
@@ -248,7 +248,7 @@ class SpoMethod(DpoMethod):
     pooled = True
 
     def __init__(self, settings: DirectSpo, hidden: int):
-        super().__init__(settings)
+        super().__init__(settings, hidden)
         self.head = nn.Linear(hidden, settings.levels + 1)
         self.head_rate = settings.head_lr
 

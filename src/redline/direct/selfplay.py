@@ -66,8 +66,8 @@ class SpinMethod(DpoMethod):
     draws = True
     settings: DirectSpin
 
-    def __init__(self, settings: DirectSpin):
-        super().__init__(settings)
+    def __init__(self, settings: DirectSpin, hidden: int):
+        super().__init__(settings, hidden)
         self.rounds = settings.rounds
 
     def begin(self, room: Room, number: int) -> None:
@@ -111,8 +111,8 @@ class SapoMethod(DpoMethod):
     prepares = False  # its rows change, and its anchor
     settings: DirectSapo
 
-    def __init__(self, settings: DirectSapo):
-        super().__init__(settings)
+    def __init__(self, settings: DirectSapo, hidden: int):
+        super().__init__(settings, hidden)
         self.buffer: list[tuple[int, Row, Row]] = []
         """Times drawn, gold, rewritten; the oldest first."""
         self.made = 0
@@ -221,8 +221,8 @@ class SelmMethod(DpoMethod):
     draws = True
     settings: DirectSelm
 
-    def __init__(self, settings: DirectSelm):
-        super().__init__(settings)
+    def __init__(self, settings: DirectSelm, hidden: int):
+        super().__init__(settings, hidden)
         self.rounds = 1 + settings.rounds
 
     def begin(self, room: Room, number: int) -> None:
@@ -338,8 +338,8 @@ class SpaMethod(DpoMethod):
     draws = True
     settings: DirectSpa
 
-    def __init__(self, settings: DirectSpa):
-        super().__init__(settings)
+    def __init__(self, settings: DirectSpa, hidden: int):
+        super().__init__(settings, hidden)
         self.rounds = settings.rounds + (settings.seed is None)
         self.flagged: set[int] = set()
 

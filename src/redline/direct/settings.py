@@ -1,6 +1,7 @@
 """The recipe's sections `sft` and `direct`. `direct` is one of several sections: each method has its own
 keys."""
 
+from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
@@ -49,6 +50,8 @@ class _Method(Section):
 class _Trained(_Method):
     """What every method has that trains."""
 
+    made_by: ClassVar[str]
+    """Its class, as ``module:Class``: imported when it is needed, since it needs PyTorch."""
     epochs: float = Field(1, gt=0)
     """Passes over the data (of a method with rounds: of each round's)."""
     batch_size: int = Field(16, ge=1)
@@ -56,7 +59,8 @@ class _Trained(_Method):
 
     def make(self, hidden: int) -> "Method":
         """The method that this section configures. ``hidden`` is the width of the model's states."""
-        raise NotImplementedError
+        method: Method = resolve_name(self.made_by)(self, hidden)
+        return method
 
 
 class _OneRate(_Trained):
@@ -89,15 +93,11 @@ class DirectSft(_OneRate):
 
     method: Literal["sft"]
     summary = "imitating the edits (SFT)"
+    made_by = "redline.direct.methods:SftMethod"
     epochs: float = Field(3, gt=0)
     """Passes over the edits."""
     lr: float = Field(2e-4, gt=0)
     """Peak learning rate; it falls along a cosine."""
-
-    def make(self, hidden: int) -> "Method":
-        from redline.direct.methods import SftMethod
-
-        return SftMethod(self)
 
 
 class DirectFiga(_OneRate):
@@ -105,6 +105,7 @@ class DirectFiga(_OneRate):
 
     method: Literal["figa"]
     summary = "imitating what edits put in (FIGA)"
+    made_by = "redline.direct.methods:FigaMethod"
     epochs: float = Field(3, gt=0)
     """Passes over the edits."""
     lr: float = Field(2e-4, gt=0)
@@ -112,22 +113,13 @@ class DirectFiga(_OneRate):
     penalty: float = Field(0.5, ge=0)
     """Weight of the removed tokens against that of the inserted ones."""
 
-    def make(self, hidden: int) -> "Method":
-        from redline.direct.methods import FigaMethod
-
-        return FigaMethod(self)
-
 
 class DirectDpo(_Pairs, _OneRate):
     """Prefer the edited responses over the rejected ones (Rafailov et al. 2023)."""
 
     method: Literal["dpo"]
     summary = "preferring the edits (DPO)"
-
-    def make(self, hidden: int) -> "Method":
-        from redline.direct.methods import DpoMethod
-
-        return DpoMethod(self)
+    made_by = "redline.direct.methods:DpoMethod"
 
 
 class DirectBco(_OneRate):
@@ -136,6 +128,7 @@ class DirectBco(_OneRate):
 
     method: Literal["bco"]
     summary = "telling liked from disliked responses (BCO)"
+    made_by = "redline.direct.methods:BcoMethod"
     beta: float = Field(0.1, gt=0)
     """How dear the distance from the original is."""
     shift: Literal["classes", "pooled", "none"] = "classes"
@@ -148,11 +141,6 @@ class DirectBco(_OneRate):
     match: bool = False
     """Weigh disliked responses so that their prompts are distributed as the liked ones' (underlying
     distribution matching). For feedback whose likes and dislikes come from different prompts."""
-
-    def make(self, hidden: int) -> "Method":
-        from redline.direct.methods import BcoMethod
-
-        return BcoMethod(self)
 
 
 class _SelfPlay(_Pairs, _Trained):
@@ -179,6 +167,7 @@ class DirectSpin(_SelfPlay):
 
     method: Literal["spin"]
     summary = "preferring the edits to its own responses (SPIN)"
+    made_by = "redline.direct.selfplay:SpinMethod"
     samples_prompts = True
     keeps_copies = True
     rounds: int = Field(2, ge=1)
@@ -188,11 +177,6 @@ class DirectSpin(_SelfPlay):
     opening: int = Field(8, ge=1)
     """Words of the edited response that stand in for a prompt where an edit has none."""
 
-    def make(self, hidden: int) -> "Method":
-        from redline.direct.selfplay import SpinMethod
-
-        return SpinMethod(self)
-
 
 class DirectSapo(_Pairs, _OneRate):
     """Self-augmented preference optimisation (2405.20830): at each step a slow average of the policy rewrites
@@ -200,6 +184,7 @@ class DirectSapo(_Pairs, _OneRate):
 
     method: Literal["sapo"]
     summary = "preferring the edits to rewritten ones (SAPO)"
+    made_by = "redline.direct.selfplay:SapoMethod"
     samples_prompts = True
     keeps_copies = True
     epochs: float = Field(2, gt=0)
@@ -221,11 +206,6 @@ class DirectSapo(_Pairs, _OneRate):
     opening: int = Field(8, ge=1)
     """Words of the edited response that stand in for a prompt where an edit has none."""
 
-    def make(self, hidden: int) -> "Method":
-        from redline.direct.selfplay import SapoMethod
-
-        return SapoMethod(self)
-
 
 class DirectSelm(_SelfPlay):
     """Self-exploring language models (Zhang et al. 2024): iterated DPO on pairs that a reward ranks, away
@@ -233,6 +213,7 @@ class DirectSelm(_SelfPlay):
 
     method: Literal["selm"]
     summary = "preferring what the reward ranks first (SELM)"
+    made_by = "redline.direct.selfplay:SelmMethod"
     samples_prompts = True
     keeps_copies = True
     rounds: int = Field(2, ge=0)
@@ -251,11 +232,6 @@ class DirectSelm(_SelfPlay):
     def ranks_by_reward(self) -> bool:
         return True
 
-    def make(self, hidden: int) -> "Method":
-        from redline.direct.selfplay import SelmMethod
-
-        return SelmMethod(self)
-
 
 class DirectSpa(_SelfPlay):
     """Spread preference annotation (Kim et al. 2024): DPO on the edits, whose implicit reward then labels
@@ -263,6 +239,7 @@ class DirectSpa(_SelfPlay):
 
     method: Literal["spa"]
     summary = "preferring what its own preference ranks first (SPA)"
+    made_by = "redline.direct.selfplay:SpaMethod"
     samples_prompts = True
     keeps_copies = True
     rounds: int = Field(2, ge=1)
@@ -282,11 +259,6 @@ class DirectSpa(_SelfPlay):
     length: Literal["any", "within"] = "any"
     """within: only pairs whose lengths differ by at most a tenth."""
 
-    def make(self, hidden: int) -> "Method":
-        from redline.direct.selfplay import SpaMethod
-
-        return SpaMethod(self)
-
 
 class DirectMrpo(_Pairs, _OneRate):
     """Multi-reference preference optimisation (Le et al. 2024): DPO against two references melted into
@@ -294,6 +266,7 @@ class DirectMrpo(_Pairs, _OneRate):
 
     method: Literal["mrpo"]
     summary = "preferring the edits, with two references (MRPO)"
+    made_by = "redline.direct.methods:MrpoMethod"
     extra: str
     """The second reference: a model's folder or name (in an experiment `@ARM`), with the same tokenizer."""
     clip: float = Field(0.1, ge=0)
@@ -304,11 +277,6 @@ class DirectMrpo(_Pairs, _OneRate):
     """Which reference the weight favours: the one that holds the two sides further apart, as the method is
     described, or the other one, as in the released code."""
 
-    def make(self, hidden: int) -> "Method":
-        from redline.direct.methods import MrpoMethod
-
-        return MrpoMethod(self)
-
 
 class DirectSpo(_Pairs, _OneRate):
     """Self-supervised preference optimisation (2409.17791), a reconstruction: beside DPO, tell how much of
@@ -316,6 +284,7 @@ class DirectSpo(_Pairs, _OneRate):
 
     method: Literal["spo"]
     summary = "preferring the edits, and telling how much is undone (SPO, reconstructed)"
+    made_by = "redline.direct.methods:SpoMethod"
     degrees: Literal["hunks", "keywords"] = "hunks"
     """hunks: undo the edit's changes one after the other (ours). keywords: delete keywords of the edited
     response (the paper's; English)."""
@@ -325,11 +294,6 @@ class DirectSpo(_Pairs, _OneRate):
     """Of that part of the loss."""
     head_lr: float = Field(10, gt=0)
     """Learning rate of the head that tells, in multiples of `lr`."""
-
-    def make(self, hidden: int) -> "Method":
-        from redline.direct.methods import SpoMethod
-
-        return SpoMethod(self, hidden)
 
 
 class DirectExpo(_Method):
