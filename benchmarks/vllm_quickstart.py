@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from common import about, filled, into_page, table
-from redline.run.run import run_recipe
+from redline.run.run import run_file
 from vllm_server import own_dtype, server_command, server_python, server_versions, vllm_server
 
 HERE = Path(__file__).parent
@@ -31,7 +31,7 @@ PAGE = HERE.parent / "docs" / "scale.md"
 
 def measure(folder: Path, overrides: list[str]) -> dict[str, Any]:
     """The quickstart's figures with some overrides."""
-    run_recipe(RECIPE, overrides, folder)
+    run_file(RECIPE, overrides, folder)
     lines = [json.loads(line) for line in (folder / "policy" / "log.jsonl").read_text().splitlines()]
     later = lines[1:]  # the first update pays for what is made once
     winrate = json.loads((folder / "winrate.json").read_text())
