@@ -1,13 +1,16 @@
 """Seconds and peak memory of one PPO update, beside the PPO trainer of TRL 1.12.0 on the same work.
 
     python benchmarks/ppo_update.py --peers ../shared/peers --environment peer \\
-        [--repeats 3] [--fp32] [--only full]
+        [--batch 32] [--repeats 3] [--fp32] [--only full]
 
 The driver makes the peer's environment (a virtual environment with the versions that its docstring names),
 then runs both sides in turn, each in a process of its own, and writes medians, and the ratios run by run, to
 benchmarks/results/ppo_update.json. With --fp32 all rows compute in float32 (for processors without bf16
 kernels), and the file is ppo_update_float32.json. The work: 16 prompts, 48 sampled tokens each, 4 epochs in
 minibatches of 16, LoRA rank 16 or full fine-tuning, a sequence reward model with all 30 layers.
+
+With --batch 32 an update has 32 prompts, as in the recipes, still in minibatches of 16, and the file's name
+ends in _32. TRL's script then takes one step of 32 where Redline takes two of 16: as many tokens pass.
 
 Of TRL's updates one a run counts, of Redline's as many as begin within a minute, since shared machines have
 slow moments.
@@ -39,10 +42,8 @@ from common import about, environment
 
 HERE = Path(__file__).parent
 EPOCHS = 4
-TIMED, LIMIT = (
-    60.0,
-    20,
-)  # seconds of Redline's updates that count in a run, about as long as one of TRL's, and updates at most
+TIMED = 60.0  # seconds of Redline's updates that count in a run: about as long as one of TRL's
+LIMIT = 20  # updates of Redline in a run at most
 QUESTIONS = [
     "Write a short poem about the sea.",
     "What is the capital of France?",
@@ -95,7 +96,7 @@ def ours(arguments: argparse.Namespace) -> None:
             optimizer=Optimizer(lr=1e-5),
             kl=Kl(target=None),
             reward_scale=1.0,
-            batch_size=16,
+            batch_size=arguments.batch,
             minibatch_size=16,
             epochs=EPOCHS,
             updates=LIMIT,
@@ -105,10 +106,11 @@ def ours(arguments: argparse.Namespace) -> None:
         )
         prompts = [
             Prompt(id=str(index), prompt=[{"role": "user", "content": text}])
-            for index, text in enumerate(QUESTIONS * 2)
+            for index, text in enumerate(QUESTIONS * (arguments.batch // len(QUESTIONS)))
         ]
         trainer = build_ppo(recipe, model, prompts, Accelerator(), Path(folder) / "reward")
-        seconds, phases = [], {}
+        seconds: list[float] = []
+        phases: dict[str, float] = {}
         while len(seconds) < arguments.updates or (sum(seconds[1:]) < TIMED and len(seconds) < LIMIT):
             start = time.perf_counter()
             metrics, _ = trainer.update(len(seconds))
@@ -156,25 +158,33 @@ def bare_seconds(model: Any, lengths: list[int], arguments: argparse.Namespace, 
         len(lengths), max(lengths), lm.config.hidden_size, dtype=lm.dtype, requires_grad=True
     )
     targets = torch.randint(0, lm.config.vocab_size, (len(lengths) * 48,))
-    found = []
+    seconds = []
     for _ in range(repeats):
         start = time.perf_counter()
         logits = lm(inputs_embeds=states, logits_to_keep=48, use_cache=False).logits
         torch.nn.functional.cross_entropy(logits.flatten(0, 1).float(), targets).backward()
-        found.append(time.perf_counter() - start)
-    return min(found)
+        seconds.append(time.perf_counter() - start)
+    return min(seconds)
 
 
-def theirs(python: Path, peers: Path, model: str, flags: list[str], updates: int) -> dict[str, float]:
-    command = [str(python), str(peers / "trl_ppo.py"), "--model", model, "--updates", str(updates), *flags]
+def theirs(python: Path, model: str, flags: list[str], arguments: argparse.Namespace) -> dict[str, float]:
+    """One run of TRL's side: the median update and the peak memory, from the last line that it prints."""
+    script = arguments.peers.absolute() / "trl_ppo.py"
+    command = [str(python), str(script), "--model", model, "--updates", str(arguments.updates)]
+    command += ["--batch", str(arguments.batch), *flags]
     with tempfile.TemporaryDirectory() as folder:
-        printed = (
-            subprocess.run(command, capture_output=True, text=True, check=True, cwd=folder)
-            .stdout.splitlines()[-1]
-            .split()
-        )
-    found = dict(zip(printed[::2], map(float, printed[1::2]), strict=True))
-    return {"median_update_s": found["median_update_s"], "peak_gb": found["peak_gb"]}
+        done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=folder)
+    words = done.stdout.splitlines()[-1].split()
+    figures = dict(zip(words[::2], map(float, words[1::2]), strict=True))
+    return {"median_update_s": figures["median_update_s"], "peak_gb": figures["peak_gb"]}
+
+
+def one_of_ours(flags: list[str], arguments: argparse.Namespace) -> dict[str, float]:
+    """One run of Redline's side, in a process of its own: what `ours` prints."""
+    command = [sys.executable, __file__, "--ours", "--updates", str(arguments.updates)]
+    command += ["--batch", str(arguments.batch), *flags]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 def main() -> None:
@@ -182,6 +192,7 @@ def main() -> None:
     cli.add_argument("--peers", type=Path, default=HERE.parent.parent / "shared" / "peers")
     cli.add_argument("--environment", type=Path, default=Path("peer"))
     cli.add_argument("--repeats", type=int, default=3)
+    cli.add_argument("--batch", type=int, choices=(16, 32), default=16, help="prompts of an update")
     cli.add_argument("--updates", type=int, default=2, help="the first of each run is not counted")
     cli.add_argument("--only", default="", help="only rows with this in their name")
     cli.add_argument("--go-on", action="store_true", help="add what is missing to the result file")
@@ -202,7 +213,8 @@ def main() -> None:
     model, (left, right) = str(embedded_model_folder()), configurations(arguments.fp32)
     python, versions = environment(arguments.environment, "torch==2.13.0", "trl==1.12.0", "peft", "gguf")
     names = [*list(left)[:1], *list(right)[:1], *list(left)[1:], *list(right)[1:]]  # both sides in turn
-    result = HERE / "results" / f"ppo_update{'_float32' * arguments.fp32}.json"
+    name = "ppo_update" + "_float32" * arguments.fp32 + "_32" * (arguments.batch == 32)
+    result = HERE / "results" / f"{name}.json"
     done = json.loads(result.read_text(encoding="utf-8"))["runs"] if arguments.go_on else {}
     runs: dict[str, list[dict[str, float]]] = {name: done.get(name, []) for name in names}
     for repeat in range(arguments.repeats):
@@ -210,23 +222,11 @@ def main() -> None:
             if len(runs[name]) > repeat or arguments.only not in name:
                 continue
             if name in left:
-                command = [
-                    sys.executable,
-                    __file__,
-                    "--ours",
-                    "--updates",
-                    str(arguments.updates),
-                    *left[name],
-                ]
-                found = json.loads(
-                    subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[
-                        -1
-                    ]
-                )
+                figures = one_of_ours(left[name], arguments)
             else:
-                found = theirs(python, arguments.peers.absolute(), model, right[name], arguments.updates)
-            runs[name].append(found)
-            print(repeat, name, found, flush=True)
+                figures = theirs(python, model, right[name], arguments)
+            runs[name].append(figures)
+            print(repeat, name, figures, flush=True)
             write(result, runs, [*left], [*right], arguments, versions)
 
 
@@ -240,9 +240,9 @@ def write(
 ) -> None:
     """The medians so far, the runs behind them, and the ratios to TRL: of the medians, and run by run."""
     rows = {
-        name: {key: statistics.median(run[key] for run in found) for key in found[0]}
-        for name, found in runs.items()
-        if found
+        name: {key: statistics.median(run[key] for run in timed) for key in timed[0]}
+        for name, timed in runs.items()
+        if timed
     }
     ratios = {
         name: {
@@ -261,7 +261,7 @@ def write(
         if name in rows
     }
     result = {
-        "what": "one PPO update: 16 prompts x 48 tokens, 4 epochs, SmolLM2-135M",
+        "what": f"one PPO update: {arguments.batch} prompts x 48 tokens, 4 epochs, SmolLM2-135M",
         "repeats": arguments.repeats,
         "updates_a_run": arguments.updates,
         "medians": rows,
