@@ -149,7 +149,7 @@ def written(lines: list[dict[str, Any]]) -> str:
         f"{versions['transformers']}, PEFT {versions['peft']}, bitsandbytes {versions['bitsandbytes']}. The "
         "win rate is over the start itself, by VADER on 140 held-out openings."
     )
-    names = ["start", "reward AUC", "win rate", "95 %", "KL, nats", "seconds an update"]
+    names = ["start", "reward AUC", "win rate", "95 %", "KL, nats"]
     return f"{head}\n{table(names, rows)}"
 
 
@@ -161,7 +161,6 @@ def _row(start: Start, line: dict[str, Any]) -> list[str]:
         f"{line['win_rate']:.1%}",
         f"{low:.1%} to {high:.1%}",
         f"{line['kl']:.1f}",
-        f"{line['seconds_an_update']:.1f}",
     ]
 
 
