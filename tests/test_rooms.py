@@ -11,7 +11,8 @@ ROOMS = [
     "data", "edit", "annotate", "label", "engine", "reward", "sampling", "policy", "direct", "judge", "run",
     "experiment", "plan", "report", "integrations",
 ]  # fmt: skip
-BELOW_ALL = {"errors", "console", "functions", "section", "urls", "embedded", "types"}  # they import no room
+# they import no room
+BELOW_ALL = {"errors", "console", "functions", "section", "urls", "hub", "embedded", "types"}
 KNOW_ALL = {"cli", "run", "experiment"}
 
 

@@ -13,12 +13,16 @@ from pathlib import Path
 
 from redline.console import console
 from redline.errors import UserError
+from redline.hub import check_on_hub
 
 EMBEDDED = "smollm2-135m"
 
 
-def resolve(name: str) -> str:
-    """What ``from_pretrained`` takes: the embedded model's folder for its name, else the name itself."""
+def resolve(name: str, revision: str | None = None) -> str:
+    """What ``from_pretrained`` takes: the embedded model's folder for its name, else the name itself.
+
+    Raises UserError for a folder that holds no model, and for a name that cannot be had from the Hub.
+    """
     if name == EMBEDDED:
         return str(embedded_model_folder())
     path = Path(name).expanduser()
@@ -34,6 +38,7 @@ def resolve(name: str) -> str:
         raise UserError(
             f"{name}: there is no such model folder. Give a folder, a Hugging Face name, or {EMBEDDED}."
         )
+    check_on_hub(name, revision)
     return name
 
 

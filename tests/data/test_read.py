@@ -457,7 +457,7 @@ def test_a_folder_that_is_no_data_set_and_a_name_nobody_knows(tmp_path, monkeypa
         "try: list(rows(Source(path='nobody/nothing')))\nexcept UserError as error: print(error)"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
-    assert run.stdout.startswith("nobody/nothing: cannot be read as a data set of the Hub")
+    assert run.stdout.startswith("nobody/nothing: is not on this machine, and the Hugging Face Hub cannot be")
 
 
 def test_a_big_file_is_streamed(tmp_path):

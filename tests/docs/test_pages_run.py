@@ -3,6 +3,7 @@ embedded one. What cannot run at this size is named in ``only_parsed``, with the
 its options. docs/python.md has a test of its own, which reads what it prints."""
 
 import json
+import re
 import shutil
 import sys
 import types
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pages import PAGES, ROOT, Block, blocks, calls
+from pages import PAGES, ROOT, Block, Call, blocks, calls, calls_with_output, heredocs
 
 from redline.data.tokenization import load_tokenizer
 from tiny_models import CONFIGS, model_folder
@@ -41,8 +42,8 @@ def write_data(folder: Path) -> None:
         {"id": str(n), "prompt": name, "rejected": " bad and the film", "edited": " good and the film"}
         for n, name in enumerate(names)
     ]
-    for name in ("edits", "human"):
-        lines(folder / f"{name}.jsonl", records)
+    lines(folder / "edits.jsonl", records)
+    write_guide(folder)
     (folder / "edits.csv").write_text("id,prompt,before,after\n1,the film,was bad,was good\n")
     (folder / "my_judge.py").write_text((ROOT / "examples/seams/my_judge.py").read_text())
     for name in ("prompts", "held-out"):
@@ -75,6 +76,31 @@ def write_data(folder: Path) -> None:
         name = row["prompt"]
         log += f"Where {name}?,{name} in the red room,{name} in the blue room,ada,2026-01-01T10:00:00\n"
     (folder / "log.csv").write_text(log)
+
+
+def write_guide(folder: Path) -> None:
+    """The pairs of docs/from-preference-data-to-edits.md, and what its model and its people make of them."""
+    (written,) = heredocs(ROOT / "docs/from-preference-data-to-edits.md").items()
+    (folder / written[0]).write_text(written[1], encoding="utf-8")
+    pairs = [json.loads(line) for line in written[1].splitlines()]
+    edited = {
+        "paris": "The capital of France is Paris.",
+        "rome": "The capital of Italy is Rome.",
+        "ocean": "The largest ocean is the Pacific.",
+        "tokyo": "The capital of Japan is Tokyo.",
+        "planet": "The planet we live on is Mars.",
+    }
+    wrong = {"Berlin": "Paris", "Madrid": "Rome", "Atlantic": "Pacific", "eight": "seven", "green": "blue"}
+    wrong |= {"Osaka": "Tokyo", "five": "four", "Mars": "Earth"}
+    human = []
+    for pair in pairs:
+        text = pair["rejected"]
+        for old, new in wrong.items():
+            text = text.replace(old, new)
+        human.append({**pair, "edited": text})
+    lines(folder / "human-edits.jsonl", human)
+    machine = [{**pair, "edited": edited[pair["id"]]} for pair in pairs if pair["id"] in edited]
+    lines(folder / "machine-edits.jsonl", machine)
 
 
 def write_recipes(folder: Path) -> None:
@@ -138,9 +164,12 @@ def only_parsed(arguments: list[str]) -> str | None:
     return reasons.get(name)
 
 
-def at_tiny_size(arguments: list[str]) -> list[str]:
-    """The command as it can be run here: a small run, an LLM's edits dry, a length judge for an LLM."""
+def at_tiny_size(arguments: list[str], with_output: bool) -> list[str]:
+    """The command as it can be run here: a small run, an LLM's edits dry, a length judge for an LLM. Where
+    the page shows what a run prints, the page's own changes of the recipe stay."""
     name = arguments[0]
+    if name == "run" and with_output:
+        return [*arguments[:2], *TINY, *arguments[2:]]
     if name in ("run", "train"):
         return [*arguments, *TINY]
     if name == "check" and "--dry-run" in arguments:
@@ -237,9 +266,24 @@ def run_block(block: Block, page: Path, names: dict[str, Any], redline: Any) -> 
         except Exception as error:
             raise AssertionError(f"{page.name}: {error}\n{block.text}") from error
         return
-    for arguments in calls(block):
+    for call in calls_with_output(block):
+        arguments = call.arguments
         if only_parsed(arguments) is None:
-            status, out, err = redline(*at_tiny_size(arguments))
-            shown = f"{page.name}: redline {' '.join(arguments)}"
+            status, out, err = redline(*at_tiny_size(arguments, bool(call.shown)))
+            title = f"{page.name}: redline {' '.join(arguments)}"
             wrong_on_purpose = "compare.judge=vadr" in arguments
-            assert status == (1 if wrong_on_purpose else 0), f"{shown}\n{out}\n{err}"
+            assert status == (1 if wrong_on_purpose else 0), f"{title}\n{out}\n{err}"
+            if not differs(call):
+                printed = [masked(line) for line in f"{out}\n{err}".splitlines()]
+                missing = [line for line in call.shown if masked(line) not in printed]
+                assert not missing, f"{title} does not print {missing}, but\n{out}\n{err}"
+
+
+def differs(call: Call) -> bool:
+    """Whether what a page shows is another model's or another tokenizer's: neither is here."""
+    return call.arguments[0] == "edit" or "human-labels.jsonl" in call.arguments
+
+
+def masked(line: str) -> str:
+    """A line of output without its figures, and without the bars that are drawn for them."""
+    return re.sub(r"█+|[▉▊▋▌▍▎▏]", "█", re.sub(r"\d[\d,.]*\d|\d", "#", " ".join(line.split()))).rstrip("█ ")

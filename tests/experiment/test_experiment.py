@@ -17,7 +17,7 @@ import pytest
 import yaml
 
 from redline.data.files import read_json, write_json
-from redline.errors import UserError
+from redline.errors import Problems, UserError
 from redline.experiment.arms import Cell, Need, cells, load_experiment
 from redline.experiment.results import collect
 from redline.experiment.run import _must_wait, _processes, run_cell, run_cells
@@ -476,3 +476,52 @@ def test_check_finds_the_problems_of_all_arms_once(redline, recipe, tmp_path):
     assert f"arm {arms[0]}" in err
     assert f"arm {arms[1]}" in err
     assert "2 to mend" in err
+
+
+def an_experiment(folder: Path, arms: dict[str, dict], seeds: list[int], tiny_model: str) -> Path:
+    """The file of an experiment in a folder that has edits.jsonl."""
+    base = {"model": {"name": tiny_model}, "data": {"edits": {"path": str(folder / "edits.jsonl")}}}
+    path = folder / "few.yaml"
+    judges = [{"judge": "length"}]
+    path.write_text(
+        yaml.safe_dump({"name": "few", "base": base, "arms": arms, "seeds": seeds, "judges": judges})
+    )
+    return path
+
+
+def test_a_folder_whose_name_begins_alike_does_not_hide_a_problem(
+    redline, tmp_path, edits_file, tiny_model, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    arms = {
+        "first": {},
+        "second": {
+            "policy.reward": [{"model": "@first"}, {"model": "runs/few/first/seed-1/reward-of-old"}],
+            "seeds": [1],
+        },
+    }
+    status, _, err = redline("check", an_experiment(tmp_path, arms, [1, 10], tiny_model))
+    assert status == 1
+    assert "arm second: policy.reward.1.model: runs/few/first/seed-1/reward-of-old is not there" in err
+    assert "1 to mend" in err  # the reward model of `first` will be made
+
+
+def test_what_only_a_later_seed_has_is_found(redline, tmp_path, edits_file, tiny_model, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    arms = {"first": {"seeds": [0]}, "second": {"policy.reward": [{"model": "@first"}]}}
+    status, _, err = redline("check", an_experiment(tmp_path, arms, [0, 1], tiny_model))
+    assert status == 1
+    assert "takes the reward model of `first`, seed 1, which this experiment does not run" in err
+
+    recipe = an_experiment(tmp_path, {"first": {}}, [0, 1], tiny_model)
+    monkeypatch.setattr(
+        "redline.experiment.check.check_run",
+        lambda job, *_: _refuse(job) if job.recipe.seed == 1 else None,
+    )
+    status, _, err = redline("check", recipe)
+    assert status == 1
+    assert "arm first (seed 1): runs/few: no room" in err
+
+
+def _refuse(job):
+    raise Problems([f"{job.files.folder}: no room"])

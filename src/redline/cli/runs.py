@@ -110,6 +110,11 @@ def plan(
 ) -> None:
     """Memory, time and cost of each training stage, before it is run, from the model's configuration
     alone."""
+    from redline.embedded import resolve
+    from redline.recipe import load_recipe
+
+    model = load_recipe(recipe, overrides or []).model
+    resolve(model.name, model.revision)  # a misspelt name need not wait for the import of PyTorch
     from redline.plan.command import plan_command
 
     plan_command(

@@ -17,6 +17,7 @@ from redline.data.opening import UNPACK, plain_name
 from redline.data.row import Broken, File, Row
 from redline.data.settings import Source
 from redline.errors import UserError
+from redline.hub import check_on_hub
 
 __all__ = ["Row", "files_of", "rows"]
 
@@ -151,14 +152,16 @@ def _saved(source: Source, path: Path) -> Iterator[Row]:
 def _hub(source: Source, name: str) -> Iterator[Row]:
     from datasets import load_dataset
     from datasets.exceptions import DatasetsError
-    from huggingface_hub import HfApi, constants, errors
+    from huggingface_hub import constants, errors
 
     try:
-        if not constants.HF_HUB_OFFLINE:
-            HfApi().dataset_info(name, timeout=20)  # says at once what loading says after many retries
+        if not constants.is_offline_mode():  # then `datasets` looks into its own cache, at once
+            check_on_hub(name, kind="dataset")
         streamed = load_dataset(name, source.config, split=source.split, streaming=True)
         for number, values in enumerate(streamed, 1):
             yield Row(name, number, values)
+    except UserError as error:
+        raise UserError(f"{error} If you meant a file or folder, there is none of this name here.") from error
     except (DatasetsError, errors.HTTPError, OSError, ValueError, RuntimeError) as error:
         raise UserError(
             f"{name}: cannot be read as a data set of the Hub ({' '.join(str(error).split())[:300]}). "

@@ -182,11 +182,11 @@ def load_tokenizer(
     ``chat_template`` takes the place of its own: a file, or the template's text. ``chat_template_kwargs`` are
     given to the template with every conversation. Both go into the folders that the tokenizer is saved to.
     """
-    from transformers import AutoTokenizer
-
     own_folder = Path(name).expanduser()
     is_tokenizer_alone = (own_folder / "tokenizer.json").exists()
-    folder = str(own_folder) if is_tokenizer_alone else resolve(name)
+    folder = str(own_folder) if is_tokenizer_alone else resolve(name, revision)
+    from transformers import AutoTokenizer  # takes seconds, which a misspelt name need not wait for
+
     if not is_tokenizer_alone and adapter_folder(name):  # an adapter that came without its tokenizer
         return load_tokenizer(base_name(name), trust_remote_code, None, chat_template, chat_template_kwargs)
     with loading(name, "tokenizer"):

@@ -64,7 +64,9 @@ def _stored_config(model: Model) -> Any:
 
     with loading(model.name, "configuration"):
         return AutoConfig.from_pretrained(
-            resolve(model.name), trust_remote_code=model.trust_remote_code, revision=model.revision or "main"
+            resolve(model.name, model.revision),
+            trust_remote_code=model.trust_remote_code,
+            revision=model.revision or "main",
         )
 
 
@@ -136,7 +138,7 @@ def load_model(
         options |= {"key_mapping": TEXT_MODEL}
     with loading(model.name, "model"):
         loaded, report = auto.from_pretrained(
-            resolve(model.name),
+            resolve(model.name, model.revision),
             config=config,
             revision=model.revision or "main",
             use_safetensors=True,

@@ -24,6 +24,16 @@ class Need:
     cell: "Cell"
     stage: str
 
+    @property
+    def folder(self) -> Path:
+        """The folder of the reward model or policy that is taken."""
+        files = RunFiles(self.cell.folder)
+        return files.reward.folder if self.stage == "reward" else files.policy.folder
+
+    def is_named_in(self, line: str) -> bool:
+        """Whether a line is about this folder, and not about one whose name begins or ends alike."""
+        return re.search(rf"(?<![\w./-]){re.escape(str(self.folder))}(?![\w-])", line) is not None
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -120,15 +130,21 @@ def cells(experiment: Experiment, out: Path, only: Sequence[str] = ()) -> list[C
 
 
 def arm_problems(experiment: Experiment, out: Path) -> list[str]:
-    """What makes an arm's recipe no valid one: of every arm, each line with the arm's name."""
-    problems = []
+    """What makes an arm's recipe no valid one: of every arm and seed, each line once and with the arm's
+    name."""
+    problems: list[str] = []
     for arm in experiment.arms:
         try:
-            for seed in _seeds(experiment, arm)[:1]:
-                _recipe(experiment, arm, seed, out)
+            seeds = _seeds(experiment, arm)
         except UserError as error:
-            problems += str(error).split("\n")
-    return problems
+            problems.append(str(error))
+            continue
+        for seed in seeds:
+            try:
+                _recipe(experiment, arm, seed, out)
+            except UserError as error:
+                problems += str(error).split("\n")
+    return list(dict.fromkeys(problems))
 
 
 def _place(cell: Cell) -> int:

@@ -1,6 +1,6 @@
 """What can be known of an experiment before its first run: ``redline check`` on its recipe."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from redline.console import print_json
@@ -40,8 +40,8 @@ def check_experiment(
 def experiment_problems(experiment: Experiment, folder: Path, ask: bool = False) -> list[str]:
     """What is to be mended in an experiment's runs: each problem once, with the arms that have it.
 
-    Recipes that are not valid come alone, since nothing else can be known of them. Of an arm's runs the
-    first is checked; the others differ in the seed. ``folder`` is the experiment's.
+    Recipes that are not valid come alone, since nothing else can be known of them. ``folder`` is the
+    experiment's.
     """
     if invalid := arm_problems(experiment, folder):
         return invalid
@@ -49,38 +49,36 @@ def experiment_problems(experiment: Experiment, folder: Path, ask: bool = False)
         every = cells(experiment, folder)
     except UserError as error:  # arms that do not fit together
         return str(error).split("\n")
-    arms: dict[str, list[str]] = {}
-    for cell in _first_of_each_arm(every):
+    having: dict[str, list[Cell]] = {}
+    for cell in every:
         for problem in _problems_of(cell, ask):
-            arms.setdefault(problem, []).append(cell.arm)
-    problems = [_line(problem, having, list(experiment.arms)) for problem, having in arms.items()]
+            # a line about the run's own folder is the same for each run
+            having.setdefault(problem.replace(str(cell.folder), str(folder)), []).append(cell)
+    problems = [f"{_whose(cells_with, every)}{problem}" for problem, cells_with in having.items()]
     for place, judge in enumerate(experiment.judges[1:], 1):  # every arm's `compare` has the first
         problems += judge_problems(judge, f"judges.{place}", ask)
     return problems
 
 
-def _first_of_each_arm(every: Sequence[Cell]) -> Iterator[Cell]:
-    seen: set[str] = set()
-    for cell in every:
-        if cell.arm not in seen:
-            seen.add(cell.arm)
-            yield cell
-
-
 def _problems_of(cell: Cell, ask: bool) -> list[str]:
     """Less what only waits for another run of the experiment."""
     run = Run(cell.recipe, cell.folder)
-    made_here = {str(need.cell.folder) for need in cell.needs}
     try:
         check_run(run.job, set(run.todo()), ask)
     except Problems as error:
-        return [line for line in error.problems if not any(folder in line for folder in made_here)]
+        return [line for line in error.problems if not any(need.is_named_in(line) for need in cell.needs)]
     return []
 
 
-def _line(problem: str, having: list[str], every: list[str]) -> str:
-    """A problem that all arms have is said without their names."""
-    if len(having) == len(every):
-        return problem
-    arms = "arm" if len(having) == 1 else "arms"
-    return f"{arms} {', '.join(having)}: {problem}"
+def _whose(cells_with: Sequence[Cell], every: Sequence[Cell]) -> str:
+    """The arms that have a problem, with the seeds where not all of an arm's have it; empty for all arms."""
+    if len(cells_with) == len(every):
+        return ""
+    names = []
+    for arm in dict.fromkeys(cell.arm for cell in cells_with):
+        seeds = [str(cell.seed) for cell in cells_with if cell.arm == arm]
+        if len(seeds) == sum(cell.arm == arm for cell in every):
+            names.append(arm)
+        else:
+            names.append(f"{arm} (seed {', '.join(seeds)})")
+    return f"{'arm' if len(names) == 1 else 'arms'} {', '.join(names)}: "

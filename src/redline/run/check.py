@@ -16,6 +16,7 @@ from redline.embedded import EMBEDDED
 from redline.engine.processes import NO_WANDB_KEY, wandb_can_log_in
 from redline.errors import Problems, UserError
 from redline.functions import is_function_name, load_function
+from redline.hub import check_on_hub
 from redline.judge.settings import JudgedBy
 from redline.run.check_data import data_problems
 from redline.run.check_model import ModelFiles, disk_problems
@@ -212,6 +213,8 @@ def _scorer_problems(name: str, where: str) -> Iterator[str]:
         is_path = name.startswith((".", "/", "~")) or name.count("/") > 1 or folder.parent.name == "runs"
         if is_path or "/" not in name:
             yield f"{where}: {name} is not there. Give a reward model's folder, or its Hugging Face name."
+        else:
+            yield from _tried(where, lambda: check_on_hub(name))
         return
     config = folder / "config.json"
     if not config.exists():

@@ -1,17 +1,23 @@
 """A few records of each source, read and rendered as the run will, before anything is trained."""
 
+import functools
 from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from redline.data.check import Rejects
 from redline.data.read import read
 from redline.data.records import Edit, Feedback, Pair, Prompt, Record
 from redline.data.settings import Source
+from redline.engine.settings import Model
 from redline.errors import UserError
 from redline.run.check_model import POSITIONS, ModelFiles
 from redline.run.job import Job
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+    from transformers import PreTrainedTokenizerBase
 
 FEW = 10  # records of each source
 KINDS: dict[str, type[Any]] = {
@@ -140,15 +146,12 @@ def _counter(job: Job, model: ModelFiles, records: dict[str, list[Record]]) -> C
     talks = any(isinstance(getattr(record, "prompt", None), list) for record in every)
     fast = model.folder / "tokenizer.json"
     if not talks and fast.exists():
-        from tokenizers import Tokenizer
-
-        tokenizer = Tokenizer.from_file(str(fast))
+        tokenizer = _read_tokenizer(fast)
         return lambda record: len(tokenizer.encode(str(getattr(record, "prompt", ""))).ids)
 
     from redline.data.tokenization import encode_prompt, encode_response
-    from redline.engine.models import tokenizer_of
 
-    loaded = tokenizer_of(job.recipe.model)
+    loaded = _load_tokenizer(job.recipe.model.model_dump_json())
 
     def rendered(record: Record) -> int:
         prompt = getattr(record, "prompt", "")
@@ -159,3 +162,18 @@ def _counter(job: Job, model: ModelFiles, records: dict[str, list[Record]]) -> C
         return len(encode_prompt(loaded, prompt))
 
     return rendered
+
+
+@functools.lru_cache(4)  # an experiment's runs have the same one
+def _read_tokenizer(file: Path) -> "Tokenizer":
+    from tokenizers import Tokenizer
+
+    return Tokenizer.from_file(str(file))
+
+
+@functools.lru_cache(4)
+def _load_tokenizer(model: str) -> "PreTrainedTokenizerBase":
+    """The tokenizer of a recipe's section ``model``, given as JSON."""
+    from redline.engine.models import tokenizer_of
+
+    return tokenizer_of(Model.model_validate_json(model))

