@@ -2,6 +2,7 @@
 answer on, sampled and compared by a tiny model."""
 
 import json
+import re
 
 import pytest
 from family_templates import FAMILIES
@@ -68,6 +69,42 @@ def test_a_refusal_names_the_key_that_helps(tiny_model):
     tokenizer = load_tokenizer(tiny_model, chat_template=FAMILIES["gemma"])
     with pytest.raises(CannotRender, match=r"refuses the conversation.*`model\.chat_template`.*System role"):
         answer(tokenizer, [{"role": "system", "content": "be kind"}, *ASK], "yes")
+
+
+STRIPPING = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'].split('</think>')[-1] }}<|im_end|>\n"
+    "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+UPPER = STRIPPING.replace(".split('</think>')[-1]", ".upper()")
+THOUGHT = {"rejected": "<think>hm</think>the film was bad", "edited": "<think>hm</think>the film was good"}
+SPACED = {"rejected": "the film was bad\n\n", "edited": "the film was good\n\n"}
+
+
+@pytest.mark.parametrize(
+    ("template", "sides", "said"),
+    [
+        (FAMILIES["gemma"], SPACED, "trims white space of the answer.*`model.chat_template`"),
+        (
+            STRIPPING,
+            THOUGHT,
+            "strips the thought.*`model.chat_template_kwargs` may keep it, or another template",
+        ),
+        (UPPER, {}, "changes the text of the answer.*`model.chat_template`"),
+        (FAMILIES["gemma"], {}, None),
+    ],
+    ids=["trims", "strips", "changes", "writes it as it is"],
+)
+def test_what_a_template_loses_is_said_once_with_the_key_that_helps(tiny_model, template, sides, said):
+    tokenizer = load_tokenizer(tiny_model, chat_template=template)
+    rejects = Rejects()
+    edits = [EDIT.model_copy(update=sides | {"id": str(number)}) for number in range(2)]
+    assert len(list(label_edits(edits, tokenizer, rejects=rejects))) == 2
+    if said is None:
+        assert not rejects.notes
+        return
+    (line,) = rejects.notes
+    assert re.search(said, line)
+    assert rejects.notes[line] == 2
 
 
 @pytest.mark.parametrize("family", FAMILIES)

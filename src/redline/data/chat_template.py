@@ -23,6 +23,12 @@ if TYPE_CHECKING:
 
 THOUGHT, THOUGHT_END = "<think>", "</think>"
 OTHER_TEMPLATE = "another template can be given with `model.chat_template`"
+TRIMS = f"the chat template trims white space of the answer, and labels say nothing of it; {OTHER_TEMPLATE}"
+STRIPS = (
+    "the chat template strips the thought from the answer, and labels say nothing of it; "
+    f"`model.chat_template_kwargs` may keep it, or {OTHER_TEMPLATE}"
+)
+CHANGES = f"the chat template changes the text of the answer; {OTHER_TEMPLATE}"
 
 
 class CannotRender(UserError):
@@ -147,6 +153,19 @@ def answer(tokenizer: "PreTrainedTokenizerBase", prompt: list[Message], response
     if last.get("tool_calls") and start == end:
         raise CannotRender(f"the chat template writes no tool calls; {OTHER_TEMPLATE}")
     return Turn(text, start, end)
+
+
+def lost(turn: Turn, response: Text) -> str | None:
+    """What the template does to the text of a response that it does not write as it is, and the key that
+    helps; None where it writes all of it."""
+    content = response if isinstance(response, str) else as_text(response[-1:])
+    if content in turn.text or not content.strip():
+        return None
+    thought, closed, visible = content.rpartition(THOUGHT_END)
+    thought = thought.strip().removeprefix(THOUGHT).strip()
+    if visible.strip() not in turn.text:
+        return CHANGES
+    return STRIPS if closed and thought not in turn.text else TRIMS
 
 
 def _behind_prefill(before: str, whole: str, asked: str, last: Message) -> str:

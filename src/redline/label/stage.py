@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import ValidationError
 
 from redline.console import print_json, track
-from redline.data.chat_template import CannotRender, Turn
+from redline.data.chat_template import CannotRender, Turn, lost
 from redline.data.check import Rejects
 from redline.data.files import check_apart, explain, write_jsonl
 from redline.data.read import read, read_files
@@ -216,6 +216,7 @@ class _Labeller:
             usable.append(edit)
             turns += both
             self._note_what_stands_before(edit, both[1])
+            self._note_what_is_lost(edit, both)
         if usable:
             yield from zip(usable, labelled_tokens(turns, tokenizer, self._how), strict=True)
 
@@ -224,6 +225,13 @@ class _Labeller:
         before = turn.text[: turn.start].strip()
         if before and isinstance(edit.edited, str) and before not in edit.edited:
             self._rejects.note(BEFORE.format(text=" ".join(before.split())))
+
+    def _note_what_is_lost(self, edit: Edit, turns: list[Turn]) -> None:
+        """White space or a thought that the template leaves out."""
+        losses = [lost(turn, side) for turn, side in zip(turns, (edit.rejected, edit.edited), strict=True)]
+        for loss in dict.fromkeys(losses):
+            if loss is not None:
+                self._rejects.note(loss)
 
     @staticmethod
     def _check_prompt(size: int, most: int) -> None:
