@@ -142,6 +142,45 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
         "Make two terms",
     ),
     "a sampler of other arguments": (["policy.sampler=mine.py:one"], "policy.sampler: `mine.py:one`"),
+    "a sampler's address": (
+        ["policy.sampler={kind: vllm, adapter_dir: a, url: e.invalid}"],
+        "policy.sampler.url: e.invalid is no address",
+    ),
+    "a sampler's key that is not set": (
+        ["policy.sampler={kind: vllm, adapter_dir: a, url: 'http://127.0.0.1:9', api_key_env: NO_SUCH_KEY}"],
+        "policy.sampler.api_key_env: the environment variable NO_SUCH_KEY is not set",
+    ),
+    "a sampler of adapters without one": (
+        [
+            "policy.sampler={kind: vllm, adapter_dir: a, url: 'http://127.0.0.1:9'}",
+            "policy.adapt.lora_rank=0",
+        ],
+        "policy.sampler: a vLLM server takes adapters",
+    ),
+    "a log-ratio's model that is not there": (
+        ["policy.reward=[{log_ratio: {model: ./none, over: MODEL}}]"],
+        "policy.reward.0.log_ratio.model: ./none: there is no such model folder",
+    ),
+    # finished policies
+    "a start that is not there": (["policy.start=runs/none/policy"], "policy.start: runs/none/policy is no"),
+    "a start of another model": (
+        ["policy.start=other"],
+        "policy.start: other was trained from another/model, and this run's model is",
+    ),
+    "a policy to go on from that is not there": (
+        ["direct={method: expo, policy: runs/none/policy}"],
+        "direct.policy: runs/none/policy is no folder of a policy",
+    ),
+    "a search without a limit": (
+        ["direct={method: expo, policy: other}", "policy.kl.target=null"],
+        "so give direct.kl_limit",
+    ),
+    "a method that draws for itself": (
+        ["direct={method: sapo}", "policy.sampler=mine.py:none"],
+        "direct.method=sapo samples from an average of the policy",
+    ),
+    # trackers
+    "a tracker that is not known": (["trackers=[wanb]"], "Did you mean `wandb`?"),
     # sizes
     "a minibatch larger than the batch": (
         ["policy.minibatch_size=64"],
@@ -163,6 +202,14 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     "a named key that is not set": (
         ["compare={judge: m, base_url: 'https://e.invalid/v1', api_key_env: NO_SUCH_KEY}"],
         "NO_SUCH_KEY, which api_key_env names, is not set",
+    ),
+    "a watching judge's key that is not set": (
+        ["watch={judge: m, base_url: 'https://e.invalid/v1', api_key_env: NO_SUCH_KEY}"],
+        "watch.base_url: https://e.invalid/v1: the environment variable NO_SUCH_KEY",
+    ),
+    "a key for another machine that is not set": (
+        ["compare={judge: m, base_url: 'http://e.invalid/v1', api_key_env: NO_SUCH_KEY}"],
+        "compare.base_url: http://e.invalid/v1: the environment variable NO_SUCH_KEY",
     ),
     "a URL that is none": (["compare={judge: m, base_url: e.invalid}"], "e.invalid: not a URL"),
     "an editor that is not here": (
@@ -206,10 +253,12 @@ def recipe(tmp_path, monkeypatch, tiny_model, edits_file) -> Path:
     pair = {"id": "1", "prompt": "p", "chosen": "a", "rejected": "b"}
     Path("pairs.jsonl").write_text(json.dumps(pair) + "\n")
     Path("talks.jsonl").write_text(json.dumps({"prompt": TALK}) + "\n")
-    Path("mine.py").write_text("def one(x): ...\ndef two(x, y): ...\n")
+    Path("mine.py").write_text("def none(): ...\ndef one(x): ...\ndef two(x, y): ...\n")
     Path("broken.py").write_text("import no_such_module\n")
     Path("empty.txt").write_text("Which is better?")
     Path("empty").mkdir()
+    Path("other/adapter").mkdir(parents=True)
+    Path("other/adapter/adapter_config.json").write_text('{"base_model_name_or_path": "another/model"}')
     byte_bpe(STRICT).save_pretrained("strict")
     Path("strict/config.json").write_text((Path(tiny_model) / "config.json").read_text())
     return Path("r.yaml")

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from redline.chat import Endpoint, NoAnswer, key_for
 from redline.data.files import read_json
+from redline.direct.settings import DirectExpo, DirectSapo
 from redline.embedded import EMBEDDED
 from redline.engine.processes import NO_WANDB_KEY, wandb_can_log_in
 from redline.errors import Problems, UserError
@@ -20,6 +21,7 @@ from redline.hub import check_on_hub
 from redline.judge.settings import JudgedBy
 from redline.run.check_data import data_problems
 from redline.run.check_model import ModelFiles, disk_problems
+from redline.run.check_start import start_problems
 from redline.run.job import Job
 from redline.sampling.settings import VllmServer
 
@@ -44,6 +46,7 @@ def _problems(job: Job, stages: set[str], ask: bool) -> Iterator[str]:
     if "policy" in stages or job.selects_best_of_n:
         yield from _reward_problems(job)
         yield from _policy_problems(job)
+        yield from start_problems(job)
     if "policy" in stages:
         yield from _watch_problems(job, ask)
     if "compare" in stages:
@@ -168,6 +171,13 @@ def _reward_problems(job: Job) -> Iterator[str]:
                 yield f"{where} has `model` and `function`. Make two terms of them."
         elif term.model is not None:
             yield from _scorer_problems(term.model, f"{where}.model")
+        if term.log_ratio is not None:
+            for key in ("model", "over"):
+                named = job.recipe.model.model_copy(
+                    update={"name": getattr(term.log_ratio, key), "revision": None, "chat_template": None}
+                )
+                for problem in ModelFiles(named, f"{where}.log_ratio").problems():
+                    yield problem.replace(f"{where}.log_ratio.name", f"{where}.log_ratio.{key}")
 
 
 def _policy_problems(job: Job) -> Iterator[str]:
@@ -177,6 +187,7 @@ def _policy_problems(job: Job) -> Iterator[str]:
         yield from _server_problems(sampler, job)
     elif sampler is not None:
         yield from _function_problems(sampler, "policy.sampler", "")
+    yield from _direct_problems(job)
     if job.recipe.direct is None and policy.minibatch_size > policy.batch_size:
         yield (
             f"policy.minibatch_size is {policy.minibatch_size}, and a batch has policy.batch_size "
@@ -191,6 +202,19 @@ def _policy_problems(job: Job) -> Iterator[str]:
                 f"{where}.min_new_tokens is {sampling.min_new_tokens}, more than max_new_tokens "
                 f"{sampling.max_new_tokens}. Lower it."
             )
+
+
+def _direct_problems(job: Job) -> Iterator[str]:
+    """What a method in PPO's place cannot do with the rest of the recipe."""
+    direct, policy = job.recipe.direct, job.recipe.policy
+    if isinstance(direct, DirectSapo) and policy.sampler is not None:
+        yield (
+            "direct.method=sapo samples from an average of the policy, which policy.sampler cannot draw "
+            "from. Take policy.sampler out of the recipe."
+        )
+    searches = isinstance(direct, DirectExpo) and len(direct.strengths) > 1 and direct.kl_limit is None
+    if searches and policy.kl.target is None:
+        yield "direct.method=expo: policy.kl.target is null, so give direct.kl_limit."
 
 
 def _server_problems(server: VllmServer, job: Job) -> Iterator[str]:

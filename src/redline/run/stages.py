@@ -2,19 +2,17 @@
 
 import gc
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 from redline.console import console
 from redline.data.check import Rejects, problem
-from redline.data.files import read_json, read_jsonl, write_jsonl
+from redline.data.files import read_jsonl, write_jsonl
 from redline.data.read import read
 from redline.data.records import Edit, Feedback, Pair, Prompt, Record
 from redline.data.settings import Source
-from redline.engine.settings import ADAPTER
 from redline.errors import UserError
+from redline.run.check_start import check_same_original, taken_policies
 from redline.run.comparison import compare, watching_judge
-from redline.run.folder import made_with
 from redline.run.job import Job
 
 Stage = Callable[[Job], None]
@@ -164,7 +162,8 @@ def reward(job: Job) -> None:
 def policy(job: Job) -> None:
     """Train the policy: by PPO, or by the method that the recipe names in its place."""
     recipe = job.recipe
-    _check_same_original(job, "policy.start", recipe.policy.start)
+    for key, finished in taken_policies(recipe).items():
+        check_same_original(job, key, finished)
     if recipe.direct is not None:
         without_ppo(job)
         return
@@ -189,8 +188,6 @@ def without_ppo(job: Job) -> None:
 
     recipe, own = job.recipe, job.files.reward.folder
     assert recipe.direct is not None  # asked before
-    for key in ("policy", "seed"):
-        _check_same_original(job, f"direct.{key}", getattr(recipe.direct, key, None))
     make_policy(
         recipe.direct,
         recipe.policy,
@@ -203,23 +200,6 @@ def without_ppo(job: Job) -> None:
         trackers=recipe.trackers,
         gold=watching_judge(job),
     )
-
-
-def _check_same_original(job: Job, key: str, policy: str | None) -> None:
-    """Raise UserError where a finished policy was trained from another model than this run's."""
-    if policy is None:
-        return
-    config = Path(policy) / ADAPTER / "adapter_config.json"
-    if not Path(policy).is_dir():
-        raise UserError(f"{key}: {policy} is no folder of a policy.")
-    if not config.exists():
-        return
-    theirs = str(read_json(config)["base_model_name_or_path"])
-    if made_with(theirs) != made_with(job.model.name):
-        raise UserError(
-            f"{key}: {policy} was trained from {theirs}, and this run's model is {job.model.name}. Give both "
-            "the same `model` and `sft`."
-        )
 
 
 def report(job: Job) -> None:
