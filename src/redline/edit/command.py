@@ -79,7 +79,7 @@ def statistics_of(source: Source, drawing: Path | None, as_json: bool = False) -
         rejects.report(edits)
     if not found:
         raise UserError(f"{edits}: no edit in it ({rejects.summary()}).")
-    figures, name, out = statistics(found), Path(edits).name, Console()
+    figures, name, out = statistics(found), Path(edits).name, Console(soft_wrap=True)
     refused = _refused(Path(edits))
     if as_json:
         print_json(figures.as_json() | {"refused": dict(refused)})

@@ -74,7 +74,7 @@ def _others(experiment: Experiment, folder: Path) -> list[Path]:
 def print_summary(summary: JsonObject, console: Console | None = None) -> None:
     """The arms in a table on stdout, the baseline first: win rates and the difference from it in per cent,
     KL, perplexity, distinct bigrams."""
-    console = console or Console(highlight=False)
+    console = console or Console(highlight=False, soft_wrap=True)
     base = summary["baseline"]
     table = Table(
         box=None,

@@ -116,7 +116,7 @@ def push_command(
     """Show what would be uploaded; upload it with ``upload_it``."""
     from rich.console import Console
 
-    screen = Console(highlight=False)
+    screen = Console(highlight=False, soft_wrap=True)
     uploads = plan_uploads(run, name, what)
     if as_json:
         addresses = upload(uploads, private=not public) if upload_it else [None] * len(uploads)

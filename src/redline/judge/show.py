@@ -42,7 +42,7 @@ def print_tournament(result: Tournament, out: Path) -> None:
 
 
 def _print(result: WinRate, rows: list[tuple[str, str]], out: Path) -> None:
-    screen = Console(highlight=False)
+    screen = Console(highlight=False, soft_wrap=True)
     screen.print(str(result), markup=False, soft_wrap=True)
     table = Table(show_header=False, box=None, pad_edge=False)
     for row in rows:
@@ -105,7 +105,7 @@ def print_check(result: JudgeCheck) -> None:
     table.add_column("")
     for row in _check_rows(result):
         table.add_row(*row)
-    Console(highlight=False).print(table, markup=False)
+    Console(highlight=False, soft_wrap=True).print(table, markup=False)
 
 
 def _check_rows(result: JudgeCheck) -> list[CheckRow]:

@@ -32,7 +32,7 @@ def show(
     price: float | None,
 ) -> None:
     """Print it to stdout."""
-    out = Console()
+    out = Console(soft_wrap=True)
     memory = f"{machine.memory / 1e9:.0f} GB"
     if machine.gpus == 0:
         where = f"this CPU with {memory}"

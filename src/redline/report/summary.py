@@ -23,7 +23,7 @@ def print_summary(run: Path, page: Path, console: Console | None = None) -> None
     ``SAMPLES`` prompts are drawn at random with the run's seed, so that every report shows the same ones.
     Text is printed as it is: neither markup nor terminal commands in it do anything.
     """
-    console, folder = console or Console(highlight=False), RunFolder(run)
+    console, folder = console or Console(highlight=False, soft_wrap=True), RunFolder(run)
     result = folder.json(folder.files.winrate)
     console.print()
     if result is None:
