@@ -210,6 +210,10 @@ def test_nothing_is_left_behind(stand_in, url, model, tmp_path):
     del sampler
     gc.collect()
     assert stand_in.unloads == stand_in.loads
+    stand_in.cannot_load = (400, "no")
+    with pytest.raises(UserError, match="cannot load the adapter"):
+        sampler_for(url, tmp_path).sync(changed_actor(model).current())
+    gc.collect()
     assert not list((tmp_path / "adapters").iterdir())
 
 

@@ -170,9 +170,9 @@ class Vllm:
         name = f"redline-{self.run}-{digest}"
         loaded = _Loaded(name, Path(self.settings.adapter_dir).resolve() / name)
         if loaded not in self.loaded:
+            self.loaded.append(loaded)  # first: what cannot be loaded is not left behind either
             _write(adapter, loaded.folder)
             self._load_everywhere(loaded)
-            self.loaded.append(loaded)
             if len(self.loaded) > KEPT:
                 _forget(self.servers, [self.loaded.pop(0)])
         return loaded
