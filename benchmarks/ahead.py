@@ -116,13 +116,17 @@ def summary(runs: dict[str, list[dict[str, float]]]) -> dict[str, Any]:
 def written(content: dict[str, Any]) -> str:
     """What docs/scale.md says of a result file's content."""
     delay = content[ELSEWHERE]["it waits, seconds"]
+    loads = [
+        run["load"] for runs in content["runs"].values() for measured in runs.values() for run in measured
+    ]
     text = (
         f"What it saves ([`benchmarks/ahead.py`](../benchmarks/ahead.py): {BATCH} responses of {TOKENS} "
         f"tokens of the embedded model, {content['repeats']} runs of each in turn). The real server shares "
-        "two cores with the trainer, and other work ran there too: what it draws ahead takes time from "
-        f"learning. The server elsewhere is a stand-in that waits {delay:g} s a batch, as long as the real "
-        "one took, and computes nothing: that is what a machine of its own gives. An update then takes the "
-        "longer of drawing and learning, in place of their sum."
+        "two cores with the trainer: what it draws ahead takes time from learning. Other work ran on them "
+        f"too (a load of {min(loads):.0f} to {max(loads):.0f}), so single pairs differ much. The server "
+        f"elsewhere is a stand-in that waits {delay:g} s a batch, as long as the real one took, and computes "
+        "nothing: that is what a machine of its own gives. An update then takes the longer of drawing and "
+        "learning, in place of their sum."
     )
     rows = []
     for name in (REAL, ELSEWHERE):

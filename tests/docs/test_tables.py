@@ -1,5 +1,6 @@
 """Every table in docs/ that a script writes equals what its result files give now."""
 
+import importlib
 import json
 import sys
 from pathlib import Path
@@ -46,11 +47,11 @@ def test_the_table_of_baselines(benchmarks):
     assert in_page("baselines", "policy.md") == baselines.written(content)
 
 
-def test_the_table_of_the_vllm_server(benchmarks):
-    import vllm_quickstart
-
-    content = json.loads(vllm_quickstart.RESULTS.read_text(encoding="utf-8"))
-    assert in_page("vllm", "scale.md") == vllm_quickstart.written(content)
+@pytest.mark.parametrize(("name", "script"), [("vllm", "vllm_quickstart"), ("ahead", "ahead")])
+def test_the_tables_of_the_vllm_server(benchmarks, name, script):
+    module = importlib.import_module(script)
+    content = json.loads(module.RESULTS.read_text(encoding="utf-8"))
+    assert in_page(name, "scale.md") == module.written(content)
 
 
 def test_the_table_of_families(benchmarks):
