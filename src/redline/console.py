@@ -88,7 +88,7 @@ def span(seconds: float) -> str:
 class _Rate(ProgressColumn):
     def render(self, task: Task) -> Text:
         speed = task.finished_speed or task.speed
-        if speed is None:
+        if speed is None or (task.elapsed or 0.0) < 1:  # of a moment's work a rate says nothing
             return Text("")
         return Text(f"{speed:.1f}/s" if speed >= 1 else f"{1 / max(speed, 1e-9):.1f} s each")
 
