@@ -131,15 +131,20 @@ def test_the_reward_model_is_plain_transformers_and_scores_edits(redline, recipe
     ]
     assert dict(by_word)["bad"] == min(reward for _, reward in by_word)
 
-    with (tmp_path / "edits.csv").open("w", newline="") as out_csv:  # the same as a table
-        table = csv.DictWriter(out_csv, ["id", "prompt", "rejected", "edited"], extrasaction="ignore")
-        table.writeheader()
-        table.writerows(lines(edits_file))
+    with (tmp_path / "edits.csv").open(
+        "w", newline=""
+    ) as out_csv:  # the same as a table with their own columns
+        table = csv.writer(out_csv)
+        table.writerow(["id", "prompt", "draft", "sent"])
+        for edit in lines(edits_file):
+            table.writerow([edit["id"], edit["prompt"], edit["rejected"], edit["edited"]])
+    columns = ["--columns", "rejected=draft", "--columns", "edited=sent"]
+    again = tmp_path / "again.jsonl"
     status, _, err = redline(
-        "score", tmp_path / "edits.csv", "--reward", out / "reward", "--out", tmp_path / "again.jsonl"
+        "score", tmp_path / "edits.csv", *columns, "--limit", 20, "--reward", out / "reward", "--out", again
     )
     assert status == 0, err
-    assert lines(tmp_path / "again.jsonl") == rows
+    assert lines(again) == rows[:40]
 
 
 @pytest.mark.parametrize("kind", ["token", "sequence"])

@@ -6,7 +6,9 @@ from typing import Annotated, Literal
 import typer
 
 from redline.cli.app import app
+from redline.data.reading import Reading
 from redline.options import Json
+from redline.reading import SOURCE, with_reading
 
 PANEL = "Models"
 
@@ -15,16 +17,20 @@ PANEL = "Models"
     rich_help_panel=PANEL,
     epilog="Example: `redline score edits.jsonl --reward runs/demo/reward --out scores.jsonl`",
 )
+@with_reading
 def score(
-    file: Annotated[Path, typer.Argument(metavar="EDITS_OR_RESPONSES", show_default=False)],
+    file: Annotated[
+        str, typer.Argument(help=f"Edits or responses: {SOURCE}", metavar="FILE", show_default=False)
+    ],
     reward: Annotated[str, typer.Option(help="A reward model's folder or name")],
     out: Annotated[Path, typer.Option(help="The scores")],
+    reading: Reading,
     json: Json = False,
 ) -> None:
-    """A reward for every token."""
+    """A reward for every token of edits (both sides) or of responses."""
     from redline.reward.score import score_command
 
-    score_command(file, reward, out, json)
+    score_command(reading.source(file), reward, out, json)
 
 
 @app.command(

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from redline.console import say
 from redline.data.files import read_json, read_jsonl, write_json, write_jsonl
 from redline.data.records import Prompt, Response
+from redline.data.settings import Source
 from redline.direct.settings import DirectBestOfN
 from redline.engine.processes import this_process
 from redline.errors import UserError
@@ -84,7 +85,8 @@ def _write_responses(job: Job, policy: list[Response], reference: list[Response]
     for name, responses in zip(SYSTEMS, (policy, reference), strict=True):
         write_jsonl(files.responses(name), responses)
         if files.reward.folder.exists():
-            score_file(files.responses(name), str(files.reward.folder), files.scores(name))
+            written = Source(path=str(files.responses(name)))
+            score_file(written, str(files.reward.folder), files.scores(name))
 
 
 def _best_of_n(job: Job, judge: "Judge") -> tuple[list[Response], list[Response], JsonObject]:
