@@ -22,7 +22,7 @@ from redline.data.read import read
 from redline.data.records import Edit, Labels, Pair, Response, ToEdit
 from redline.data.settings import Source
 from redline.data.show import show_file
-from redline.edit import llm
+from redline.edit import editor, llm
 from redline.edit.command import statistics_of
 from redline.edit.settings import EditWith
 from redline.judge.command import compare_command
@@ -141,7 +141,7 @@ def through_what_follows(path, count, tokenizer, folder) -> None:
 )
 @given(st.lists(pair(), min_size=1, max_size=5))
 def test_random_pairs_through_all_commands(tokenizer, monkeypatch, pairs):
-    monkeypatch.setattr(llm, "open_chat", Scripted)
+    monkeypatch.setattr(editor, "open_chat", Scripted)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         path = folder / "pairs.jsonl"

@@ -2,6 +2,7 @@
 
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -179,3 +180,11 @@ def test_the_command_serves_on_loopback_with_a_token_of_its_own(reward_folder):
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait(30)
+
+
+def test_a_port_that_is_taken_is_one_line(redline, reward_folder):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        status, _, err = redline("serve-reward", reward_folder, "--port", port)
+    assert status == 2
+    assert "Choose another port" in err

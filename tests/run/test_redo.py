@@ -1,8 +1,9 @@
 """A changed key redoes what depends on it and no more; nothing that was made is lost."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Literal, get_args, get_origin
 
 import pytest
 import yaml
@@ -10,10 +11,11 @@ import yaml
 from redline.data.files import read_json, read_jsonl, write_json, write_jsonl
 from redline.data.records import Edit
 from redline.errors import UserError
-from redline.recipe import load_recipe
+from redline.recipe import load_recipe, sections_in
 from redline.run.depends import changes
 from redline.run.files import RunFiles
 from redline.run.run import Run
+from redline.section import Section
 
 PAIRS = [{"id": f"p{n}", "prompt": f"q{n}", "chosen": f"good {n}", "rejected": f"bad {n}"} for n in range(4)]
 STAGES = ["data", "edit", "label", "sft", "reward", "policy", "compare"]
@@ -60,6 +62,7 @@ REDONE: dict[str, list[str]] = {
     "policy.updates=9": ["policy", "compare"],
     "policy.reward=[{form: discrete}]": ["policy", "compare"],
     "policy.kl.target=null": ["policy", "compare"],
+    "policy.sampler=mine.py:sampler": ["policy", "compare"],
     "policy.sampling.top_p=0.9": ["policy", "compare"],
     "policy.checkpoint_every=9": [],
     "policy.sample_every=9": [],
@@ -147,9 +150,79 @@ def test_what_depends_on_a_key_is_redone_and_nothing_else(recipe, change):
     assert redone == REDONE[change]
 
 
-def test_every_key_of_the_recipe_that_a_stage_reads_is_in_the_table():
-    sections = {key.partition("=")[0].partition(".")[0] for key in REDONE}
-    assert {"model", "data", "edit", "label", "sft", "reward", "policy", "watch", "compare"} <= sections
+# the start of a key -> the stages that depend on any such key; the longest start counts
+BY_START: dict[str, list[str]] = {
+    "name": [],
+    "trackers": [],
+    "seed": TRAINED,
+    "model.": TRAINED,
+    "model.name": ["data", *FROM_LABEL],
+    "model.revision": ["data", *FROM_LABEL],
+    "model.chat_template": ["data", *FROM_LABEL],  # and its kwargs
+    "data.pairs.": ["data", "edit", *FROM_LABEL],
+    "data.prompts.": ["data", "policy", "compare"],
+    "data.eval_prompts.": ["data", "compare"],
+    "data.validation_share": FROM_LABEL,
+    "data.max_prompt_tokens": ["data", *FROM_LABEL],
+    "data.max_response_tokens": FROM_LABEL,
+    "data.over_long": FROM_LABEL_BUT_SFT,
+    "edit.": ["edit", *FROM_LABEL],
+    "label.": FROM_LABEL_BUT_SFT,
+    "sft.": TRAINED,
+    "reward.": ["reward", "policy", "compare"],
+    "policy.": ["policy", "compare"],
+    "watch.": [],
+    "compare.": ["compare"],
+    **{key.partition("=")[0]: stages for key, stages in REDONE.items() if not stages},  # no result changes
+}
+
+
+def keys_of(section: Section, start: str = "") -> Iterator[str]:
+    """The keys of a recipe that hold a value; sections that may be absent are in the table above."""
+    for name, field in type(section).model_fields.items():
+        value = getattr(section, name)
+        if isinstance(value, Section):
+            yield from keys_of(value, f"{start}{name}.")
+        elif not list(sections_in(field.annotation)):
+            yield f"{start}{name}"
+
+
+def with_another_value(section: Section, key: str) -> Section:
+    """A copy in which one key has another value of its kind."""
+    name, _, rest = key.partition(".")
+    value = getattr(section, name)
+    if rest:
+        return section.model_copy(update={name: with_another_value(value, rest)})
+    return section.model_copy(update={name: another(value, type(section).model_fields[name].annotation)})
+
+
+def another(value: object, kind: object) -> object:
+    choices = [choice for choice in get_args(kind) if isinstance(choice, str | int) and choice != value]
+    if get_origin(kind) is Literal:
+        return choices[0]
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, int | float):
+        return value + 1
+    if isinstance(value, dict):
+        return {"x": "a"}
+    if isinstance(value, list):
+        return [get_args(get_args(kind)[0])[0]]
+    if value is None and (int in get_args(kind) or float in get_args(kind)):
+        return 3
+    return f"{value}x"
+
+
+def test_each_key_redoes_the_stages_that_depend_on_it(recipe):
+    whole = load_recipe(recipe)
+    before = {stage: Run(whole, Path("run")).settings(stage) for stage in STAGES}
+    keys = list(keys_of(whole))
+    assert len(keys) > 130
+    for key in keys:
+        start = max((start for start in BY_START if key.startswith(start)), key=len)
+        now = Run(with_another_value(whole, key), Path("run"))
+        redone = [stage for stage in STAGES if changes(before[stage], now.settings(stage))]
+        assert (key, redone) == (key, BY_START[start])
 
 
 def test_a_finished_run_does_nothing_and_says_so(recipe, capsys):

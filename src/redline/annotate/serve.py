@@ -2,7 +2,6 @@
 write out what people have made."""
 
 import getpass
-import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -30,6 +29,7 @@ from redline.data.records import Edit, Response, ToEdit
 from redline.data.settings import Source
 from redline.data.show import visible
 from redline.errors import UserError
+from redline.urls import listen
 
 
 @dataclass
@@ -90,7 +90,7 @@ def annotate(options: Options) -> None:
                 f"--db {shown(options.db)}: there is nothing in it to work on. Give PAIRS, --import, "
                 "--blind or --thumbs."
             )
-    listening = _listen(options.host, options.port)
+    listening = listen(options.host, options.port)
     port = listening.getsockname()[1]
     base = url or f"http://{f'[{options.host}]' if ':' in options.host else options.host}:{port}"
     app = build(engine, url, hosts=frozenset({str(urlsplit(base).hostname), "localhost", "127.0.0.1", "::1"}))
@@ -266,22 +266,6 @@ def _say(source: str, count: Count, rejects: Rejects) -> None:
     console.print(text, highlight=False, markup=False, soft_wrap=True)
     for noticed in rejects.notes:
         console.print(f"{source}: {noticed}", highlight=False, markup=False, soft_wrap=True)
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    # With TCP named, asyncio switches Nagle's delay off; without, each answer would take 40 ms longer.
-    listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listening.bind((host, port))
-        listening.listen(128)  # who opens a link as soon as it is printed waits, and is not turned away
-    except (OSError, OverflowError) as error:
-        listening.close()
-        raise UserError(
-            f"--host {host} --port {port}: cannot be listened on ({error}). Choose another port."
-        ) from error
-    return listening
 
 
 def _print_links(engine: Engine, base: str, names: list[str]) -> None:

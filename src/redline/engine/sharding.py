@@ -101,7 +101,10 @@ def gathered(model: nn.Module) -> Iterator[None]:
     finally:
         for part in parts:
             part.set_reshard_after_forward(part is not model, recurse=False)
-        _shard_again(model)
+        if parts:
+            # Shards the weights again, and forgets the order of the passes. A backward pass gathers layers
+            # ahead in that order. What ran here differs by process: they would gather different layers.
+            parts[0].reset_iter_state()
 
 
 def unfinished(accelerator: "Accelerator", model: nn.Module) -> AbstractContextManager[None]:

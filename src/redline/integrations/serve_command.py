@@ -6,6 +6,7 @@ from importlib.util import find_spec
 
 from redline.console import console
 from redline.errors import UserError
+from redline.urls import listen
 
 TOKEN_VARIABLE = "REDLINE_REWARD_TOKEN"  # noqa: S105 (a variable's name)
 
@@ -22,10 +23,8 @@ def serve_reward(name: str, host: str, port: int, batch: int, waiting: int) -> N
 
     token = os.environ.get(TOKEN_VARIABLE) or secrets.token_urlsafe(24)
     app = reward_app(TokenReward.from_pretrained(name), token, Limits(batch=batch, waiting=waiting))
-    config = uvicorn.Config(
-        app, host=host, port=port, log_level="warning", access_log=False, server_header=False
-    )
-    listening = config.bind_socket()
+    config = uvicorn.Config(app, log_level="warning", access_log=False, server_header=False)
+    listening = listen(host, port)
     place = f"http://{host}:{listening.getsockname()[1]}"
     lines = [f"serving {name} at {place} (POST /score, /openrlhf, /slime)"]
     if TOKEN_VARIABLE not in os.environ:
