@@ -12,7 +12,7 @@ so that ``import redline`` is quick and needs no torch.
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 if TYPE_CHECKING:  # for type checkers and editors: the same names as in _HOMES
     from redline.data.load import read_edits, read_records
