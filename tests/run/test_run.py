@@ -96,6 +96,16 @@ def test_every_stage_from_edits_to_win_rate(redline, recipe, tmp_path, monkeypat
     assert before == {path: path.stat().st_mtime_ns for path in before}
 
 
+def test_samples_are_shown_by_choice(redline, recipe, tmp_path):
+    changes = ["policy.show_samples=2", "policy.sample_every=1", "reward.epochs=1", "policy.updates=2"]
+    status, _, err = redline("run", recipe, "--out", tmp_path / "run", *changes)
+    assert status == 0, err
+    for update in (1, 2):
+        for number in (1, 2):
+            assert f"update {update}, sample {number}: " in err
+    assert " sample 3: " not in err
+
+
 def test_the_reward_model_is_plain_transformers_and_scores_edits(redline, recipe, tmp_path, edits_file):
     from transformers import AutoModelForTokenClassification, AutoTokenizer
 
