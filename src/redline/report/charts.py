@@ -87,7 +87,10 @@ def line_chart(
         x_high = x_low + 1
     y_ticks = ticks(*(y_range or _padded([y for _, y in points])))
     frame = Frame((x_low, x_high), (y_ticks[0], y_ticks[-1]))
-    parts = [frame.axes(y_ticks, ticks(x_low, x_high), x_label)]
+    x_ticks = ticks(x_low, x_high)
+    if all(x == int(x) for x, _ in points):  # updates and rounds: there is no half of one
+        x_ticks = [tick for tick in x_ticks if tick == int(tick)]
+    parts = [frame.axes(y_ticks, x_ticks, x_label)]
     if mark is not None:
         parts.append(
             f'<line class="mark" x1="{frame.at_x(mark):.1f}" x2="{frame.at_x(mark):.1f}" y1="{TOP}" '

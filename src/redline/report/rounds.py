@@ -30,12 +30,13 @@ def write_rounds(folder: Path) -> Path:
                 "rounds.html",
                 name=folder.name,
                 chart=chart,
-                rows=[{**row, **{key: _share(row, key) for key, _, _ in OPPONENTS}} for row in rounds],
+                rows=[row | {"shares": [_share(row, key) for key, _, _ in OPPONENTS]} for row in rounds],
             )
         )
     return page
 
 
-def _share(row: JsonObject, key: str) -> str:
+def _share(row: JsonObject, key: str) -> tuple[str, str]:
+    """A win rate and its interval, as text."""
     low, high = row[f"{key}_ci95"]
-    return f"{percent(row[key])} ({percent(low)} to {percent(high)})"
+    return percent(row[key]), f"{percent(low)} to {percent(high)}"
