@@ -207,8 +207,11 @@ def _is_stack(module: nn.Module, parameter: nn.Parameter) -> bool:
 
 
 def _is_bypassed(model: nn.Module, path: str) -> bool:
+    """Whether a layer lies in a state space mixer, which has a matrix A (by its logarithm) and reads the
+    layer's weight past any adapter."""
     parent, _, name = path.rpartition(".")
-    return name in BYPASSED and "mamba" in type(model.get_submodule(parent)).__name__.lower()
+    mixer = model.get_submodule(parent)
+    return name in BYPASSED and (hasattr(mixer, "A_log") or "mamba" in type(mixer).__name__.lower())
 
 
 def _claimed(model: nn.Module) -> set[str]:

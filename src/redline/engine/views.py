@@ -270,8 +270,9 @@ def _upper(base: nn.Module, cut: int, recompute: bool = False) -> Any:
 
 @torch.no_grad()
 def _fits(base: nn.Module, cut: int) -> bool:
-    """Whether lower and upper view together give what the whole model gives, on random tokens: three rows,
-    since a layer whose output is a pair would pass for two, longer than the model's windows."""
+    """Whether lower and upper view together give what the whole model gives, on random tokens: five rows,
+    since a layer whose output is a pair (or a triple) would pass for two (or three), longer than the model's
+    windows."""
     try:
         layers_of(base)
         config: Config = base.config
@@ -279,7 +280,7 @@ def _fits(base: nn.Module, cut: int) -> bool:
         generator = torch.Generator().manual_seed(0)
         shown = [past(limit) for limit in limits(config) if past(limit) <= TRIED]
         size = max([FEWEST, *shown])
-        ids = torch.randint(0, config.vocab_size, (3, size), generator=generator).to(device)
+        ids = torch.randint(0, config.vocab_size, (5, size), generator=generator).to(device)
         whole = base(input_ids=ids, use_cache=False).last_hidden_state
         parts = _upper(base, cut)(_lower(base, cut)(ids))
     except (LookupError, TypeError, AttributeError, IndexError, ValueError, RuntimeError):
