@@ -10,11 +10,10 @@ import torch
 from pydantic import ValidationError
 
 from redline.data.records import Prompt
-from redline.engine.settings import Adapt, Model
+from redline.engine.settings import Adapt
 from redline.policy.baselines import Groups, baseline_advantages
 from redline.policy.settings import Policy
 from redline.policy.train import build_ppo, train_policy
-from tiny_models import model_folder
 from tiny_trainings import REWARDS, TEXTS, policy_recipe
 
 PROMPTS = [Prompt(id=text, prompt=text) for text in TEXTS]
@@ -129,11 +128,6 @@ def test_what_does_not_belong_is_refused_in_one_line(changes, message):
     with pytest.raises(ValidationError, match=message) as caught:
         Policy(**changes)
     assert len(caught.value.errors()) == 1
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory) -> Model:
-    return Model(name=model_folder(tmp_path_factory.mktemp("model")), dtype="float32")
 
 
 @pytest.fixture(scope="module")

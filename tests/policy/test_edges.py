@@ -60,11 +60,6 @@ BATCHES = {
 }
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory) -> Model:
-    return Model(name=model_folder(tmp_path_factory.mktemp("model")), dtype="float32")
-
-
 @pytest.fixture(scope="module", params=["LoRA", "full, upper layers"])
 def rig(request, model, tmp_path_factory) -> Rig:
     return Rig(model, engine_rig.recipe(ADAPTS[request.param]))

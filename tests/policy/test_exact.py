@@ -34,11 +34,6 @@ EOS = 1
 COUNT = "def f(prompts, responses):\n    return [float(text.count('a')) for text in responses]\n"
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory) -> Model:
-    return Model(name=model_folder(tmp_path_factory.mktemp("model")), dtype="float32")
-
-
 @pytest.fixture(scope="module", params=ADAPTS)
 def rig(request, model, tmp_path_factory) -> Rig:
     return Rig(

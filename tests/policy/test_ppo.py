@@ -70,11 +70,6 @@ PROMPTS = [
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory) -> Model:
-    return Model(name=model_folder(tmp_path_factory.mktemp("model")), dtype="float32")
-
-
-@pytest.fixture(scope="module")
 def rewards(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("rewards") / "rewards.py"
     path.write_text(REWARDS)
