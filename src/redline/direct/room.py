@@ -15,6 +15,7 @@ from redline.direct.batch import Passes
 from redline.direct.rows import Row
 from redline.engine.batching import draw_rows
 from redline.engine.models import eos_ids
+from redline.engine.processes import all_shares, own_share
 from redline.engine.rollout import Rollout
 from redline.engine.settings import Model
 from redline.errors import UserError
@@ -99,7 +100,7 @@ class Room:
         stop = eos_ids(self.anchors.actor.lm, self.tokenizer, texts)
         seed = (self.seed * 1_000_003 + self._samplings) * SEEDS % 2**63
         self._samplings += 1
-        places = self._mine(len(prompts))
+        places = own_share(len(prompts))
         mine = [prompts[place] for place in places]
         of_responses: list[int] = []
         for place in places:
@@ -157,18 +158,16 @@ class Room:
 
     def shared(self, rows: Sequence[Row], compute: Callable[[list[Row]], list[float]]) -> list[float]:
         """A number for each row, each process computing those of its share."""
-        places = self._mine(len(rows))
+        places = own_share(len(rows))
         numbers = compute([rows[place] for place in places]) if places else []
-        every = sorted(self.gathered(list(zip(places, numbers, strict=True))))
-        return [number for _, number in every]
+        return all_shares(numbers, len(rows))
 
     def prepare(self, rows: Sequence[Row], against: Sequence[str]) -> None:
         """Let rows know what frozen models say of them, each process computing its share."""
-        places = self._mine(len(rows))
-        self.passes.prepare([rows[place] for place in places], against)
-        shares = self.gathered([(place, rows[place].known) for place in places])
-        for place, known in shares:
-            rows[place].known.update(known)
+        mine = [rows[place] for place in own_share(len(rows))]
+        self.passes.prepare(mine, against)
+        for row, known in zip(rows, all_shares([row.known for row in mine], len(rows)), strict=True):
+            row.known.update(known)
 
     def some_prompts(self, count: int, number: int) -> list[Asked]:
         """The prompts of round ``number`` when each takes the next ``count``: no prompt comes again before
@@ -190,10 +189,6 @@ class Room:
         """Put back what ``state`` gave."""
         self.counts, self._samplings = Counts(**state["counts"]), state["samplings"]
         self.notes = dict(state["notes"])
-
-    def _mine(self, count: int) -> range:
-        """The places of this process's share of ``count`` things."""
-        return range(self.accelerator.process_index, count, self.accelerator.num_processes)
 
     def gathered(self, mine: list[Any]) -> list[Any]:
         """What all processes have, in one list."""

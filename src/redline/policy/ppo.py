@@ -13,9 +13,10 @@ from accelerate.utils import gather_object
 from torch import Tensor
 from torch.nn.functional import pad as pad_last
 
-from redline.console import console
+from redline.console import say
 from redline.data.records import Prompt, Text
 from redline.engine.batching import draw_rows, minibatches, pack, pad
+from redline.engine.processes import own_share
 from redline.engine.rollout import Rollout
 from redline.engine.sharding import gathered
 from redline.engine.steps import Stepper
@@ -147,10 +148,6 @@ class Ppo:
         rows = draw_rows(len(self.prompts), prompts, step, self.seed)
         return [row for row in rows for _ in range(self.settings.samples)]
 
-    def own_places(self, count: int) -> range:
-        """The places of this process's responses in a batch of ``count``."""
-        return range(self.accelerator.process_index, count, self.accelerator.num_processes)
-
     def respond(self, rows: Sequence[int], step: int) -> Rollout:
         """Responses to this process's share of some prompts, the numbers of which are ``rows``."""
         share = self.share(rows, step)
@@ -161,7 +158,7 @@ class Ppo:
 
     def share(self, rows: Sequence[int], step: int) -> "Share":
         """This process's share of some prompts, the numbers of which are ``rows``."""
-        places = self.own_places(len(rows))
+        places = own_share(len(rows))
         mine = [rows[place] for place in places]
         seed = (self.seed * 1_000_003 + step) * 1009
         request = Request(self.settings.sampling, self.stop, seed, places)
@@ -213,7 +210,7 @@ class Ppo:
         advantages = baseline_advantages(
             pad_last(rewards, (0, missing)),
             pad_last(batch.mask, (0, missing)),
-            Groups.of_places(self.own_places(whole), whole, size),
+            Groups.of_places(own_share(whole), whole, size),
             settings.gamma,
             settings.credit,
             settings.standardise == "group",
@@ -335,10 +332,7 @@ class Ppo:
         if self.shaping.is_measured:
             return
         size = self.settings.batch_size
-        console.print(
-            f"measuring the reward's scale on {size * CALIBRATION} responses of the reference",
-            highlight=False,
-        )
+        say(f"measuring the reward's scale on {size * CALIBRATION} responses of the reference")
         with self.whole_weights():
             self.shaping.measure(self._samples_of_reference())
 
