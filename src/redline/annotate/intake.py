@@ -19,7 +19,7 @@ from sqlalchemy import Connection, Engine, exists, func, select, update
 from redline.annotate import texts
 from redline.annotate.agreement import MOST_RATERS
 from redline.annotate.schema import OPEN, clock, item, practice, project, slot, work, writing
-from redline.console import console
+from redline.console import say
 from redline.data.check import Rejects
 from redline.data.records import Edit, Record, Response, ToEdit
 from redline.errors import UserError
@@ -88,12 +88,9 @@ def set_up(
             db.execute(update(project).values(given))
             for name in ("agreement", "raters"):
                 if given.get(name, getattr(found, name)) != getattr(found, name):
-                    console.print(
+                    say(
                         f"--{name}: holds for items that are added from now on; those in the database stay "
-                        "as they are.",
-                        highlight=False,
-                        markup=False,
-                        soft_wrap=True,
+                        "as they are."
                     )
 
 

@@ -20,7 +20,7 @@ from redline.annotate.intake import Count, add_comparison, add_drafts, add_pairs
 from redline.annotate.practice import KNOWN, add_practice
 from redline.annotate.schema import connect, item, project, shown
 from redline.annotate.shown import duration, moment
-from redline.console import console, print_json, say, track
+from redline.console import print_json, say, track
 from redline.data.check import Rejects
 from redline.data.files import read_jsonl
 from redline.data.fits import fits_model
@@ -29,7 +29,7 @@ from redline.data.records import Edit, Response, ToEdit
 from redline.data.settings import Source
 from redline.data.show import visible
 from redline.errors import UserError
-from redline.urls import listen
+from redline.listening import listen
 
 
 @dataclass
@@ -263,18 +263,16 @@ def _say(source: str, count: Count, rejects: Rejects) -> None:
     if rejects.total:
         reasons = ", ".join(f"{number:,} {reason}" for reason, number in rejects.counts.most_common(5))
         text += f", {rejects.total:,} left out ({reasons}); see {rejects.path}"
-    console.print(text, highlight=False, markup=False, soft_wrap=True)
+    say(text)
     for noticed in rejects.notes:
-        console.print(f"{source}: {noticed}", highlight=False, markup=False, soft_wrap=True)
+        say(f"{source}: {noticed}")
 
 
 def _print_links(engine: Engine, base: str, names: list[str]) -> None:
     """One new link for the admin and for each person named; links given before go on working."""
-    console.print(
-        "Links are secrets: whoever has one can work under its name.", highlight=False, markup=False
-    )
+    say("Links are secrets: whoever has one can work under its name.")
     for name in [ADMIN, *names]:
         token = people.new_link(engine, people.ensure(engine, name, admin=name == ADMIN))
         told = f"{base}/open/{token}" if token else "taken back; the admin page gives a new one"
         print(f"{name}: {told}", flush=True)
-    console.print("Ctrl-C stops the server; the same command starts it again.", highlight=False, markup=False)
+    say("Ctrl-C stops the server; the same command starts it again.")

@@ -9,7 +9,7 @@ from typing import IO, Any
 
 from pydantic import BaseModel
 
-from redline.console import console
+from redline.console import say
 from redline.data.files import is_no_file
 from redline.data.records import Edit, Feedback, Pair, Prompt, Record, Response, Text, ToEdit, as_text
 from redline.errors import UserError, cannot_write
@@ -109,7 +109,7 @@ class Rejects:
             lines.append(said if count == 1 else f"{said} ({count:,} times)")
         lines += [f"warning: {count:,} {text}" for text, count in self.warnings.items()]
         for line in lines:
-            console.print(f"{what}: {line}", highlight=False, markup=False, soft_wrap=True)
+            say(f"{what}: {line}")
 
     def as_json(self) -> JsonObject:
         """The counts for ``--json``: records that were kept, those left out by reason and where they are,

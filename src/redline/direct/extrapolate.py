@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from redline.console import console, progress_bar
+from redline.console import progress_bar, say, warn
 from redline.data.files import write_jsonl
 from redline.data.records import Prompt, Record
 from redline.direct.settings import DirectExpo
@@ -176,17 +176,10 @@ def decide(measured: Sequence[Measured], kl_limit: float) -> float:
     """The strength that the search comes to, and a line that says why."""
     chosen = choose(measured, kl_limit)
     if chosen is None:
-        console.print(
-            f"no strength keeps within {kl_limit:g} nats and the policy's length: the policy stays as it is",
-            style="yellow",
-            highlight=False,
-        )
+        warn(f"no strength keeps within {kl_limit:g} nats and the policy's length: the policy stays as it is")
         return 1.0
     beyond = "" if chosen.strength > 1 else ", not beyond the policy itself"
-    console.print(
-        f"strength {chosen.strength:g}{beyond}: reward {chosen.reward:.2f}, KL {chosen.kl:.1f}",
-        highlight=False,
-    )
+    say(f"strength {chosen.strength:g}{beyond}: reward {chosen.reward:.2f}, KL {chosen.kl:.1f}")
     return chosen.strength
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from redline.console import console
+from redline.console import console, say
 from redline.data.tokenization import encode_response, fingerprint, load_tokenizer
 from redline.direct import losses
 from redline.direct.batch import Batch
@@ -30,10 +30,9 @@ def changed_edits(room: Room, pairs: str = "edited") -> list[EditRows]:
     every = edit_rows(room.labels, room.tokenizer, room.max_response, pairs)
     changed = [edit for edit in every if edit.changed]
     if len(changed) < len(every):
-        console.print(
+        say(
             f"{len(every) - len(changed)} of {len(every)} edits are left out: within {room.max_response} "
-            "tokens their two sides are the same",
-            highlight=False,
+            "tokens their two sides are the same"
         )
     if not changed:
         raise UserError(

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import torch
 
-from redline.console import console
+from redline.console import say, warn
 from redline.direct import losses
 from redline.direct.batch import Batch
 from redline.direct.method import Loss, of_pairs
@@ -49,7 +49,7 @@ def gold_rows(room: Room, words: int) -> list[Row]:
 
 def _say_left_out(count: int, of: int, why: str) -> None:
     if count:
-        console.print(f"{count} of {of} edits are left out: they {why}", highlight=False)
+        say(f"{count} of {of} edits are left out: they {why}")
 
 
 def mean_size(rows: list[Row]) -> float:
@@ -309,11 +309,9 @@ class SelmMethod(DpoMethod):
         moved = (seen.policy - seen.anchors["anchor"])[own]
         if not len(moved) or float(moved.mean()) >= self.settings.floor:
             return False
-        console.print(
+        warn(
             f"selm: the anchor's own answers lost {-float(moved.mean()):.0f} nats: the round ends "
-            "here (direct.floor)",
-            style="yellow",
-            highlight=False,
+            "here (direct.floor)"
         )
         return True
 
@@ -371,11 +369,9 @@ class SpaMethod(DpoMethod):
             )
         longer = mean_size(rows[::2]) / max(mean_size(rows[1::2]), 1e-9)
         if longer > 1.1:
-            console.print(
+            warn(
                 f"spa: the responses that it likes are {100 * (longer - 1):.0f} % longer. "
-                "direct.length=within keeps pairs of about one length.",
-                style="yellow",
-                highlight=False,
+                "direct.length=within keeps pairs of about one length."
             )
         room.note(pairs=len(rows) // 2, liked_longer=longer - 1, **self._agreement(room, rows))
         return rows

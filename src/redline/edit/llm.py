@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from redline.console import console
+from redline.console import say
 from redline.data.records import Record, ToEdit
 from redline.edit.counts import Counts, Estimate
 from redline.edit.editor import Editor, answers_path
@@ -51,7 +51,7 @@ def edit_pairs(pairs: Sequence[ToEdit | Record], out: Path | str, settings: Edit
             rejects.settle(pair.id for pair in pairs)
             answers_path(out).unlink(missing_ok=True)
     for line in counts.lines(settings):
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+        say(line)
     if counts.failed:
         first, why = next(iter(counts.failed.items()))
         raise UserError(
@@ -113,9 +113,7 @@ def _finished(pairs: Sequence[ToEdit], edits: Journal, rejects: Journal) -> Coun
     """The counts so far, from the files."""
     for journal in (edits, rejects):
         if journal.torn:
-            console.print(
-                f"{journal.path}: its last line was cut off and is dropped", highlight=False, markup=False
-            )
+            say(f"{journal.path}: its last line was cut off and is dropped")
     ids = {pair.id for pair in pairs}
     both = edits.ids & rejects.ids
     if both:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from redline.console import console
+from redline.console import say
 from redline.embedded import quietly
 from redline.engine.models import is_quantised
 from redline.engine.settings import Adapt
@@ -104,10 +104,9 @@ def _with_lora(
     )
     by_name = _by_name(config, model, goal, name, trained, len(layers))
     if goal.share < MOST:
-        console.print(
+        say(
             f"LoRA adapts {goal.share:.0%} of the weights of the trained layers of {type(model).__name__}: "
-            "PEFT has no adapters for the rest, which stays as it is.",
-            highlight=False,
+            "PEFT has no adapters for the rest, which stays as it is."
         )
     config = by_name or config
     with quietly():

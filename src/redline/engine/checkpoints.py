@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
 
-from redline.console import console, say
+from redline.console import say
 from redline.data.files import write_jsonl
 from redline.engine.processes import this_process, wait_for_everyone
 from redline.engine.sharding import load_optimizer, load_trained, optimizer_state, trained_weights, whole
@@ -191,7 +191,7 @@ def intact(folder: Path) -> JsonObject | None:
         TypeError,
     ):  # not there, not JSON, or JSON of another form
         pass
-    console.print(f"{folder}: damaged checkpoint, passed over", highlight=False, markup=False)
+    say(f"{folder}: damaged checkpoint, passed over")
     return None
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from redline.console import console
+from redline.console import say
 from redline.data.records import Text
 from redline.data.tokenization import load_tokenizer
 from redline.embedded import adapter_folder, base_name, loading, quietly, resolve
@@ -245,7 +245,7 @@ def _merged_start(auto: AutoClass, model: Model, config: Config, new_head: bool)
     quantised = storage(config) is not None
     loaded = load_model(auto, base.model_copy(update={"load_in_4bit": False}), config, new_head)
     if quantised:
-        console.print(f"{base.name}: its weights are made whole to take the adapter", highlight=False)
+        say(f"{base.name}: its weights are made whole to take the adapter")
     merged = _with_adapter(whole_weights(loaded), model.name)
     if not model.load_in_4bit:
         return _ready(merged)

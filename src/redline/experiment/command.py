@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from redline.console import print_json
+from redline.console import print_json, say
 from redline.data.files import whole_file, write_json
 from redline.errors import UserError
 from redline.experiment.arms import cells, load_experiment
@@ -111,7 +111,7 @@ def print_summary(summary: JsonObject, console: Console | None = None) -> None:
         )
     console.print(table)
     if summary["unfinished"]:
-        console.print(f"not finished: {'; '.join(summary['unfinished'])}", markup=False)
+        say(f"not finished: {'; '.join(summary['unfinished'])}")
 
 
 def _rate(found: JsonObject) -> str:

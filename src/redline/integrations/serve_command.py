@@ -4,9 +4,9 @@ import os
 import secrets
 from importlib.util import find_spec
 
-from redline.console import console
+from redline.console import say
 from redline.errors import UserError
-from redline.urls import listen
+from redline.listening import listen
 
 TOKEN_VARIABLE = "REDLINE_REWARD_TOKEN"  # noqa: S105 (a variable's name)
 
@@ -30,5 +30,5 @@ def serve_reward(name: str, host: str, port: int, batch: int, waiting: int) -> N
     if TOKEN_VARIABLE not in os.environ:
         lines.append(f"token: {token} (set {TOKEN_VARIABLE} to choose it)")
     for line in lines:
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+        say(line)
     uvicorn.Server(config).run(sockets=[listening])

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from redline.console import console
+from redline.console import warn
 from redline.engine.rollout import Rollout
 from redline.policy.scale import reward_scale
 from redline.policy.settings import Policy
@@ -43,7 +43,7 @@ class Shaping:
         returns = torch.tensor([total * factor for total, _ in measured], dtype=torch.float64)
         self.scale, warning = reward_scale(returns)
         if warning:
-            console.print(warning, style="yellow", highlight=False, markup=False)
+            warn(warning)
 
     def shape(self, reward: Tensor, ended: bool) -> Tensor:
         """The rewards ``[R]`` of a response, scaled, with the term for having ended or been cut off."""

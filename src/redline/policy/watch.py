@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from redline.console import console
+from redline.console import warn
 from redline.data.files import read_jsonl, write_jsonl
 from redline.data.records import Prompt, Response
 from redline.data.tokenization import decode_response
@@ -189,9 +189,7 @@ class Watch:
         if (
             "warning" in found and not self.warned
         ):  # the log repeats it at every measurement, the console does not
-            console.print(
-                f"update {update}: {found['warning']}", style="yellow", highlight=False, markup=False
-            )
+            warn(f"update {update}: {found['warning']}")
         self.warned = "warning" in found
         return found | {"seconds_watch": time.perf_counter() - start}
 

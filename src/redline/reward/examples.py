@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from redline.console import console
+from redline.console import say
 from redline.data.records import Labels
 from redline.engine.trunk import Row
 from redline.errors import UserError
@@ -118,9 +118,8 @@ def examples(
         ]
         found.append(Example(record.id, *sides))
     if left_out:
-        console.print(
+        say(
             f"{left_out} of {left_out + len(found)} edits are left out: a side is empty, or (for sequence "
-            "models) both are the same",
-            highlight=False,
+            "models) both are the same"
         )
     return found

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from redline.console import console, progress_bar
+from redline.console import progress_bar, say
 from redline.data.files import write_json, write_jsonl
 from redline.data.records import Labels
 from redline.engine.batching import draw_rows, pack, pad
@@ -167,10 +167,9 @@ class RewardTrainer:
         with gathered(self.model):
             joint = worth and self.reward.split.can_fork(longest)
         if worth and not joint:
-            console.print(
+            say(
                 f"{type(self.reward.model).__name__} reads the two sides of an edit apart: what they share, "
-                f"{shared:.0%} of all tokens, is computed twice.",
-                highlight=False,
+                f"{shared:.0%} of all tokens, is computed twice."
             )
         for example in edits:
             example.lay_out(joint)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from redline.console import console
+from redline.console import say
 from redline.data.files import read_jsonl, write_jsonl
 from redline.data.records import Edit, Pair, Prompt, as_text
 from redline.data.settings import Source
@@ -41,10 +41,10 @@ def dry_run(recipe: Recipe) -> float:
         job = Job(_small(recipe, _pick(all_records, folder)), RunFiles(folder / "run"))
         for stage, do in stages_of(job).items():
             if stage in ("data", "label", *TRAINING):
-                console.print(f"dry run: {stage}", highlight=False)
+                say(f"dry run: {stage}")
                 do(job)
                 free_memory()
-        console.print("dry run: load what was saved", highlight=False)
+        say("dry run: load what was saved")
         _load_again(job)
     return time.monotonic() - begun
 

@@ -4,7 +4,7 @@ import gc
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from redline.console import console
+from redline.console import say
 from redline.data.check import Rejects, problem
 from redline.data.files import read_jsonl, write_jsonl
 from redline.data.read import read
@@ -156,7 +156,7 @@ def reward(job: Job) -> None:
         max_response=job.recipe.data.max_response_tokens,
         trackers=job.recipe.trackers,
     )
-    console.print(str(result), highlight=False)
+    say(str(result))
 
 
 def policy(job: Job) -> None:

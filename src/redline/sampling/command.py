@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from redline.chat import Chat, NoAnswer, open_chat
-from redline.console import Bar, console, print_json, progress_bar
+from redline.console import Bar, print_json, progress_bar, say
 from redline.data.check import Rejects
 from redline.data.files import check_apart
 from redline.data.fits import fits_model
@@ -203,7 +203,7 @@ def _ask(
 ) -> None:
     """At an OpenAI-compatible endpoint, several prompts at once."""
     if sampling.top_k or sampling.top_p < 1 or sampling.min_new_tokens:
-        console.print("sample: an endpoint is given temperature and length alone", highlight=False)
+        say("sample: an endpoint is given temperature and length alone")
 
     async def ask_one(chat: Chat, prompt: Prompt) -> None:
         messages = prompt.prompt

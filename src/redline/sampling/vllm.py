@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 import torch
 
-from redline.console import console
+from redline.console import say
 from redline.engine.logits import logits_of
 from redline.engine.processes import this_process
 from redline.errors import UserError
@@ -161,7 +161,7 @@ class Vllm:
     def _say_once(self, line: str) -> None:
         if line not in self.told:
             self.told.add(line)
-            console.print(f"policy.sampler: {line}", highlight=False, markup=False)
+            say(f"policy.sampler: {line}")
 
     def _load(self, adapter: "PeftModel | Path") -> _Loaded:
         """Put an adapter where the servers find it, and load it. One that is loaded already is not written
