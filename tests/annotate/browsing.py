@@ -12,6 +12,7 @@ import pytest
 import uvicorn
 from annotation_server import wait_until
 from sqlalchemy import Engine
+from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
@@ -20,6 +21,7 @@ from redline.annotate.app import build
 from redline.annotate.export import export
 from redline.annotate.schema import connect
 
+LOST = "lost-connection"  # a cookie: what comes with it was sent without a connection
 PATIENCE = 60_000  # milliseconds for a condition, on a machine that does other work, too
 
 
@@ -57,16 +59,16 @@ SETTLED = "(!document.querySelector('body.working') || document.querySelector('b
 
 
 class LocalServer:
-    """The app in a thread of this process, over a database that the test fills. ``links``: name -> link;
-    ``away``: it answers nothing but that it cannot."""
+    """The app in a thread of this process, over a database that the test fills. ``links``: name -> link. A
+    browser without a connection (``Tab.lose_connection``) gets no answer from it."""
 
     def __init__(self, engine: Engine, names: list[str]):
         self.engine = engine
-        self.away = False
         app = build(engine)
 
         async def app_or_nothing(scope: Scope, receive: Receive, send: Send) -> None:
-            answer = Response(status_code=503) if self.away and scope["type"] == "http" else app
+            lost = scope["type"] == "http" and LOST in Request(scope).cookies
+            answer = Response(status_code=503) if lost else app
             await answer(scope, receive, send)
 
         config = uvicorn.Config(app_or_nothing, port=0, log_level="warning", access_log=False)
@@ -139,7 +141,7 @@ class Tab:
         done = "main:has(h1:has-text('That is all'))"
         self.page.wait_for_selector(f"body.working, main.wide-page, {done}, #stay a")
         if self.page.locator("#stay").is_visible():  # this browser was somebody else's
-            self.page.click("#enter button")
+            follow(self.page, "#enter button")
         self.page.wait_for_url(re.compile(r"/(admin)?$"))
         self.settle()
         if not guidelines and self.page.locator("#guidelines[open]").count():
@@ -150,6 +152,17 @@ class Tab:
     def settle(self) -> None:
         """Wait until the page takes input."""
         until(self.page, "true")
+
+    def lose_connection(self) -> None:
+        """No page of this browser reaches the server. (A browser that closes a page gives it its connection
+        back, and its last requests go out: the server knows them by a cookie.)"""
+        self.context.add_cookies([{"name": LOST, "value": "1", "url": self.server.base}])
+        self.context.set_offline(True)
+
+    def find_connection(self) -> None:
+        """The pages of this browser reach the server again."""
+        self.context.clear_cookies(name=LOST)
+        self.context.set_offline(False)
 
     def expect_lost_connections(self) -> None:
         """A request that gets no answer is no problem in this test."""
@@ -175,6 +188,13 @@ def until(page: Any, condition: str, seconds: float = PATIENCE / 1000) -> None:
             raise
 
     wait_until(holds, seconds)
+
+
+def follow(page: Any, selector: str) -> None:
+    """Click what leads to another page, and wait until that has loaded. (A click alone waits until it begins
+    to come.)"""
+    with page.expect_navigation():
+        page.click(selector)
 
 
 def text_of(page: Any) -> str:
@@ -237,6 +257,7 @@ def nothing_is_sent(page: Any) -> None:
 
 def fits(page: Any) -> None:
     """Nothing sticks out sideways. (A phone's window widens with what sticks out: the screen counts.)"""
+    until(page, "true")
     wide = page.evaluate("document.documentElement.scrollWidth")
     assert wide <= page.viewport_size["width"], "something sticks out sideways"
     for dialog in page.locator("dialog[open]").all():

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from annotation_server import Server, export, wait_until, write_records
-from browsing import Tab, fits, nothing_is_sent, select_text, until
+from browsing import Tab, fits, follow, nothing_is_sent, select_text, until
 
 from redline.data.alignment import align, edit_ratio
 from redline.data.units import units
@@ -384,13 +384,12 @@ def test_a_link_from_another_site(chromium: Any, server: Server) -> None:
     context = chromium.new_context()
     page = context.new_page()
     page.goto(f"data:text/html,<a href='{server.links['ada']}'>work</a>")
-    page.click("a")
+    follow(page, "a")
     page.wait_for_selector("#editor")
     page.goto(
         f"data:text/html,<form method=post action='{server.base}/api/skipped'><button>go</button></form>"
     )
-    page.click("button")
-    page.wait_for_load_state()
+    follow(page, "button")
     assert "another site" in page.inner_text("body")
     context.close()
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 pytest.importorskip("playwright")
-from browsing import LocalServer, Look, Tab, database, every_look, fits, select_text, text_of, until
+from browsing import LocalServer, Look, Tab, database, every_look, fits, follow, select_text, text_of, until
 
 from accessibility import violations
 from redline.annotate import people, practice
@@ -61,22 +61,22 @@ def test_the_lead_at_work(chromium: Any, server: LocalServer, tmp_path: Path, lo
     page = tab.open(server.links["admin"])
     # a made link survives a reload
     page.fill("#name", "eve")
-    page.click("text=Make a link")
+    follow(page, "text=Make a link")
     link = page.input_value(".link-field")
     page.reload()
     assert page.input_value(".link-field") == link
-    page.click("text=Put away")
+    follow(page, "text=Put away")
     assert page.locator(".link-field").count() == 0
 
     # from the list to an item, by its filters
-    page.click("nav >> text=Items")
+    follow(page, "nav >> text=Items")
     page.select_option("[name=state]", "skipped")
-    page.click("text=Show")
+    follow(page, "text=Show")
     assert page.locator("tbody tr").count() >= 1
-    page.click("tbody th a")
+    follow(page, "tbody th a")
     assert "not my field" in page.inner_text("main"), "notes of skipped items, too"
     page.goto(f"{server.base}/admin/items?reason=wrong+fact")
-    page.click("tbody th a")
+    follow(page, "tbody th a")
     assert page.locator(".works .redline ins").first.inner_text() == "Canberra"
     assert "Sydney → Canberra: wrong fact" in page.inner_text(".reasons")
 
@@ -84,7 +84,8 @@ def test_the_lead_at_work(chromium: Any, server: LocalServer, tmp_path: Path, lo
     card = page.locator(".work-card", has=page.locator("h3:has-text('ada')"))
     key = page.inner_text("h1")
     card.locator("[name=why]").fill("Look at its size.")
-    card.locator("text=Send >> nth=-1").click()
+    with page.expect_navigation():
+        card.locator("text=Send >> nth=-1").click()
     assert "sent back" in page.inner_text(".works")
     theirs = annotator.open(server.links["ada"])
     until(theirs, "document.querySelector('.cm-content')")  # practice comes first
@@ -105,13 +106,13 @@ def test_the_lead_at_work(chromium: Any, server: LocalServer, tmp_path: Path, lo
     # choose one, take it back, make a third
     page.reload()
     assert page.inner_text("h1") == key
-    page.locator("text=Choose this one").first.click()
+    follow(page, "text=Choose this one >> nth=0")
     page.wait_for_selector(".gold")
     record = next(one for one in server.exported(tmp_path) if one["id"] == key)
     assert record["gold"]["by"] == "admin"
-    page.click("text=Take the decision back")
+    follow(page, "text=Take the decision back")
     page.wait_for_selector(".gold", state="detached")
-    page.click("text=Make your own edit")
+    follow(page, "text=Make your own edit")
     until(page, "document.querySelector('.cm-content')")
     select_text(page, "Sydney")
     page.keyboard.type("Darwin")
@@ -132,18 +133,18 @@ def test_the_lead_at_work(chromium: Any, server: LocalServer, tmp_path: Path, lo
     # assign, and what practice taught
     page.goto(f"{server.base}/admin/items?state=open")
     page.select_option("[name=to]", label="cyd")
-    page.click("button:text-is('Assign')")
+    follow(page, "button:text-is('Assign')")
     assert "changed hands" in page.inner_text("main")
     page.goto(f"{server.base}/admin")
     assert "the same changes" in page.inner_text("main")
 
     # a link is taken back only after asking
-    page.locator("tr:has-text('eve') >> text=Take back").click()
+    follow(page, "tr:has-text('eve') >> text=Take back")
     assert "Take back the link of eve?" in page.inner_text("h1")
-    page.click("text=Leave it")
+    follow(page, "text=Leave it")
     assert people.holder(server.engine, link.rpartition("/")[2])
-    page.locator("tr:has-text('eve') >> text=Take back").click()
-    page.click("button:has-text('Take it back')")
+    follow(page, "tr:has-text('eve') >> text=Take back")
+    follow(page, "button:has-text('Take it back')")
     assert people.holder(server.engine, link.rpartition("/")[2]) is None
     tab.close()
 
@@ -217,19 +218,19 @@ def test_no_violation_on_any_page(chromium: Any, server: LocalServer, look: Look
     tab.problems = [text for text in tab.problems if "404" not in text]
     page = tab.open(server.links["admin"])
     page.fill("#name", "eve")
-    page.click("text=Make a link")
+    follow(page, "text=Make a link")
     page.wait_for_selector(".link-field")
     check("lead")
     page.goto(f"{server.base}/admin/items")
     check("items")
-    page.click("tbody th a")
+    follow(page, "tbody th a")
     page.wait_for_selector(".works .redline ins")
     check("item")
-    page.click("text=Make your own edit")
+    follow(page, "text=Make your own edit")
     until(page, "document.querySelector('.cm-content')")
     check("decide")
     page.goto(f"{server.base}/admin")
-    page.locator("text=Take back… >> nth=0").click()
+    follow(page, "text=Take back… >> nth=0")
     check("revoke")
     assert not found, json.dumps(found, indent=1)
     tab.close()

@@ -17,6 +17,7 @@ from browsing import (
     every_look,
     every_look_and_field,
     fits,
+    follow,
     nothing_is_sent,
     select_text,
     text_of,
@@ -109,7 +110,7 @@ def test_undo(chromium: Any, server: LocalServer, tmp_path: Path, look: Look) ->
     page.keyboard.press("Control+Enter")
     until(page, _is_first(page, 1))
     page.goto(f"{server.base}/mine")
-    page.click("td a")
+    follow(page, "td a")
     until(page, _is_first(page, 0))
     page.click("[data-act=takeback]")
     until(page, f"{_is_first(page, 0)} && !document.querySelector('[data-act=takeback]')")
@@ -183,13 +184,6 @@ def test_a_stale_tab_replaces_nothing(
     tab.close()
 
 
-def _close(server: LocalServer, page: Any) -> None:
-    """Close a page that has no connection. (While the browser closes it, it gives the connection back.)"""
-    server.away = True
-    page.close()
-    server.away = False
-
-
 @every_look
 def test_submitted_without_a_connection(
     chromium: Any, server: LocalServer, tmp_path: Path, look: Look
@@ -200,14 +194,14 @@ def test_submitted_without_a_connection(
     select_text(page, "Sydney")
     page.keyboard.type("Canberra")
     page.wait_for_selector("#saved:text('Saved')")
-    tab.context.set_offline(True)
+    tab.lose_connection()
     page.keyboard.press("Control+Enter")
     page.wait_for_selector("#banner.warn:has-text('Not sent yet')")
     fits(page)
     assert violations(page) == []
-    _close(server, page)
+    page.close()
     assert server.exported(tmp_path) == []
-    tab.context.set_offline(False)
+    tab.find_connection()
     again = tab.new_page()
     again.route("**/api/submit", lambda route: route.abort())  # no answer at the first try
     with again.expect_event("requestfailed"):
@@ -220,10 +214,10 @@ def test_submitted_without_a_connection(
     assert [record["edited"] for record in server.exported(tmp_path)] == [CANBERRA]
 
     # the connection comes back to a page that waits
-    tab.context.set_offline(True)
+    tab.lose_connection()
     again.keyboard.press("Alt+f")
     again.wait_for_selector("#banner.warn:has-text('Not sent yet')")
-    tab.context.set_offline(False)
+    tab.find_connection()
     until(again, _is_first(again, 2))
     assert len(server.exported(tmp_path)) == 2
     tab.expect_lost_connections()
@@ -240,16 +234,16 @@ def test_what_was_sent_too_late_is_kept_and_shown(
     page.keyboard.type("Perth")
     page.wait_for_selector("#saved:text('Saved')")
     on_phone = phone.open(server.links["ada"])
-    tab.context.set_offline(True)
+    tab.lose_connection()
     page.keyboard.press("Control+Enter")
     page.wait_for_selector("#banner.warn:has-text('Not sent yet')")
-    _close(server, page)
+    page.close()
     select_text(on_phone, "Perth")
     on_phone.keyboard.type("Canberra")
     assert text_of(on_phone) == CANBERRA
     on_phone.click("[data-act=submit]")
     until(on_phone, _is_first(on_phone, 1))
-    tab.context.set_offline(False)
+    tab.find_connection()
     again = tab.new_page()
     again.goto(f"{server.base}/mine")
     again.wait_for_selector(".toast:has-text('Not taken, and kept here')")
@@ -280,11 +274,11 @@ def test_anothers_link_in_the_same_browser(chromium: Any, server: LocalServer, l
     page.wait_for_selector("#other")
     assert "In this browser you have been ada. The link that you opened is ben’s." in page.inner_text("main")
     assert page.locator(".prompt, #editor").count() == 0, "nothing of either is shown"
-    page.click("#stay a")
+    follow(page, "#stay a")
     until(page, _is_first(page, 0))
     assert page.inner_text(".who") == "ada"
     page.goto(server.links["ben"])
-    page.click("#enter button")
+    follow(page, "#enter button")
     until(page, _is_first(page, 1))
     assert page.inner_text(".who") == "ben"
     tab.close()

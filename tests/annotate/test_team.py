@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 pytest.importorskip("playwright")
-from browsing import LOOKS, LocalServer, Look, Tab, database, every_look, fits, until
+from browsing import LOOKS, LocalServer, Look, Tab, database, every_look, fits, follow, until
 
 from accessibility import violations
 from redline.annotate import lead, people
@@ -53,10 +53,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalServer]:
 def test_filters_and_pages(chromium: Any, server: LocalServer, look: Look) -> None:
     tab = Tab(chromium, server, look)
     page = tab.open(server.links["admin"])
-    page.click("nav >> text=Items")
+    follow(page, "nav >> text=Items")
     assert f"{TEAM} items, page 1 of 2" in page.inner_text("main")
-    page.click("text=After →")
-    page.wait_for_url("**page=2")
+    follow(page, "text=After →")
     assert page.locator("tbody tr").count() == TEAM - lead.PAGE
     for field, value, count in (
         ("text", "free 64", 1),
@@ -72,8 +71,7 @@ def test_filters_and_pages(chromium: Any, server: LocalServer, look: Look) -> No
             page.check("[name=disagreement]")
         else:
             page.select_option(f"[name={field}]", value)
-        page.click("button:text-is('Show')")
-        page.wait_for_selector("text=All >> visible=true")
+        follow(page, "button:text-is('Show')")
         assert page.locator("tbody tr").count() == count, field
         assert page.locator("tbody th a").count() == count, "each one leads to the item's page"
     fits(page)
@@ -87,7 +85,7 @@ def test_three_answers_to_one_item(chromium: Any, server: LocalServer, tmp_path:
     pairs = page.locator("section[aria-labelledby=agreement-title] tbody tr").all_inner_texts()
     assert {"All", "ada and ben", "ada and eve", "ben and eve"} <= {row.split("\t")[0] for row in pairs}
     page.goto(f"{server.base}/admin/items?text=three+{look}")
-    page.click("tbody th a")
+    follow(page, "tbody th a")
     page.wait_for_selector(".works .redline ins >> nth=2")
     assert page.locator(".works .redline ins").all_inner_texts() == list(CITIES.values())
     works = page.inner_text(".works")
@@ -139,7 +137,7 @@ def test_someone_alone_finishes_and_counts_say_what_happened(
     page.wait_for_selector("h1:has-text('That is all')")
     assert "1 of 1 by all" in page.inner_text(".progress")
     page.goto(server.links["admin"])
-    page.click("#enter button")  # this browser was ada's
+    follow(page, "#enter button")  # this browser was ada's
     until(page, "document.querySelector('.figures')")
     figures = " ".join(page.inner_text(".figures").split())
     assert "items done 1 of 1" in figures

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 pytest.importorskip("playwright")
-from browsing import LocalServer, Look, Tab, database, every_look, fits, nothing_is_sent, until
+from browsing import LocalServer, Look, Tab, database, every_look, fits, follow, nothing_is_sent, until
 
 from accessibility import violations
 from redline.annotate import practice
@@ -80,7 +80,7 @@ def test_comparison_and_thumbs(chromium: Any, tmp_path: Path, look: Look, kind: 
     # a reopened one shows what was chosen
     page.goto(f"{server.base}/mine")
     fits(page)
-    page.click("td a[href^='/work']")
+    follow(page, "td a[href^='/work']")
     until(page, "document.querySelector('[data-act=right]').getAttribute('aria-pressed') === 'true'")
     check("-again")
     if kind == "compare":
@@ -91,10 +91,10 @@ def test_comparison_and_thumbs(chromium: Any, tmp_path: Path, look: Look, kind: 
 
     # the lead's pages of it
     page.goto(server.links["admin"])
-    page.click("#enter button")  # this browser was ada's
+    follow(page, "#enter button")  # this browser was ada's
     page.wait_for_url("**/admin")
     check("-lead")
-    page.click("#recent h3 a")
+    follow(page, "#recent h3 a")
     page.wait_for_selector(".work-card")
     check("-item")
     tab.close()
