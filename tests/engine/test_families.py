@@ -186,8 +186,10 @@ def test_what_closes_a_turn_ends_a_response(tmp_path):
 @pytest.mark.parametrize(
     ("family", "policy", "reward"),
     [
+        ("bailing_hybrid", "view", "view"),  # its checkpoints name the embedding in another way
         ("cohere2", "view", "view"),  # scales its logits, parallel blocks, windows
         ("deepseek_v3", "view", "view"),  # latent attention, shared experts
+        ("falcon_h1", "view", "view"),  # buffers that are made when weights are loaded
         ("gemma3_text", "view", "view"),  # windows of local attention
         ("gpt_oss", "view", "view"),  # sinks, experts with biases
         ("granitemoehybrid", "view", "view"),  # state space layers, attention and experts

@@ -83,6 +83,12 @@ def _made(kind: str, config: "PretrainedConfig", name: str) -> Any:
 class _Plain:
     """A forward pass that asks nothing of the backbone but its last hidden states."""
 
+    @classmethod
+    def is_custom_code(cls) -> bool:
+        """False: the weights have the family's names, so Transformers renames them as it does the family's
+        own (it leaves those of classes from elsewhere as they are)."""
+        return False
+
     def forward(self: Any, input_ids: "Tensor", attention_mask: "Tensor | None" = None) -> "ModelOutput":
         """Logits ``[B, T, C]`` of a token model; of a sequence model ``[B, C]``, at each row's last token."""
         import torch
