@@ -165,11 +165,11 @@ def test_a_search_by_the_command(trained, tmp_path, redline):
     prompts = tmp_path / "prompts.jsonl"
     prompts.write_text("".join(json.dumps({"id": one.id, "prompt": one.prompt}) + "\n" for one in HELD_OUT))
     reward = policy(tmp_path).reward[0].function
-    status, said, _ = redline(
+    status, said, err = redline(
         "extrapolate",
         trained,
         "--strength",
-        1,
+        0,
         "--strength",
         2,
         "--reward",
@@ -183,6 +183,7 @@ def test_a_search_by_the_command(trained, tmp_path, redline):
     )
     assert status == 0
     assert "strength" in said
+    assert "-0.0" not in err  # the KL of strength 0 is 0, up to rounding
     assert len((tmp_path / "o/search.jsonl").read_text().splitlines()) == 2
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 import torch
+import yaml
 
 from redline.data.records import Prompt
 from redline.embedded import EMBEDDED
@@ -206,3 +207,70 @@ def test_a_training_goes_on_when_the_server_was_killed(server, tmp_path):
     log = log_of(tmp_path / "policy")
     assert [line["update"] for line in log] == [1, 2, 3, 4]
     assert max(line["sampler_drift"] for line in log) < 1e-3
+
+
+RECIPES = Path(__file__).parents[2] / "recipes"
+EDITS, OPENINGS, TOKENS = 30, 4, 8
+
+
+def answered(server):
+    """How many requests the server has answered since it began."""
+    lines = httpx.get(f"{server.url}/metrics", trust_env=False).text.splitlines()
+    return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith("vllm:request_success_"))
+
+
+def run_through(redline, server, folder, direct):
+    """A run of a method in PPO's place, on a few of the quickstart's edits: its folder, and how many requests
+    the server answered for it."""
+    folder.mkdir()
+    for name, count in (("edits", EDITS), ("eval", OPENINGS)):
+        records = (RECIPES / "quickstart" / f"{name}.jsonl").read_text().splitlines()[:count]
+        (folder / f"{name}.jsonl").write_text("\n".join(records) + "\n")
+    recipe = {
+        "name": "served",
+        "model": {"name": EMBEDDED, "dtype": "float32"},
+        "data": {
+            "edits": {"path": "edits.jsonl"},
+            "eval_prompts": {"path": "eval.jsonl"},
+            "validation_share": 0.3,
+        },
+        "direct": direct,
+        "policy": {
+            "sampler": {"kind": "vllm", "url": server.url, "adapter_dir": str(folder / "adapters")},
+            "adapt": {"lora_rank": 4, "train_layers": 4},
+            "sampling": {"max_new_tokens": TOKENS, "temperature": TEMPERATURE},
+            "reward": [{"function": f"{__file__}:vowels"}],
+        },
+        "watch": {"every": 4},
+        "compare": {"judge": f"{__file__}:longer"},
+    }
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    before = answered(server)
+    status, _, err = redline("run", folder / "recipe.yaml", "--out", folder / "run")
+    assert status == 0, err
+    return folder / "run", answered(server) - before
+
+
+def vowels(prompts, responses):
+    return [float(sum(letter in "aeiou" for letter in response)) for response in responses]
+
+
+def longer(prompts, first, second):
+    return [float(len(a) > len(b)) for a, b in zip(first, second, strict=True)]
+
+
+def test_rounds_the_watching_judge_and_the_comparison_draw_there(redline, server, tmp_path):
+    """SPIN in two rounds: each draws a response to every edit's prompt. Each measurement, the original that
+    it is measured against, and both sides of the comparison draw one to every opening."""
+    run, drawn = run_through(
+        redline, server, tmp_path / "spin", {"method": "spin", "rounds": 2, "batch_size": 6}
+    )
+    trained = len((run / "labels" / "train.jsonl").read_text().splitlines())
+    measurements = sum("gold" in line for line in log_of(run / "policy"))
+    probes = 2 * 2  # of the adapter and of the base model, for the training and for the comparison
+    assert drawn == 2 * trained + (measurements + 3) * OPENINGS + probes
+
+
+def test_best_of_n_draws_there(redline, server, tmp_path):
+    _, drawn = run_through(redline, server, tmp_path / "best", {"method": "best_of_n", "n": 4})
+    assert drawn == (4 + 1) * OPENINGS + 1  # and a probe of the base model

@@ -168,7 +168,7 @@ class Search:
                 point = self.measure(strength)
                 measured.append(point)
                 bar.advance()
-                bar.note(f"strength {strength:g}: reward {point.reward:.2f} KL {point.kl:.1f}")
+                bar.note(f"strength {strength:g}: reward {point.reward:.2f} KL {point.kl:z.1f}")
         return measured
 
 
@@ -179,7 +179,7 @@ def decide(measured: Sequence[Measured], kl_limit: float) -> float:
         warn(f"no strength keeps within {kl_limit:g} nats and the policy's length: the policy stays as it is")
         return 1.0
     beyond = "" if chosen.strength > 1 else ", not beyond the policy itself"
-    say(f"strength {chosen.strength:g}{beyond}: reward {chosen.reward:.2f}, KL {chosen.kl:.1f}")
+    say(f"strength {chosen.strength:g}{beyond}: reward {chosen.reward:.2f}, KL {chosen.kl:z.1f}")
     return chosen.strength
 
 

@@ -93,7 +93,7 @@ def print_summary(summary: JsonObject, console: Console | None = None) -> None:
             arm["arm"],
             f"{len(arm['seeds'])}/{len(arm['asked'])}",
             *rates,
-            f"{round(arm['kl'], 1) + 0.0:.1f}",
+            f"{arm['kl']:z.1f}",
             f"{arm['perplexity']:.1f}",
             f"{arm['distinct_bigrams']:.2f}",
             _minus(summary, arm["arm"]),

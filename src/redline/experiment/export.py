@@ -54,7 +54,7 @@ def _latex(summary: JsonObject) -> str:
     for arm in summary["arms"]:
         cells = [arm["arm"].translate(TEX), str(len(arm["seeds"]))]
         cells += [_wins(arm["win_rates"][judge]) for judge in judges]
-        cells += [f"{arm['kl']:.1f}", f"{arm['perplexity']:.1f}"]
+        cells += [f"{arm['kl']:z.1f}", f"{arm['perplexity']:.1f}"]
         lines.append(" & ".join(cells) + r" \\")
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", ""])
 

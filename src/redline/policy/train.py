@@ -189,7 +189,7 @@ class Training:
                         metrics |= watch.after(step + 1)
                     self._log(log, step, metrics, batch)
                     bar.advance()
-                    bar.note(f"reward {metrics['reward']:.2f} KL {round(metrics['kl'], 1) + 0.0:.1f}")
+                    bar.note(f"reward {metrics['reward']:.2f} KL {metrics['kl']:z.1f}")
                     if (step + 1) % ppo.settings.checkpoint_every == 0 or step + 1 == updates:
                         self.checkpoints.save(step + 1, ppo.state_dict())
         scale = ppo.shaping.scale

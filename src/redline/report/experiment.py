@@ -227,7 +227,7 @@ def _cell(row: Json | None) -> Json:
 
 
 def _points(share: float) -> str:
-    return f"{round(100 * share, 1) + 0.0:+.1f}".replace("-", "−")  # + 0.0: never -0.0
+    return f"{100 * share:+z.1f}".replace("-", "−")
 
 
 def _curves(arm: str, runs: list[Json], summary: Json, key: str, label: str) -> Markup:

@@ -73,7 +73,7 @@ def _guards(result: JsonObject) -> Table:
         )
     if "kl" in result:
         error = f" ± {result['kl_error']:.1f}" if result.get("kl_error") is not None else ""
-        table.add_row("KL from the reference, nats a response", "0", f"{result['kl']:.1f}{error}")
+        table.add_row("KL from the reference, nats a response", "0", f"{result['kl']:z.1f}{error}")
     return table
 
 
