@@ -184,7 +184,7 @@ def test_a_search_by_the_command(trained, tmp_path, redline):
     assert status == 0
     assert "strength" in said
     assert "-0.0" not in err  # the KL of strength 0 is 0, up to rounding
-    assert len((tmp_path / "o/search.jsonl").read_text().splitlines()) == 2
+    assert len((tmp_path / "o/search.jsonl").read_text().splitlines()) == 3  # the policy itself, too
 
 
 def test_a_policy_that_trained_other_layers_is_refused(tiny_model, trained, tmp_path):
