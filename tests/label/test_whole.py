@@ -9,6 +9,7 @@ import regex
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from redline.data.chat_template import Turn
 from redline.data.check import Rejects
 from redline.data.records import Edit
 from redline.data.settings import Source
@@ -16,6 +17,7 @@ from redline.data.tokenization import encode_response, load_tokenizer
 from redline.data.units import unit_spans
 from redline.label.invisible import kinds, normalised
 from redline.label.settings import Label
+from redline.label.side import sides
 from redline.label.stage import SAME_TOKENS, label_edits, label_file
 from script_texts import SCRIPTS, edits
 
@@ -215,3 +217,28 @@ def test_an_edit_of_nothing_but_invisible_characters_is_left_out_when_normalised
     assert label_file(source, out, "smollm2-135m", Label(invisible="normalise")) == 1
     assert label_file(source, out, "smollm2-135m") == 2
     assert "warning: 2 differ in what nobody sees: line ends (CRLF)" in capsys.readouterr().err
+
+
+@given(
+    text=st.text(alphabet="ab 1.,\t\r\n#Z", min_size=1, max_size=40),
+    whole=st.sampled_from(["character", "word"]),
+)
+@settings(deadline=None, max_examples=200)
+def test_offsets_computed_here_put_labels_where_those_of_the_tokenizer_do(embedded, text, whole):
+    """Plain texts are tokenized without offsets, which are computed from the tokens' strings."""
+    (computed,), (given_by_tokenizer,) = (
+        sides([Turn(text, 0, len(text))], embedded, whole, with_offsets) for with_offsets in (False, True)
+    )
+    assert computed.ids == given_by_tokenizer.ids
+    assert [start for start, _ in computed.offsets] == [0, *(end for _, end in computed.offsets[:-1])]
+    for place in range(len(computed.ids) + 1):
+        assert computed.may_end_before(place) == given_by_tokenizer.may_end_before(place), place
+
+
+def test_texts_are_tokenized_alike_whatever_is_among_them(embedded):
+    """A tokenizer that was told to pad, and a batch in which only some texts are plain."""
+    texts = ["plain text, 3.14", "naïve", "Total:\r\n 12", ""]
+    embedded.backend_tokenizer.enable_padding(length=30)
+    responses = sides([Turn(text, 0, len(text)) for text in texts], embedded, "character", False)
+    assert [side.ids for side in responses] == [embedded(text)["input_ids"] for text in texts]
+    assert [side.text for side in responses] == texts

@@ -252,14 +252,14 @@ def _anchors(a: Ids, b: Ids) -> list[tuple[int, int]]:
     grows by less, short blocks are not trusted.
     """
     script = Levenshtein.editops(a, b)
-    once = {token for token, count in Counter(b).items() if count == 1}
+    count = Counter(b)
     candidates = []  # the first and the last such token of each block of kept tokens, with the block's size
     for i, j, size in script.as_matching_blocks():
         first = 0 if i or j else 1
         last = size - 1
-        while first <= last and a[i + first] not in once:
+        while first <= last and count[a[i + first]] > 1:
             first += 1
-        while first < last and a[i + last] not in once:
+        while first < last and count[a[i + last]] > 1:
             last -= 1
         if first <= last:
             candidates.append((size, i + first, j + first))

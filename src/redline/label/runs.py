@@ -17,19 +17,15 @@ def widened(cuts: list[Cut], rejected: Side, edited: Side) -> list[Cut]:
         start, end, edited_start, edited_end = cut
         first = wider[-1].end if wider else 0
         last = cuts[place + 1].start if place + 1 < len(cuts) else len(rejected.ids)
-        while start > first and not _may_end(rejected, start, edited, edited_start):
+        while start > first and not (rejected.may_end_before(start) and edited.may_end_before(edited_start)):
             start, edited_start = start - 1, edited_start - 1
-        while end < last and not _may_end(rejected, end, edited, edited_end):
+        while end < last and not (rejected.may_end_before(end) and edited.may_end_before(edited_end)):
             end, edited_end = end + 1, edited_end + 1
         if wider and start == first:
             before = wider.pop()
             start, edited_start = before.start, before.edited_start
         wider.append(Cut(start, end, edited_start, edited_end))
     return wider
-
-
-def _may_end(rejected: Side, place: int, edited: Side, edited_place: int) -> bool:
-    return rejected.may_end_before(place) and edited.may_end_before(edited_place)
 
 
 def filled(cuts: list[Cut], is_short: Callable[[Cut, Cut], bool]) -> list[Cut]:

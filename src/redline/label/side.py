@@ -1,28 +1,36 @@
 """One side of an edit as tokens: which tokens begin a word, and between which of them a label may end."""
 
-from functools import lru_cache
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Callable, Sequence
+from functools import cached_property, lru_cache
+from itertools import accumulate, pairwise
+from typing import TYPE_CHECKING, NamedTuple
 
+from redline.data.chat_template import Turn
 from redline.data.tokenization import token_names
 from redline.data.units import Span, Whole, unit_spans, whole_spans
 
 if TYPE_CHECKING:
+    from tokenizers import Encoding
     from transformers import PreTrainedTokenizerBase
 
 SPACE_MARKS = "Ġ▁"  # by which byte-level BPE and SentencePiece write a space
 SPACES = " \t\n\rĠ▁Ċĉč"  # white space as vocabularies write it
 ENDS_OPEN = frozenset("0123456789.,\rč")  # last letters behind which a number or a line end may go on
 GOES_ON = frozenset("0123456789.,\nĊ#")  # first letters that may go on with one; "#" is WordPiece's mark
+# white space as byte-level BPE writes it; the rest of ASCII is itself
+BYTE_LEVEL = (("Ġ", " "), ("Ċ", "\n"), ("ĉ", "\t"), ("č", "\r"))
 
 
 class Vocabulary(NamedTuple):
     """What the strings of a vocabulary say, by token id.
 
     ``ends_open`` and ``goes_on``: in ASCII text a number or a line end goes on only from one to the other.
-    The last two are None where the strings do not show spaces (WordPiece).
+    The last two are None where the strings do not show spaces (WordPiece). ``is_byte_level``: the strings of
+    an ASCII text's tokens spell the text, by ``BYTE_LEVEL``.
     """
 
     names: list[str]
+    is_byte_level: bool
     ends_open: list[bool]
     goes_on: list[bool]
     begins_with_space: list[bool] | None
@@ -41,6 +49,7 @@ def _vocabulary(tokenizer: "PreTrainedTokenizerBase", _: int) -> Vocabulary:
     shows_spaces = any(letter in SPACE_MARKS for letter in first if letter)
     return Vocabulary(
         names,
+        is_byte_level="Ġ" in first,
         ends_open=[letter in ENDS_OPEN for letter in last],
         goes_on=[letter in GOES_ON for letter in first],
         begins_with_space=[bool(letter) and letter in SPACES for letter in first] if shows_spaces else None,
@@ -48,20 +57,57 @@ def _vocabulary(tokenizer: "PreTrainedTokenizerBase", _: int) -> Vocabulary:
     )
 
 
-class Side:
-    """The tokens of one response. Character offsets are looked up only where they are needed, which is
-    seldom.
+def sides(
+    turns: Sequence[Turn], tokenizer: "PreTrainedTokenizerBase", whole: Whole, with_offsets: bool
+) -> "list[Side]":
+    """The responses as tokens, in order.
 
-    ``start`` is where the responder's own text begins: what precedes it are marks of the chat template.
+    Offsets cost the tokenizer a fifth of its time, and few edits need them. So a response whose tokens spell
+    its text is tokenized without, unless ``with_offsets``.
+    """
+    known = vocabulary(tokenizer)
+    texts = [turn.text[: turn.end] for turn in turns]
+    backend = tokenizer.backend_tokenizer
+    fast: list[int] = []
+    slow: list[int] = []
+    for place, (text, turn) in enumerate(zip(texts, turns, strict=True)):
+        if known.is_byte_level and text.isascii() and not turn.start and not with_offsets:
+            fast.append(place)
+        else:
+            slow.append(place)
+    # The tokenizer's own call comes first, also for nothing: it turns off padding that was set before.
+    slowly = tokenizer([texts[place] for place in slow] or [""], add_special_tokens=False).encodings
+    quickly = backend.encode_batch_fast([texts[place] for place in fast], add_special_tokens=False)
+    made: dict[int, Side] = {}
+    for places, encodings, encode in ((slow, slowly, None), (fast, quickly, backend.encode)):
+        for place, encoding in zip(places, encodings, strict=False):
+            made[place] = Side(texts[place], turns[place].start, encoding, known, whole, encode)
+    return [made[place] for place in range(len(turns))]
+
+
+class Side:
+    """The tokens of one response. Character offsets are looked up only where they are needed.
+
+    ``start`` is where the responder's own text begins: what precedes it are marks of the chat template. An
+    ``encoding`` without offsets comes with ``encode``, which makes one that has them.
     """
 
-    def __init__(self, text: str, start: int, ids: list[int], encoding: Any, known: Vocabulary, whole: Whole):
-        self.text, self.ids = text, ids
+    def __init__(
+        self,
+        text: str,
+        start: int,
+        encoding: "Encoding",
+        known: Vocabulary,
+        whole: Whole,
+        encode: "Callable[..., Encoding] | None" = None,
+    ):
+        self.text, self.ids = text, encoding.ids
         self._start, self._encoding, self._known, self._whole = start, encoding, known, whole
+        self._encode = encode
         self._is_plain = text.isascii() and whole == "character"
         self._words: dict[int, frozenset[int]] = {}
 
-    @property
+    @cached_property
     def tokens(self) -> list[str]:
         """The vocabulary's own strings."""
         return list(map(self._known.names.__getitem__, self.ids))
@@ -69,7 +115,21 @@ class Side:
     @property
     def offsets(self) -> list[Span]:
         """For each token the characters ``[start, end)`` that it stands for."""
-        return list(self._encoding.offsets)
+        if self._encode is None:
+            return list(self._encoding.offsets)
+        return list(map(self._span, range(len(self.ids))))
+
+    @cached_property
+    def _span(self) -> Callable[[int], Span]:
+        """The characters ``[start, end)`` of a token."""
+        if self._encode is None:
+            return self._encoding.token_to_chars  # type: ignore[return-value]  # None is for added marks
+        spelled = "".join(self.tokens)
+        for mark, letter in BYTE_LEVEL:
+            spelled = spelled.replace(mark, letter)
+        if spelled == self.text:
+            return list(pairwise(accumulate(map(len, self.tokens), initial=0))).__getitem__
+        return self._encode(self.text, add_special_tokens=False).token_to_chars  # type: ignore[return-value]
 
     def begins_word(self, place: int) -> bool:
         """Whether a word begins with this token: white space comes before it, or first in it."""
@@ -113,10 +173,6 @@ class Side:
             marks = sum(end <= self._start for _, end in self.offsets)
             labels[:marks] = [0] * marks
         return labels
-
-    def _span(self, place: int) -> Span:
-        span: Span = self._encoding.token_to_chars(place)
-        return span
 
     def _is_inside(self, place: int) -> bool:
         """Whether a place between two characters lies inside of what a label covers as a whole."""

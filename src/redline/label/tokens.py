@@ -1,14 +1,14 @@
 """The labels of one edit, side by side: which tokens it changed."""
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from redline.data.alignment import Cut, align, changed_runs, runs
 from redline.data.chat_template import Turn
 from redline.data.units import Span, unit_spans
 from redline.label.runs import filled, widened
 from redline.label.settings import Label
-from redline.label.side import Side, vocabulary
+from redline.label.side import Side, sides
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -39,14 +39,8 @@ def labelled_tokens(
 ) -> Iterator[Sides]:
     """By a tokenizer. ``turns`` holds the rejected and the edited response of each edit, one after the
     other."""
-    texts = [turn.text[: turn.end] for turn in turns]
-    encoded: Any = tokenizer(texts, add_special_tokens=False, return_attention_mask=False)
-    known = vocabulary(tokenizer)
-    for place in range(0, len(turns), 2):
-        rejected, edited = (
-            Side(texts[k], turns[k].start, encoded["input_ids"][k], encoded.encodings[k], known, how.whole)
-            for k in (place, place + 1)
-        )
+    responses = sides(turns, tokenizer, how.whole, with_offsets=how.unit == "word")
+    for rejected, edited in zip(responses[::2], responses[1::2], strict=True):
         changed, edited_changed = (_by_token if how.unit == "token" else _by_unit)(rejected, edited, how)
         yield Sides(
             rejected.tokens,
