@@ -112,3 +112,12 @@ def test_a_recipe_runs_from_python_and_gives_typed_results(tiny_model, edits_fil
     assert "".join(scored.tokens) == scored.text == " was bad"
     with pytest.raises(UserError, match=r"unknown key `reward\.epoch`"):
         redline.run_recipe(recipe, out=tmp_path / "other", reward={"epoch": 2})
+
+
+def test_libraries_say_nothing_when_they_are_loaded():
+    """On processors with bfloat16 bitsandbytes warns of a package that nothing here needs."""
+    pytest.importorskip("bitsandbytes")
+    code = "import redline.console, peft, bitsandbytes"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert loaded.returncode == 0
+    assert "gemm_4bit_forward" not in loaded.stderr

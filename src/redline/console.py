@@ -26,6 +26,8 @@ MAIN = os.environ.get("RANK", "0") == "0"  # of several processes, one speaks
 # lines are not broken: a terminal does that by itself, and in a log file one message is one line
 console = Console(stderr=True, quiet=not MAIN, soft_wrap=True)
 LIBRARIES = ("bitsandbytes", "transformers", "datasets", "trl", "peft", "accelerate", "httpx", "openai")
+# It says on import, also from Python, that a package is missing which nothing here needs.
+logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 FIRST_LINE, LAST_LINE = 15.0, 300.0  # seconds between two lines of progress in a log file: at first, at most
 T = TypeVar("T")
 _verbose = False
