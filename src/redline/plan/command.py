@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from redline.data.settings import Source
+from redline.direct.settings import Sft
 from redline.engine.models import load_config
-from redline.engine.settings import Model
+from redline.engine.settings import Adapt, Model
 from redline.errors import UserError
 from redline.plan import speed
 from redline.plan.memory import Machine, Stage, policy_stage, policy_task, reward_stage, sft_stage
@@ -194,12 +195,10 @@ def changes(
         machine = replace(machine, sharded=True)
         yield "FSDP2 instead of DDP (accelerate launch --use_fsdp --fsdp_version 2)", recipe, machine
     section = name if name == "sft" else f"{name}.adapt"
-    rank = recipe.sft.lora_rank if name == "sft" and recipe.sft else getattr(recipe, name).adapt.lora_rank
-    if not rank:
+    if not _weights_of(recipe, name).lora_rank:
         recipe = changed(f"{section}.lora_rank", 16)
         yield f"{section}.lora_rank=16 (LoRA; raise the learning rate about tenfold)", recipe, machine
-    part = getattr(recipe, name)
-    if not (part if name == "sft" else part.adapt).gradient_checkpointing:
+    if not _weights_of(recipe, name).gradient_checkpointing:
         recipe = changed(f"{section}.gradient_checkpointing", True)
         yield f"{section}.gradient_checkpointing=true (trained layers are computed twice)", recipe, machine
     if name != "sft" and getattr(recipe, name).adapt.train_layers is None:
@@ -210,6 +209,15 @@ def changes(
         changed("policy.minibatch_size", min(size, recipe.policy.minibatch_size))
         recipe = changed("policy.batch_size", size)
         yield f"policy.batch_size={size}", recipe, machine
+
+
+def _weights_of(recipe: Recipe, name: str) -> Adapt | Sft:
+    """The section that says which weights a stage trains."""
+    if name == "sft":
+        assert recipe.sft is not None
+        return recipe.sft
+    adapt: Adapt = getattr(recipe, name).adapt
+    return adapt
 
 
 def advice(

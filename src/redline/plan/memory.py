@@ -128,10 +128,11 @@ def held(model: Network) -> Held:
     )
 
 
-def training_task(auto: AutoClass, config: Config, model: Model, how: Adapt, machine: Machine) -> Task:
+def training_task(auto: AutoClass, config: Config, model: Model, weights: Adapt, machine: Machine) -> Task:
     """A model as ``models.for_training`` holds it: full fine-tuning in float32."""
     plain = model_dtype(model, machine)
-    return Task(auto, config, plain if how.lora_rank else torch.float32, how, machine.mixed, not machine.gpus)
+    dtype = plain if weights.lora_rank else torch.float32
+    return Task(auto, config, dtype, weights, machine.mixed, not machine.gpus)
 
 
 def model_dtype(model: Model, machine: Machine) -> torch.dtype:
@@ -173,8 +174,8 @@ def sft_task(recipe: Recipe, machine: Machine) -> Task:
     from transformers import AutoModelForCausalLM
 
     assert recipe.sft is not None
-    how = Adapt(lora_rank=recipe.sft.lora_rank, gradient_checkpointing=recipe.sft.gradient_checkpointing)
-    return training_task(AutoModelForCausalLM, load_config(recipe.model), recipe.model, how, machine)
+    weights = Adapt(lora_rank=recipe.sft.lora_rank, gradient_checkpointing=recipe.sft.gradient_checkpointing)
+    return training_task(AutoModelForCausalLM, load_config(recipe.model), recipe.model, weights, machine)
 
 
 def policy_task(recipe: Recipe, machine: Machine) -> Task:

@@ -62,7 +62,8 @@ def this_cpu(task: Task, rows: int) -> tuple[float, float, float]:
     work, config = work_of(task), task.config.get_text_config()
     shallow_task = shallow(
         replace(
-            task, how=task.how.model_copy(update={"train_layers": None, "gradient_checkpointing": False})
+            task,
+            weights=task.weights.model_copy(update={"train_layers": None, "gradient_checkpointing": False}),
         ),
         MEASURED,
     )
@@ -131,17 +132,16 @@ class Work:
             * (getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads)
         )
         self.head = 2.0 * text.hidden_size * text.vocab_size
-        self.backward = 1.0 if task.how.lora_rank else 2.0
-        self.again = float(task.how.gradient_checkpointing)  # forward passes that the backward pass repeats
+        self.backward = 1.0 if task.weights.lora_rank else 2.0
+        self.again = float(
+            task.weights.gradient_checkpointing
+        )  # forward passes that the backward pass repeats
         self.bytes = float(sum(parameter.nbytes for parameter in model.parameters()))
 
     def forward(self, layers: int, tokens: float, length: float) -> float:
         """Of ``tokens`` tokens in sequences of ``length`` through some layers."""
-        return (
-            layers
-            * tokens
-            * (self.a_layer + self.attention * length * (pairs(length) if self.on_cpu else 0.5))
-        )
+        seen = pairs(length) if self.on_cpu else 0.5  # the share of a sequence that a token attends to
+        return layers * tokens * (self.a_layer + self.attention * length * seen)
 
     def train(self, tokens: float, length: float) -> float:
         """Forward and backward through the trained layers."""
@@ -156,45 +156,48 @@ def work_of(task: Task) -> Work:
 
 def slower(machine: Machine, task: Task) -> float:
     """Operations a second at the task's precision."""
-    return machine.flops * (
-        FLOAT32 if machine.gpus and task.dtype == torch.float32 and not machine.mixed else 1.0
-    )
+    if machine.gpus and task.dtype == torch.float32 and not machine.mixed:
+        return machine.flops * FLOAT32
+    return machine.flops
 
 
 def update_seconds(recipe: Recipe, machine: Machine, prompt: int) -> float:
     """A PPO update on one process's share of the batch: sampling reads all weights for each token, the rest
     computes. What a server samples is not counted, but for the states below the trained layers."""
-    how, task = recipe.policy, policy_task(recipe, machine)
+    policy, task = recipe.policy, policy_task(recipe, machine)
     work, flops = work_of(task), slower(machine, task)
-    response = how.sampling.max_new_tokens
+    response = policy.sampling.max_new_tokens
     length = prompt + response
-    share = max(1, how.batch_size // machine.processes)
+    share = max(1, policy.batch_size // machine.processes)
     tokens, predicted = share * length, share * response
-    one = work.forward(work.layers, share, length) + share * work.head
-    if isinstance(how.sampler, VllmServer):
+    a_step = work.forward(work.layers, share, length) + share * work.head
+    if isinstance(policy.sampler, VllmServer):
         sampling = work.forward(work.layers - work.trained, tokens, length) / flops
     else:
         sampling = work.forward(work.layers, share * prompt, prompt) / flops
-        sampling += response * max(one / (machine.stepping or flops), work.bytes / machine.bandwidth)
+        sampling += response * max(a_step / (machine.stepping or flops), work.bytes / machine.bandwidth)
     upper, logits = work.forward(work.trained, tokens, length), predicted * work.head
-    passes = 2 if how.critic == "own" else 1
+    passes = 2 if policy.critic == "own" else 1
     of_reference = upper + logits
     of_policy = passes * upper + logits
     rescoring = of_reference + of_policy
-    heads = logits * (2 if how.adapt.lora_rank or how.adapt.train_layers else 4)
-    learning = how.epochs * (passes * work.train(tokens, length) + heads)
+    trains_head = not (policy.adapt.lora_rank or policy.adapt.train_layers)
+    heads = logits * (4 if trains_head else 2)
+    learning = policy.epochs * (passes * work.train(tokens, length) + heads)
     return sampling + (rescoring + scoring(recipe, machine, task, tokens, length) + learning) / flops
 
 
 def scoring(recipe: Recipe, machine: Machine, policy: Task, tokens: int, length: int) -> float:
     """Operations of the reward models: one that shares the policy's backbone begins where sampling kept its
     states."""
-    works = [
-        (work_of(term_task(term, recipe, machine)), reward_cut(recipe, policy) if term.model is None else 0)
-        for term in recipe.policy.reward
-        if term.function is None
-    ]
-    return sum(work.forward(work.layers - cut, tokens, length) for work, cut in works)
+    operations = 0.0
+    for term in recipe.policy.reward:
+        if term.function is not None:
+            continue
+        work = work_of(term_task(term, recipe, machine))
+        shared = reward_cut(recipe, policy) if term.model is None else 0
+        operations += work.forward(work.layers - shared, tokens, length)
+    return operations
 
 
 def reward_seconds(recipe: Recipe, machine: Machine, prompt: int) -> float:

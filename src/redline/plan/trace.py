@@ -38,7 +38,7 @@ class Task:
     auto: AutoClass
     config: Config
     dtype: torch.dtype
-    how: Adapt
+    weights: Adapt
     # whether passes run under bfloat16 autocast, as `accelerate launch --mixed_precision bf16` has it
     mixed: bool = False
     on_cpu: bool = True  # where short sequences have an attention of their own
@@ -54,7 +54,7 @@ class Task:
             self.auto,
             self.config.to_json_string(),
             self.dtype,
-            self.how.model_dump_json(),
+            self.weights.model_dump_json(),
             self.mixed,
             self.on_cpu,
         )
@@ -72,7 +72,7 @@ class Task:
     @property
     def trained(self) -> int:
         """Layers that are trained, the uppermost ones."""
-        return self.how.train_layers or self.depth
+        return self.weights.train_layers or self.depth
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ def build(task: Task) -> Any:
     marked."""
     with torch.device("meta"):
         model = task.auto.from_config(task.config, dtype=task.dtype).requires_grad_(False).eval()
-        adapt(model, task.how, task.depth)
+        adapt(model, task.weights, task.depth)
         if not task.predicts:
             model.score.float().requires_grad_(True)
     return model
@@ -123,7 +123,7 @@ def training_bytes(task: Task, batch: Batch, masked: bool = False) -> float:
 def forward_bytes(task: Task, batch: Batch) -> float:
     """Bytes at the height of a pass without gradients over all layers (they are freed layer by layer: depth
     does not matter)."""
-    whole = replace(task, how=task.how.model_copy(update={"train_layers": None}))
+    whole = replace(task, weights=task.weights.model_copy(update={"train_layers": None}))
     return _traced(whole, 1, lambda model, cut: _forward(task, model, batch))
 
 
@@ -142,7 +142,7 @@ def shallow(task: Task, layers: int) -> Task:
     if getattr(config, "layer_types", None):
         config.layer_types = config.layer_types[-config.num_hidden_layers :]
     return replace(
-        task, config=config, how=task.how.model_copy(update={"train_layers": layers if cut else None})
+        task, config=config, weights=task.weights.model_copy(update={"train_layers": layers if cut else None})
     )
 
 
@@ -187,7 +187,7 @@ def _upper(task: Task, model: Network, cut: int, batch: Batch, masked: bool = Fa
     layers = list(layers_of(base)[1])[cut:]
     view = view_of(
         base,
-        [Recomputed(layer) for layer in layers] if task.how.gradient_checkpointing else layers,
+        [Recomputed(layer) for layer in layers] if task.weights.gradient_checkpointing else layers,
         start=cut,
     )
     if cut:
@@ -276,6 +276,7 @@ def materialise(model: nn.Module) -> None:
                     continue
                 if id(tensor) not in made:
                     fake = torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu")
-                    parameter = isinstance(tensor, nn.Parameter)
-                    made[id(tensor)] = nn.Parameter(fake, tensor.requires_grad) if parameter else fake
+                    if isinstance(tensor, nn.Parameter):
+                        fake = nn.Parameter(fake, tensor.requires_grad)
+                    made[id(tensor)] = fake
                 tensors[name] = made[id(tensor)]
