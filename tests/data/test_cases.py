@@ -222,7 +222,7 @@ def test_pairs_that_labels_will_not_take_are_left_out_before_one_edit(cases_dir,
 def test_texts_for_other_tokenizers(cases_dir, name, unit):
     tokenizer = load_tokenizer(name if name == "smollm2-135m" else str(cases_dir / "templates" / name))
     rejects = Rejects()
-    records = labelled(cases_dir, named(cases_dir, "64"), tokenizer, rejects, how=Label(unit=unit))
+    records = labelled(cases_dir, named(cases_dir, "64"), tokenizer, rejects, settings=Label(unit=unit))
     rows = (cases_dir / named(cases_dir, "64")).read_text(encoding="utf-8").splitlines()
     assert len(records) + rejects.total == len(rows)
     for record in records:

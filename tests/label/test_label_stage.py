@@ -87,13 +87,13 @@ def test_kept_tokens_are_the_same_on_both_sides_and_as_many_as_can_be(tokenizer,
 
 
 def test_words_are_carried_to_tokens(tokenizer):
-    record = one(" replaying unfair", " replaying fair", tokenizer, how=Label(unit="word"))
+    record = one(" replaying unfair", " replaying fair", tokenizer, settings=Label(unit="word"))
     changed = [t for t, label in zip(record.rejected_tokens, record.rejected_labels, strict=True) if label]
     assert (
         tokenizer.convert_tokens_to_string(changed) == " unfair"
     )  # the whole word, however many tokens it has
     assert carried([(4, 7)], [(0, 2), (2, 3), (3, 5), (5, 7), (7, 7)]) == [(2, 3), (3, 4)]
-    emoji = one("한 👍 a", "한 👎 a", tokenizer, how=Label(unit="word"))
+    emoji = one("한 👍 a", "한 👎 a", tokenizer, settings=Label(unit="word"))
     assert emoji.rejected_labels[-1] == 0
     assert emoji.rejected_labels.count(-1) >= 3  # each of the sign's bytes
 

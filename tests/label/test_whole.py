@@ -30,9 +30,9 @@ def embedded():
     return load_tokenizer("smollm2-135m")
 
 
-def label(rejected, edited, tokenizer, how=None, prompt="", **options):
+def label(rejected, edited, tokenizer, settings=None, prompt="", **options):
     (record,) = label_edits(
-        [Edit(id="1", prompt=prompt, rejected=rejected, edited=edited)], tokenizer, how, **options
+        [Edit(id="1", prompt=prompt, rejected=rejected, edited=edited)], tokenizer, settings, **options
     )
     return record
 

@@ -40,7 +40,7 @@ def edit(
     """
     pairs = source.name
     try:
-        how = EditWith.model_validate(settings)
+        editing = EditWith.model_validate(settings)
     except ValidationError as error:
         field, _, problem = explain(error).partition(": ")
         name = {"skip_gates": "skip_gate"}.get(field.split(".")[0], field.split(".")[0])
@@ -55,12 +55,15 @@ def edit(
     if not todo:
         raise UserError(f"{pairs}: no pair in it that can be edited ({rejects.summary()}).")
     if dry:
-        estimate = dry_run(todo, how)
-        print_json(estimate.as_json()) if as_json else print(visible(str(estimate)))
-    else:
-        counts = edit_pairs(todo, out, how)
+        estimate = dry_run(todo, editing)
         if as_json:
-            print_json({"out": str(out)} | counts.as_json(how))
+            print_json(estimate.as_json())
+        else:
+            print(visible(str(estimate)))
+    else:
+        counts = edit_pairs(todo, out, editing)
+        if as_json:
+            print_json({"out": str(out)} | counts.as_json(editing))
         if not counts.accepted:
             raise CheckFailed(
                 f"{out}: no edit was accepted, {counts.refused.total()} were refused. Read the answers in "

@@ -35,23 +35,23 @@ class Counts:
     tokens_untold: int = 0  # answers whose endpoint did not say how many tokens they took
     failed: dict[str, str] = field(default_factory=dict)  # id -> why it got no answer; not finished
 
-    def note(self, how: EditWith) -> str:
+    def note(self, settings: EditWith) -> str:
         parts = [f"{self.accepted} accepted", f"{self.refused.total()} refused"]
         parts += [f"{len(self.failed)} unanswered"] if self.failed else []
-        return ", ".join([*parts, f"{self.tokens_in + self.tokens_out:,} tokens", *self._cost(how)])
+        return ", ".join([*parts, f"{self.tokens_in + self.tokens_out:,} tokens", *self._cost(settings)])
 
-    def as_json(self, how: EditWith) -> JsonObject:
+    def as_json(self, settings: EditWith) -> JsonObject:
         """All counts for ``--json``; ``cost`` is null without a price."""
-        cost = self.cost(how) if how.price_in or how.price_out else None
+        cost = self.cost(settings) if settings.price_in or settings.price_out else None
         return asdict(self) | {"cost": cost}
 
-    def cost(self, how: EditWith) -> float:
-        return (self.tokens_in * how.price_in + self.tokens_out * how.price_out) / 1e6
+    def cost(self, settings: EditWith) -> float:
+        return (self.tokens_in * settings.price_in + self.tokens_out * settings.price_out) / 1e6
 
-    def _cost(self, how: EditWith) -> list[str]:
-        return [f"cost {self.cost(how):.2f}"] if how.price_in or how.price_out else []
+    def _cost(self, settings: EditWith) -> list[str]:
+        return [f"cost {self.cost(settings):.2f}"] if settings.price_in or settings.price_out else []
 
-    def lines(self, how: EditWith) -> Iterator[str]:
+    def lines(self, settings: EditWith) -> Iterator[str]:
         """The summary, a line each."""
         first = f"{self.pairs} pairs: {self.accepted} accepted ({self.no_change} need no change), "
         first += f"{self.refused.total()} refused"
@@ -59,7 +59,7 @@ class Counts:
         yield first + (f"; {self.before} of them finished earlier" if self.before else "")
         for reason, count in self.refused.most_common():
             yield f"  refused {count:>6}  {reason}: {REASONS.get(reason, '')}"
-        tokens = ", ".join([f"{self.tokens_in:,} tokens in, {self.tokens_out:,} out", *self._cost(how)])
+        tokens = ", ".join([f"{self.tokens_in:,} tokens in, {self.tokens_out:,} out", *self._cost(settings)])
         refused = self.answers_refused.total()
         yield f"{self.answers} answers, {refused} refused by a gate; {self.retries} requests made again"
         yield tokens

@@ -41,6 +41,6 @@ def _count(text: str, characters: str) -> int:
 
 def _decomposed(text: str) -> int:
     """How many characters fewer the text has when its letters are composed."""
-    return (
-        0 if unicodedata.is_normalized("NFC", text) else len(text) - len(unicodedata.normalize("NFC", text))
-    )
+    if unicodedata.is_normalized("NFC", text):
+        return 0
+    return len(text) - len(unicodedata.normalize("NFC", text))

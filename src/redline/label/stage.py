@@ -38,7 +38,7 @@ def label_file(
     source: Source,
     out: Path | str,
     tokenizer: "str | PreTrainedTokenizerBase",
-    how: Label | None = None,
+    settings: Label | None = None,
     *,
     max_response_tokens: int | None = None,
     max_prompt_tokens: int | None = None,
@@ -56,7 +56,7 @@ def label_file(
         source,
         out,
         tokenizer,
-        how,
+        settings,
         max_response_tokens=max_response_tokens,
         max_prompt_tokens=max_prompt_tokens,
         over_long=over_long,
@@ -70,7 +70,7 @@ def _write_labels(
     source: Source,
     out: Path | str,
     tokenizer: "str | PreTrainedTokenizerBase",
-    how: Label | None,
+    settings: Label | None,
     *,
     max_response_tokens: int | None,
     keep_unchanged: bool,
@@ -86,7 +86,7 @@ def _write_labels(
         made = label_edits(
             read(source, Edit, rejects, keep_unchanged=keep_unchanged),
             tokenizer,
-            how,
+            settings,
             max_response_tokens=max_response_tokens,
             over_long=over_long,
             max_prompt_tokens=max_prompt_tokens,
@@ -113,15 +113,16 @@ def label_command(
     """``redline label``: ``settings`` are the keys of the recipe's section, from the command line;
     ``chat_template`` a file that takes the place of the tokenizer's own; ``as_json`` prints the counts."""
     try:
-        how = Label.model_validate(settings)
+        label = Label.model_validate(settings)
     except ValidationError as error:
         option, _, what = explain(error).partition(": ")
         raise UserError(f"--{option}: {what}.") from error
+    with_template = load_tokenizer(tokenizer, chat_template=chat_template) if chat_template else tokenizer
     rejects = _write_labels(
         source,
         out,
-        load_tokenizer(tokenizer, chat_template=chat_template) if chat_template else tokenizer,
-        how,
+        with_template,
+        label,
         max_response_tokens=max_response_tokens,
         keep_unchanged=keep_unchanged,
     )
@@ -132,7 +133,7 @@ def label_command(
 def label_edits(
     edits: Iterable[Edit],
     tokenizer: "PreTrainedTokenizerBase | str",
-    how: Label | None = None,
+    settings: Label | None = None,
     *,
     max_response_tokens: int | None = None,
     over_long: OverLong = "crop",
@@ -152,7 +153,7 @@ def label_edits(
         tokenizer = load_tokenizer(tokenizer)
     rejects = Rejects() if rejects is None else rejects
     labeller = _Labeller(
-        tokenizer, how or Label(), max_response_tokens, over_long, max_prompt_tokens, rejects, file
+        tokenizer, settings or Label(), max_response_tokens, over_long, max_prompt_tokens, rejects, file
     )
     edits = iter(edits)
     while batch := list(islice(edits, BATCH)):
@@ -165,14 +166,14 @@ class _Labeller:
     def __init__(
         self,
         tokenizer: "PreTrainedTokenizerBase | str",
-        how: Label,
+        settings: Label,
         max_response: int | None,
         over_long: OverLong,
         max_prompt: int | None,
         rejects: Rejects,
         file: str,
     ):
-        self._tokenizer, self._how, self._rejects, self._file = tokenizer, how, rejects, file
+        self._tokenizer, self._settings, self._rejects, self._file = tokenizer, settings, rejects, file
         self._max_response, self._over_long, self._max_prompt = max_response, over_long, max_prompt
         self._name = WHITESPACE if isinstance(tokenizer, str) else fingerprint(tokenizer)
 
@@ -186,7 +187,7 @@ class _Labeller:
     def _seen(self, batch: list[Edit]) -> Iterator[Edit]:
         """The edits as their readers see them, where that is asked for; else the edits, with a warning."""
         for edit in batch:
-            if self._how.invisible == "keep":
+            if self._settings.invisible == "keep":
                 for kind in kinds(as_text(edit.rejected), as_text(edit.edited)):
                     self._rejects.warn(INVISIBLE.format(kind=kind))
                 yield edit
@@ -202,7 +203,7 @@ class _Labeller:
         tokenizer = self._tokenizer
         if isinstance(tokenizer, str):
             for edit in edits:
-                yield edit, labelled_words(as_text(edit.rejected), as_text(edit.edited), self._how)
+                yield edit, labelled_words(as_text(edit.rejected), as_text(edit.edited), self._settings)
             return
         usable, turns = [], []
         for edit in edits:
@@ -218,7 +219,7 @@ class _Labeller:
             self._note_what_stands_before(edit, both[1])
             self._note_what_is_lost(edit, both)
         if usable:
-            yield from zip(usable, labelled_tokens(turns, tokenizer, self._how), strict=True)
+            yield from zip(usable, labelled_tokens(turns, tokenizer, self._settings), strict=True)
 
     def _note_what_stands_before(self, edit: Edit, turn: Turn) -> None:
         """An empty thought or a channel, which the template puts in front of each answer."""

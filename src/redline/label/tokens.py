@@ -23,10 +23,10 @@ class Sides(NamedTuple):
     edited_labels: list[int]
 
 
-def labelled_words(rejected: str, edited: str, how: Label) -> Sides:
+def labelled_words(rejected: str, edited: str, settings: Label) -> Sides:
     """By white space: the words are the tokens."""
     old, new = rejected.split(), edited.split()
-    cuts = filled(runs(align(old, new)), lambda before, after: after.start - before.end <= how.fill)
+    cuts = filled(runs(align(old, new)), lambda before, after: after.start - before.end <= settings.fill)
     old_labels, new_labels = [0] * len(old), [0] * len(new)
     for start, end, edited_start, edited_end in cuts:
         old_labels[start:end] = [-1] * (end - start)
@@ -35,13 +35,14 @@ def labelled_words(rejected: str, edited: str, how: Label) -> Sides:
 
 
 def labelled_tokens(
-    turns: Sequence[Turn], tokenizer: "PreTrainedTokenizerBase", how: Label
+    turns: Sequence[Turn], tokenizer: "PreTrainedTokenizerBase", settings: Label
 ) -> Iterator[Sides]:
     """By a tokenizer. ``turns`` holds the rejected and the edited response of each edit, one after the
     other."""
-    responses = sides(turns, tokenizer, how.whole, with_offsets=how.unit == "word")
+    responses = sides(turns, tokenizer, settings.whole, with_offsets=settings.unit == "word")
+    changed_tokens = _by_token if settings.unit == "token" else _by_unit
     for rejected, edited in zip(responses[::2], responses[1::2], strict=True):
-        changed, edited_changed = (_by_token if how.unit == "token" else _by_unit)(rejected, edited, how)
+        changed, edited_changed = changed_tokens(rejected, edited, settings)
         yield Sides(
             rejected.tokens,
             rejected.labels(changed, -1),
@@ -50,16 +51,18 @@ def labelled_tokens(
         )
 
 
-def _by_token(rejected: Side, edited: Side, how: Label) -> tuple[list[Span], list[Span]]:
+def _by_token(rejected: Side, edited: Side, settings: Label) -> tuple[list[Span], list[Span]]:
     """The changed tokens of both sides, as ranges: the tokenizer's own tokens are aligned."""
     cuts = changed_runs(rejected.ids, edited.ids, rejected.begins_word, edited.begins_word)
     cuts = widened(cuts, rejected, edited)
-    if how.fill:
-        cuts = filled(cuts, lambda before, after: rejected.units_between(before.end, after.start, how.fill))
+    if settings.fill:
+        cuts = filled(
+            cuts, lambda before, after: rejected.units_between(before.end, after.start, settings.fill)
+        )
     return _both(cuts)
 
 
-def _by_unit(rejected: Side, edited: Side, how: Label) -> tuple[list[Span], list[Span]]:
+def _by_unit(rejected: Side, edited: Side, settings: Label) -> tuple[list[Span], list[Span]]:
     """The changed tokens of both sides, as ranges: units of text are aligned, and every token that shares a
     character with a changed one is changed."""
     spans, edited_spans = unit_spans(rejected.text), unit_spans(edited.text)
@@ -67,7 +70,7 @@ def _by_unit(rejected: Side, edited: Side, how: Label) -> tuple[list[Span], list
         [rejected.text[start:end] for start, end in spans],
         [edited.text[start:end] for start, end in edited_spans],
     )
-    cuts = filled(runs(script), lambda before, after: after.start - before.end <= how.fill)
+    cuts = filled(runs(script), lambda before, after: after.start - before.end <= settings.fill)
     changed, edited_changed = _both(cuts)
     return (
         carried([spans[place] for start, end in changed for place in range(start, end)], rejected.offsets),

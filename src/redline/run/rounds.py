@@ -53,9 +53,9 @@ def rounds_command(path: Path, overrides: list[str], out: Path | None, as_json: 
 
     Raises UserError for a recipe that cannot be used, before anything is sampled or trained.
     """
-    how = check(read_plain(path, overrides), Rounds, str(path))
-    folder = out or Path("runs") / how.name
-    recipe_path = path.parent / how.recipe if not Path(how.recipe).is_absolute() else Path(how.recipe)
+    settings = check(read_plain(path, overrides), Rounds, str(path))
+    folder = out or Path("runs") / settings.name
+    recipe_path = path.parent / settings.recipe
     recipe = check_recipe(read_plain(recipe_path), str(recipe_path))
     if recipe.data.edits is None:
         raise UserError(f"{recipe_path}: rounds begin with edits. Give `data.edits`.")
@@ -64,9 +64,9 @@ def rounds_command(path: Path, overrides: list[str], out: Path | None, as_json: 
             f"{recipe_path}: rounds are compared on the same prompts, and the edits change. Give "
             "`data.eval_prompts`."
         )
-    work = _Work(how, recipe, folder)
+    work = _Work(settings, recipe, folder)
     done: list[Round] = []
-    for number in range(1, how.rounds + 1):
+    for number in range(1, settings.rounds + 1):
         if not work.edits(number):
             break
         done.append(work.train(number, as_json))
@@ -79,11 +79,11 @@ def rounds_command(path: Path, overrides: list[str], out: Path | None, as_json: 
 class _Work:
     """The steps of a round, each passed over where its file is there."""
 
-    def __init__(self, how: Rounds, recipe: Recipe, folder: Path):
-        self._how, self._recipe, self._folder = how, recipe, folder
+    def __init__(self, settings: Rounds, recipe: Recipe, folder: Path):
+        self._settings, self._recipe, self._folder = settings, recipe, folder
         folder.mkdir(parents=True, exist_ok=True)
         with whole_file(folder / "rounds.yaml") as text:
-            text.write(as_yaml(how))
+            text.write(as_yaml(settings))
 
     def _files(self, number: int) -> RunFiles:
         return RunFiles(self._folder / str(number) / "run")
@@ -111,14 +111,14 @@ class _Work:
         """The last policy's answers to this round's prompts."""
         prompts = here / "prompts.jsonl"
         if not prompts.exists():
-            every = list(read(self._how.prompts, Prompt, Rejects()))
+            every = list(read(self._settings.prompts, Prompt, Rejects()))
             if not every:
-                raise UserError(f"{self._how.prompts.path}: holds no prompts.")
-            size = min(self._how.draw.limit or len(every), len(every))
+                raise UserError(f"{self._settings.prompts.path}: holds no prompts.")
+            size = min(self._settings.draw.limit or len(every), len(every))
             first = (number - 2) * size
             turn = [every[place % len(every)] for place in range(first, first + size)]
             write_jsonl(prompts, turn)
-        last, draw = self._files(number - 1), self._how.draw
+        last, draw = self._files(number - 1), self._settings.draw
         sample_command(
             str(last.policy.folder),
             Source(path=str(prompts)),
@@ -126,13 +126,13 @@ class _Work:
             draw.sampling,
             n=draw.n,
             worst_by=str(last.reward.folder) if draw.n > 1 else None,
-            seed=self._how.seed + number,
+            seed=self._settings.seed + number,
         )
 
     def _correct(self, number: int, here: Path) -> bool:
         """The edits of the answers, by whom the recipe says; False where people have to make them first."""
         answers, edits = here / "answers.jsonl", here / "edits.jsonl"
-        if self._how.edit == "people":
+        if self._settings.edit == "people":
             say(
                 f"round {number}: the answers to correct are in {answers}. Have people correct them:\n"
                 f"  redline annotate {answers} --db sqlite:///{here / 'edits.db'} --annotators NAMES\n"
@@ -143,7 +143,9 @@ class _Work:
         from redline.edit.llm import edit_pairs
 
         made = here / "made.jsonl"
-        counts = edit_pairs(list(read(Source(path=str(answers)), ToEdit, Rejects())), made, self._how.edit)
+        counts = edit_pairs(
+            list(read(Source(path=str(answers)), ToEdit, Rejects())), made, self._settings.edit
+        )
         if counts.failed:
             raise UserError(
                 f"round {number}: {len(counts.failed)} answers have no edit, because the editor did not "
@@ -162,12 +164,12 @@ class _Work:
         here, files = self._folder / str(number), self._files(number)
         edits = list(read_jsonl(here / "all.jsonl", Edit))
         plain = self._recipe.model_dump(exclude_unset=True)
-        plain["name"] = f"{self._how.name}-{number}"
+        plain["name"] = f"{self._settings.name}-{number}"
         plain["data"]["edits"] = {"path": str(here / "all.jsonl")}
         if number > 1:
             plain["model"] = {**plain.get("model", {}), "name": str(self._files(number - 1).policy.folder)}
         recipe = check_recipe(plain, f"round {number}")
-        say(f"round {number} of {self._how.rounds}: {len(edits)} edits")
+        say(f"round {number} of {self._settings.rounds}: {len(edits)} edits")
         outcome = Run(recipe, files.folder).go(None)
         if "report" in outcome.did and not quiet:
             print_summary(files.folder, files.report)
