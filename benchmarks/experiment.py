@@ -203,13 +203,14 @@ def misfit(results: Sequence[Result]) -> str:
     square, free = 0.0, 0
     for run in results:
         kl, gold = [max(point.kl, 0.0) for point in run.curve], [point.gold for point in run.curve]
-        own = [
-            (level_weights(kl, at), point)
-            for at, point in zip(kl[1:], run.curve[1:], strict=True)
-            if point.error
-        ]
-        square += sum(((float(weights @ gold) - point.gold) / point.error) ** 2 for weights, point in own)
-        free += max(0, len(own) - 2)
+        measured = 0
+        for at, point in zip(kl[1:], run.curve[1:], strict=True):
+            weights = level_weights(kl, at)
+            if weights is None or not point.error:
+                continue
+            measured += 1
+            square += ((float(weights @ gold) - point.gold) / point.error) ** 2
+        free += max(0, measured - 2)
     if not free:
         return ""
     return (

@@ -30,7 +30,10 @@ def alpaca_eval(folder: Path, name: str) -> dict[str, object]:
         published = next(row for row in csv.DictReader(table) if row[""] == name)
     verdicts = json.loads((folder / name / "annotations.json").read_text())
     preferences = [CODES[verdict["preference"]] for verdict in verdicts]
-    lengths = [[len(verdict[side]) for verdict in verdicts] for side in ("output_2", "output_1")]
+    lengths = [len(verdict["output_2"]) for verdict in verdicts]
+    baseline_lengths = [len(verdict["output_1"]) for verdict in verdicts]
+    controlled = length_controlled_win_rate(preferences, lengths, baseline_lengths)
+    without_prior = length_controlled_win_rate(preferences, lengths, baseline_lengths, anchor=None)
     low, high = win_rate_interval(preferences)
     return {
         "n": len(preferences),
@@ -40,9 +43,8 @@ def alpaca_eval(folder: Path, name: str) -> dict[str, object]:
         "published_standard_error": float(published["standard_error"]),
         "ci95": [100 * low, 100 * high],
         "sign_test_p": sign_test(preferences.count(1.0), preferences.count(0.0)),
-        "length_controlled": 100 * length_controlled_win_rate(preferences, *lengths).win_rate,
-        "length_controlled_without_prior": 100
-        * length_controlled_win_rate(preferences, *lengths, anchor=None).win_rate,
+        "length_controlled": 100 * controlled.win_rate,
+        "length_controlled_without_prior": 100 * without_prior.win_rate,
         "published_length_controlled": float(published["length_controlled_winrate"]),
     }
 

@@ -54,10 +54,12 @@ def gold(data: Path) -> list[dict[str, Any]]:
     rows = []
     for pair in ("et-en", "ro-en"):
         with tarfile.open(data / "mlqe-pe" / f"{pair}-dev.tar.gz") as tar:
-            translated, post_edited, tags = (
-                (tar.extractfile(f"{pair}-dev/dev.{name}") or Any).read().decode().splitlines()
-                for name in ("mt", "pe", "tags")
-            )
+            columns = []
+            for name in ("mt", "pe", "tags"):
+                member = tar.extractfile(f"{pair}-dev/dev.{name}")
+                assert member is not None  # a file, no folder
+                columns.append(member.read().decode().splitlines())
+            translated, post_edited, tags = columns
         for fill in FILLS:
             right = total = 0
             for before, after, gold_tags in zip(translated, post_edited, tags, strict=True):
@@ -142,7 +144,7 @@ def train(name: str, fill: int, seed: int, sets: dict[int, tuple[list[Any], list
     from redline.reward.examples import examples
     from redline.reward.model import new_reward_model
     from redline.reward.settings import Reward
-    from redline.reward.train import _Trainer
+    from redline.reward.train import RewardTrainer
     from reward_quality import RESPONSE
 
     ids = [record.id for record in sets[0][0]]
@@ -155,7 +157,7 @@ def train(name: str, fill: int, seed: int, sets: dict[int, tuple[list[Any], list
     records = [edits[held:], edits[:held], *(sets[other][1] for other in TRAINED_FILLS)]
     parts = [examples(some, reward.tokenizer, recipe, RESPONSE) for some in records]
     with tempfile.TemporaryDirectory() as folder:
-        trainer = _Trainer(recipe, reward, Accelerator(), Path(folder), seed)
+        trainer = RewardTrainer(recipe, reward, Accelerator(), Path(folder), seed)
         trainer.lay_out([example for some in parts for example in some])
         trainer.train(parts[0], parts[1])
         figures = [trainer.evaluate(some) for some in parts[2:]]
@@ -181,10 +183,12 @@ def trainings(data: Path, seeds: int, tokenizer: Any) -> None:
             for name in SIZES:
                 if all((name, fill, seed) in done for fill in TRAINED_FILLS):
                     continue
-                sets = {
-                    fill: tuple(labels(source, tokenizer, Label(fill=fill)) for source in found[name])
-                    for fill in TRAINED_FILLS
-                }
+                train_source, test_source = found[name]
+                sets = {}
+                for fill in TRAINED_FILLS:
+                    filled = Label(fill=fill)
+                    train_labels = labels(train_source, tokenizer, filled)
+                    sets[fill] = (train_labels, labels(test_source, tokenizer, filled))
                 for fill in TRAINED_FILLS:
                     if (name, fill, seed) not in done:
                         line = train(name, fill, seed, sets)

@@ -11,6 +11,8 @@ and the two are pooled at the leaderboard's weights.
 
 import json
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +25,12 @@ def sigmoid(values: np.ndarray) -> np.ndarray:
     return 1 / (1 + np.exp(-values))
 
 
-def root(function, low: float = 0.0, high: float = 20.0) -> float:
+def excess(phi: float, term: np.ndarray, rate: float, direction: int) -> float:
+    """How far the win rate that this coefficient gives is beyond the published one."""
+    return direction * float(sigmoid(phi * term).mean() - rate)
+
+
+def root(function: Callable[[float], float], low: float = 0.0, high: float = 20.0) -> float:
     """Where an increasing function crosses zero, by bisection."""
     for _ in range(100):
         middle = (low + high) / 2
@@ -39,9 +46,7 @@ if __name__ == "__main__":
         delta = lengths - baseline
         term = np.tanh(delta / delta.std(ddof=1))
         direction = 1 if rate > 0.5 else -1
-        phi = root(
-            lambda value, term=term, rate=rate, sign=direction: sign * (sigmoid(value * term).mean() - rate)
-        )
+        phi = root(partial(excess, term=term, rate=rate, direction=direction))
         print(
             f"mean length {lengths.mean():.0f} against {baseline.mean():.0f}, win rate {rate:.4f}: phi "
             f"{phi:.4f}"

@@ -43,7 +43,7 @@ def train(records: list[Any], test: list[Any], seed: int) -> tuple[Any, Any]:
     from redline.reward.examples import examples
     from redline.reward.model import new_reward_model
     from redline.reward.settings import Reward
-    from redline.reward.train import _Trainer
+    from redline.reward.train import RewardTrainer
     from reward_quality import RESPONSE
 
     set_seed(seed)
@@ -54,7 +54,7 @@ def train(records: list[Any], test: list[Any], seed: int) -> tuple[Any, Any]:
         examples(some, reward.tokenizer, recipe, RESPONSE) for some in (records[held:], records[:held], test)
     ]
     with tempfile.TemporaryDirectory() as folder:
-        trainer = _Trainer(recipe, reward, Accelerator(), Path(folder), seed)
+        trainer = RewardTrainer(recipe, reward, Accelerator(), Path(folder), seed)
         trainer.lay_out([example for some in sets for example in some])
         trainer.train(sets[0], sets[1])
         return reward, trainer.evaluate(sets[2])

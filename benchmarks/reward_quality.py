@@ -116,6 +116,7 @@ def train(name: str, loss: str, size: int, seed: int, edits: list[Any], test: li
             max_response=RESPONSE,
             seed=seed,
         )
+    assert found.test is not None  # a test set was given
     return {
         "data": name,
         "loss": loss,
@@ -136,7 +137,7 @@ def untrained(name: str, test: list[Any]) -> dict[str, Any]:
     from redline.engine.models import load_causal_lm
     from redline.engine.rollout import Rollout
     from redline.engine.settings import Model
-    from redline.policy.evaluate import logprobs
+    from redline.engine.whole_pass import response_logprobs
     from redline.reward.examples import examples
     from redline.reward.quality import measure
     from redline.reward.settings import Reward
@@ -147,7 +148,7 @@ def untrained(name: str, test: list[Any]) -> dict[str, Any]:
     start = torch.tensor(
         [tokenizer.eos_token_id]
     )  # documents are set apart by it: what a response without prompt follows
-    found = logprobs(
+    found = response_logprobs(
         lm,
         Rollout(
             [""] * len(sides),

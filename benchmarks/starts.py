@@ -97,7 +97,7 @@ def sft_adapter(folder: Path) -> None:
         peft_config=LoraConfig(r=8, lora_alpha=16, target_modules="all-linear", task_type="CAUSAL_LM"),
     )
     trainer.train()
-    trainer.model.save_pretrained(folder)
+    trainer.model.save_pretrained(folder)  # type: ignore[union-attr,operator]  # a PEFT model
 
 
 STARTS = [

@@ -3,7 +3,6 @@ perplexity."""
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -17,9 +16,6 @@ from redline.sampling.protocol import CurrentPolicy, Sampler
 from redline.sampling.rollouts import respond
 from redline.sampling.settings import Sampling
 from redline.types import JsonObject
-
-if TYPE_CHECKING:
-    pass
 
 
 def side_by_side(
