@@ -35,6 +35,7 @@ OF_TOKENS = (
     "a reward for every token of a response: above 0 where it reads like what editors put in, below 0 "
     "where like what they took out"
 )
+OF_RESPONSES = "one reward for a whole response (Bradley-Terry)"
 OF_CLASSES = (
     "`model(ids).logits.softmax(-1)` gives a probability to each class in `config.id2label`; the reward "
     "of a token is p(positive) - p(negative)."
@@ -72,12 +73,21 @@ def reward_card(run: Path) -> str:
     held_out = "test" if metrics.get("test") else "validation"
     figures = _reward_figures(metrics.get(held_out) or {})
     is_token = recipe.kind == "token"
+    loss: str
+    if is_token:
+        task, auto = "token-classification", "AutoModelForTokenClassification"
+        tags, what = ["reward-model", "token-level-reward"], OF_TOKENS
+        loss = recipe.loss
+    else:
+        task, auto = "text-classification", "AutoModelForSequenceClassification"
+        tags, what = ["reward-model"], OF_RESPONSES
+        loss = "Bradley-Terry"
     backbone = (recipe.model or folder.recipe.model).name
     front = _front(
         folder,
         backbone,
-        "token-classification" if is_token else "text-classification",
-        ["reward-model", "token-level-reward"] if is_token else ["reward-model"],
+        task,
+        tags,
         [(name, value) for name, value, _ in figures],
         f"held-out edits ({held_out})",
     )
@@ -88,7 +98,7 @@ def reward_card(run: Path) -> str:
     settings = {
         "backbone": backbone,
         "kind": recipe.kind,
-        "loss": recipe.loss if is_token else "Bradley-Terry",
+        "loss": loss,
         "layers kept": recipe.depth or "all",
         "layers trained": recipe.adapt.train_layers or "all",
         "LoRA rank": recipe.adapt.lora_rank or "full fine-tuning",
@@ -102,8 +112,8 @@ def reward_card(run: Path) -> str:
         front=front,
         mark=MARK,
         name=_plain(folder.name),
-        what=OF_TOKENS if is_token else "one reward for a whole response (Bradley-Terry)",
-        auto="AutoModelForTokenClassification" if is_token else "AutoModelForSequenceClassification",
+        what=what,
+        auto=auto,
         use=use,
         data=_data(folder),
         train=metrics.get("train", "?"),
@@ -202,7 +212,11 @@ def _method(recipe: Recipe) -> JsonObject:
             if value is not None and value is not False:
                 settings[names.get(key, key.replace("_", " "))] = value
         return settings
-    kl = f"none, coefficient {ppo.kl.coefficient}" if ppo.kl.target is None else ppo.kl.target
+    kl: str | float
+    if ppo.kl.target is None:
+        kl = f"none, coefficient {ppo.kl.coefficient}"
+    else:
+        kl = ppo.kl.target
     return {
         "responses an update": ppo.batch_size,
         "epochs an update": ppo.epochs,

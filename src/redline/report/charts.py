@@ -223,7 +223,11 @@ class Frame:
 
 def finite(points: Sequence[Point]) -> list[Point]:
     """The points whose two values are finite numbers."""
-    return [(x, y) for x, y in points if isinstance(y, int | float) and math.isfinite(x) and math.isfinite(y)]
+    finite_points = []
+    for x, y in points:
+        if isinstance(y, int | float) and math.isfinite(x) and math.isfinite(y):
+            finite_points.append((x, y))
+    return finite_points
 
 
 def thin(points: Sequence[Point], most: int = MOST_POINTS) -> list[Point]:
@@ -243,7 +247,9 @@ def thin(points: Sequence[Point], most: int = MOST_POINTS) -> list[Point]:
 def _x_range(values: Sequence[float]) -> tuple[float, float]:
     """The range of an x axis: it begins at 0, unless all values lie far from there."""
     low, high = min(values), max(values)
-    return (low if low > 0.3 * high else min(0.0, low)), high
+    if low <= 0.3 * high:
+        low = min(0.0, low)
+    return low, high
 
 
 def _padded(values: Sequence[float]) -> tuple[float, float]:
@@ -311,5 +317,6 @@ def _figure(title: str, unit: str, last: str, keys: Markup, parts: Sequence[str]
 
 def _tick_label(tick: float, digits: int) -> str:
     """A tick's number: plain where that is short, else with ``digits`` digits and an exponent."""
-    plain = 1e-4 <= abs(tick) < 1e7
-    return f"{tick:,g}".replace("-", "−") if plain else number(tick, digits)
+    if 1e-4 <= abs(tick) < 1e7:
+        return f"{tick:,g}".replace("-", "−")
+    return number(tick, digits)

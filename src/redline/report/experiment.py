@@ -191,7 +191,8 @@ def _share(row: Json) -> Json:
 
 def _against(arm: str, summary: Json) -> Json:
     """An arm's differences from the baseline: at the end by every judge, and at each KL level."""
-    base, levels = summary["baseline"], [row["kl"] for row in summary["arms"][0]["gold_at_kl"]]
+    base = summary["baseline"]
+    levels = [row["kl"] for row in summary["arms"][0]["gold_at_kl"]]
     return {
         "arm": arm,
         "ends": [_cell(_find(summary, arm, base, judge, None)) for judge in summary["judges"]],
@@ -246,8 +247,10 @@ def _curves(arm: str, runs: list[Json], summary: Json, key: str, label: str) -> 
         return Markup("")
     series = []
     for name, curves, style in ((base, theirs, "guide"), (arm, mine, "main")):
-        for place, curve in enumerate(curves):
-            series.append(Series("" if place else f"{name}, each seed", curve, style))
+        key_text = f"{name}, each seed"
+        for curve in curves:
+            series.append(Series(key_text, curve, style))
+            key_text = ""  # only the first curve of an arm stands in the key
     most = max(x for x, _ in points)
     least_gold = min(0.4, *(y for _, y in points))
     return line_chart(
@@ -256,4 +259,8 @@ def _curves(arm: str, runs: list[Json], summary: Json, key: str, label: str) -> 
 
 
 def _points_of(run: Json, key: str) -> list[tuple[float, float]]:
-    return [(float(point[key]), float(point["gold"])) for point in run["curve"] if point.get(key) is not None]
+    points = []
+    for point in run["curve"]:
+        if point.get(key) is not None:
+            points.append((float(point[key]), float(point["gold"])))
+    return points

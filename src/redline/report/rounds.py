@@ -13,9 +13,10 @@ OPPONENTS = (("over_first", "over the first model", "main"), ("over_last", "over
 def write_rounds(folder: Path) -> Path:
     """Write ``folder``/report.html from rounds.json, and return its path."""
     rounds = read_json(folder / "rounds.json")["rounds"]
-    series = [
-        Series(name, [(row["round"], row[key]) for row in rounds], style) for key, name, style in OPPONENTS
-    ]
+    series = []
+    for key, name, style in OPPONENTS:
+        points = [(row["round"], row[key]) for row in rounds]
+        series.append(Series(name, points, style))
     chart = line_chart(
         "Win rate, round after round",
         "share of prompts won",
@@ -23,16 +24,14 @@ def write_rounds(folder: Path) -> Path:
         "round",
         x_range=(1, max(len(rounds), 2)),
     )
+    rows = []
+    for row in rounds:
+        shares = [_share(row, key) for key, _, _ in OPPONENTS]
+        rows.append({**row, "shares": shares})
+    html = render("rounds.html", name=folder.name, chart=chart, rows=rows)
     page = folder / "report.html"
     with whole_file(page) as out:
-        out.write(
-            render(
-                "rounds.html",
-                name=folder.name,
-                chart=chart,
-                rows=[row | {"shares": [_share(row, key) for key, _, _ in OPPONENTS]} for row in rounds],
-            )
-        )
+        out.write(html)
     return page
 
 

@@ -121,9 +121,9 @@ def _changes(edit: Edit) -> Markup:
     """An edit in one text: struck what it removed, underlined what it put in."""
     tags = {DELETED: Markup("<del>{}</del>"), INSERTED: Markup("<ins>{}</ins>")}
     text = Markup("")
-    for style, piece in diff(
-        as_text(edit.rejected).strip()[:LONGEST], as_text(edit.edited).strip()[:LONGEST]
-    ):
+    rejected = as_text(edit.rejected).strip()[:LONGEST]
+    edited = as_text(edit.edited).strip()[:LONGEST]
+    for style, piece in diff(rejected, edited):
         words = piece.lstrip()
         space = piece[: len(piece) - len(words)]
         tag = tags.get(style, Markup("{}"))

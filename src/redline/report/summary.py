@@ -72,34 +72,38 @@ def _guards(result: JsonObject) -> Table:
             "distinct bigrams", f"{before['distinct_bigrams']:.3f}", f"{after['distinct_bigrams']:.3f}"
         )
     if "kl" in result:
-        error = f" ± {result['kl_error']:.1f}" if result.get("kl_error") is not None else ""
-        table.add_row("KL from the reference, nats a response", "0", f"{result['kl']:z.1f}{error}")
+        kl = f"{result['kl']:z.1f}"
+        if result.get("kl_error") is not None:
+            kl += f" ± {result['kl_error']:.1f}"
+        table.add_row("KL from the reference, nats a response", "0", kl)
     return table
 
 
 def _sample(row: JsonObject) -> Text:
-    preference = row.get("preference")
-    verdict = (
-        "no verdict"
-        if preference is None
-        else "a tie"
-        if preference == 0.5
-        else "won"
-        if preference > 0.5
-        else "lost"
-    )
-
-    def line(text: Config) -> str:
-        whole = visible(" ".join(as_text(text).split()))
-        return whole if len(whole) <= LONGEST else whole[:LONGEST] + " …"
-
     return Text.assemble(
-        ("\n" + line(row["prompt"]), "bold"),
-        (f"  ({verdict})\n", "dim"),
+        ("\n" + _in_one_line(row["prompt"]), "bold"),
+        (f"  ({_verdict(row.get('preference'))})\n", "dim"),
         ("before  ", "red"),
-        line(row["b"]),
+        _in_one_line(row["b"]),
         "\n",
         ("after   ", "green"),
-        line(row["a"]),
+        _in_one_line(row["a"]),
         "\n",
     )
+
+
+def _verdict(preference: float | None) -> str:
+    """The judge's verdict in a word, seen from the policy."""
+    if preference is None:
+        return "no verdict"
+    if preference == 0.5:
+        return "a tie"
+    return "won" if preference > 0.5 else "lost"
+
+
+def _in_one_line(text: Config) -> str:
+    """A prompt or response without line breaks, cut after ``LONGEST`` characters."""
+    line = visible(" ".join(as_text(text).split()))
+    if len(line) > LONGEST:
+        return line[:LONGEST] + " …"
+    return line

@@ -20,8 +20,12 @@ def dates_and_machines(runs: Iterable[RunFiles]) -> str:
             machines[str(stage.get("machine", ""))] = None
     days = sorted(dates - {""})
     names = [name for name in machines if name]
-    parts = [" to ".join(dict.fromkeys([days[0], days[-1]]))] if days else []
-    parts += [f"on {' and '.join(names)}"] if names else []
+    parts = []
+    if days:
+        first_and_last = dict.fromkeys([days[0], days[-1]])  # one day is named once
+        parts.append(" to ".join(first_and_last))
+    if names:
+        parts.append(f"on {' and '.join(names)}")
     return ", ".join(parts)
 
 
