@@ -46,23 +46,31 @@ def side_by_side(
     )
     # another sampler's arithmetic differs from that of the passes that are subtracted: only our own is taken
     ours = isinstance(sampler, InProcess)
-    of_policy = rollout_a.logprobs if ours else response_logprobs(new, rollout_a, sampling.temperature)
+    if ours:
+        of_policy = rollout_a.logprobs
+    else:
+        of_policy = response_logprobs(new, rollout_a, sampling.temperature)
     of_reference = response_logprobs(base, rollout_a, sampling.temperature)
     log_ratios = [(own - other).sum() for own, other in zip(of_policy, of_reference, strict=True)]
     kl = torch.stack(log_ratios).double()
-    at_one = response_logprobs(base, rollout_a, 1.0) if sampling.temperature != 1 else of_reference
-    known = ours and sampling.temperature == 1
-    base_at_one = rollout_b.logprobs if known else response_logprobs(base, rollout_b, 1.0)
-    return (
-        responses_a,
-        responses_b,
-        {
-            "kl": kl.mean().item(),
-            "kl_error": (kl.std() / len(kl) ** 0.5).item() if len(kl) > 1 else None,
-            "perplexity_a": perplexity(at_one),
-            "perplexity_b": perplexity(base_at_one),
-        },
-    )
+    # perplexity is taken at temperature 1: what is already known there is not computed again
+    policy_at_one = of_reference
+    if sampling.temperature != 1:
+        policy_at_one = response_logprobs(base, rollout_a, 1.0)
+    if ours and sampling.temperature == 1:
+        base_at_one = rollout_b.logprobs
+    else:
+        base_at_one = response_logprobs(base, rollout_b, 1.0)
+    kl_error = None
+    if len(kl) > 1:
+        kl_error = (kl.std() / len(kl) ** 0.5).item()
+    figures = {
+        "kl": kl.mean().item(),
+        "kl_error": kl_error,
+        "perplexity_a": perplexity(policy_at_one),
+        "perplexity_b": perplexity(base_at_one),
+    }
+    return responses_a, responses_b, figures
 
 
 def perplexity(logprobs: list[Tensor]) -> float:

@@ -51,7 +51,10 @@ class Shaping:
         if self.settings.length_normalise:
             shaped = shaped * self.mean_length / max(len(reward), 1)
         if len(shaped):
-            shaped[-1] += self.settings.eos_reward if ended else -self.settings.no_eos_penalty
+            if ended:
+                shaped[-1] += self.settings.eos_reward
+            else:
+                shaped[-1] -= self.settings.no_eos_penalty
         return shaped
 
     def rows(self, rollout: Rollout, rewards: Iterable[Tensor]) -> list[Tensor]:

@@ -40,8 +40,9 @@ def habits(run: RunFolder) -> Habits:
 
 
 def _text(answer: Config) -> str:
-    text = as_text(answer) if isinstance(answer, str | list) else str(answer)
-    return text[:LONGEST]
+    if isinstance(answer, str | list):
+        return as_text(answer)[:LONGEST]
+    return str(answer)[:LONGEST]
 
 
 def _counts(phrase: Phrase, verb: str, answers: int) -> str:

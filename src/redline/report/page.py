@@ -83,4 +83,6 @@ def render(template: str, **values: Json) -> str:
 
 
 def _shown(value: Json) -> Any:
-    return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+    if isinstance(value, str) and not isinstance(value, Markup):
+        return visible(value)
+    return value

@@ -121,7 +121,8 @@ def _facts(compared: Line) -> list[tuple[str, str, str]]:
         facts.append(("win rate at equal length", rate, "length_controlled_win_rate"))
     if compared.get("sign_test_p") is not None:
         p = compared["sign_test_p"]
-        facts.append(("p of the sign test", "under 0.0001" if p < 1e-4 else number(p, 2), "sign_test_p"))
+        shown = "under 0.0001" if p < 1e-4 else number(p, 2)
+        facts.append(("p of the sign test", shown, "sign_test_p"))
     if compared.get("position_bias"):
         share = percent(compared["position_bias"]["share"])
         facts.append(("order changed the judge's winner", share, "position_bias.share"))
@@ -247,5 +248,10 @@ def plain(text: Config) -> Markup:
 
 def shorten(text: Config) -> str:
     """A prompt or response as text, less what is too long to show (of which the end is kept)."""
-    whole = as_text(text).strip("\n") if isinstance(text, str | list) else str(text)
-    return whole if len(whole) <= LONGEST else "… " + whole[-LONGEST:]
+    if isinstance(text, str | list):
+        whole = as_text(text).strip("\n")
+    else:
+        whole = str(text)
+    if len(whole) > LONGEST:
+        return "… " + whole[-LONGEST:]
+    return whole

@@ -105,7 +105,10 @@ def _samples(run: RunFolder) -> JsonObject | None:
     for update in (min(by_update), max(by_update)):
         lines = run.drawn(by_update[update], SHOWN)
         drawn[update] = [(line, from_record(line, COLUMNS, str(file))) for line in lines]
-    scale = scale_of([tokens for members in drawn.values() for _, tokens in members])
+    coloured: list[Tokens] = []
+    for members in drawn.values():
+        coloured += [tokens for _, tokens in members]
+    scale = scale_of(coloured)
     shown = []
     for update, members in drawn.items():
         items = []

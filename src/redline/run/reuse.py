@@ -39,8 +39,12 @@ def _of_pairs(path: Path, ids: dict[str, str]) -> list[Record]:
     """The records of a file whose pair is still there, with the id that the pair has now."""
     if not path.exists():
         return []
-    records = ((ids.get(_shown(record)), record) for record in read_jsonl(path, Record))
-    return [record.model_copy(update={"id": name}) for name, record in records if name is not None]
+    records = []
+    for record in read_jsonl(path, Record):
+        pair_id = ids.get(_shown(record))
+        if pair_id is not None:
+            records.append(record.model_copy(update={"id": pair_id}))
+    return records
 
 
 def _shown(record: Record) -> str:
