@@ -45,7 +45,9 @@ def plain_name(path: Path) -> str:
 def open_bytes(path: Path) -> IO[bytes]:
     """The file's content, unpacked."""
     unpack = UNPACK.get(path.suffix.lower())
-    return unpack(path, "rb") if unpack else path.open("rb")
+    if unpack is None:
+        return path.open("rb")
+    return unpack(path, "rb")
 
 
 def encoding_of(file: File) -> str:

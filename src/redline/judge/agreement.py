@@ -53,12 +53,13 @@ def fleiss_kappa(ratings: ArrayLike) -> float:
     if table.ndim != 2 or table.shape[0] == 0 or table.shape[1] < 2:
         raise ValueError("expected verdicts of at least two raters on at least one item")
     raters = table.shape[1]
-    counts = np.stack(
-        [(table == verdict).sum(axis=1) for verdict in np.unique(table)], axis=1
-    )  # (n, categories)
+    by_category = [(table == verdict).sum(axis=1) for verdict in np.unique(table)]
+    counts = np.stack(by_category, axis=1)  # (n items, categories)
     observed = ((counts**2).sum(axis=1) - raters).mean() / (raters * (raters - 1))
     expected = ((counts.sum(axis=0) / counts.sum()) ** 2).sum()
-    return 1.0 if expected == 1 else float((observed - expected) / (1 - expected))
+    if expected == 1:
+        return 1.0
+    return float((observed - expected) / (1 - expected))
 
 
 def majority(verdicts: Sequence[float]) -> float | None:

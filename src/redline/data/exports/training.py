@@ -39,10 +39,16 @@ def openai(row: JsonObject) -> list[JsonObject]:
         raise Broken("input holds no `messages`")
     used = ("input", "preferred_output", "non_preferred_output")
     rest = {name: value for name, value in row.items() if name not in used}
-    made = {"prompt": asked["messages"], "tools": asked.get("tools")}
-    made |= {"chosen": row.get("preferred_output"), "rejected": row.get("non_preferred_output")}
-    given = {name: value for name, value in made.items() if value is not None}
-    return [rest | given]
+    record = {
+        "prompt": asked["messages"],
+        "tools": asked.get("tools"),
+        "chosen": row.get("preferred_output"),
+        "rejected": row.get("non_preferred_output"),
+    }
+    for name, value in record.items():
+        if value is not None:
+            rest[name] = value
+    return [rest]
 
 
 def as_json(value: Json) -> Any:
