@@ -72,9 +72,10 @@ def plan_uploads(run: Path, name: str, what: str = "both") -> list[Upload]:
 def _upload(folder: Path, repository: str) -> Upload:
     if not (folder / "README.md").exists():
         raise UserError(f"{folder}: has no model card (README.md). Make it: redline report {folder.parent}")
-    files = {
-        file for pattern in PUBLIC for file in (*folder.glob(pattern), *folder.glob(f"adapter/{pattern}"))
-    }
+    files: set[Path] = set()
+    for pattern in PUBLIC:
+        files.update(folder.glob(pattern))
+        files.update(folder.glob(f"adapter/{pattern}"))
     return Upload(folder, repository, sorted(files))
 
 

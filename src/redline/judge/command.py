@@ -51,12 +51,12 @@ def compare_command(
     if sampled and asked:
         read += read_files(asked)
     _check_places(read, [out, verdicts_beside(out), cache, *sampled.values()])
-    answers = {
-        name: read_responses(sources[name])
-        if name in sources
-        else answers_of(name, asked, sampling or Sampling(), seed, sampled[name])
-        for name in systems
-    }
+    answers = {}
+    for name in systems:
+        if name in sources:
+            answers[name] = read_responses(sources[name])
+        else:
+            answers[name] = answers_of(name, asked, sampling or Sampling(), seed, sampled[name])
     if len(systems) > 2:
         tournament = compare_many({**answers}, judge, cache, seed, verdicts_beside(out))
         write_json(out, tournament.as_json())

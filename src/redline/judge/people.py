@@ -117,10 +117,11 @@ def read_human_verdicts(
     if not pairs:
         raise UserError(f"{path}: no usable record. {rejects.summary()}.")
     people = sorted({person for _, votes in pairs for person in votes})
-    return [
-        JudgedPair(pair.prompt, pair.a, pair.b, tuple(votes.get(person) for person in people), pair.group)
-        for pair, votes in pairs
-    ]
+    judged = []
+    for pair, votes in pairs:
+        verdicts = tuple(votes.get(person) for person in people)
+        judged.append(JudgedPair(pair.prompt, pair.a, pair.b, verdicts, pair.group))
+    return judged
 
 
 def _codes(values: dict[str, str]) -> dict[str, float]:

@@ -10,7 +10,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import chain, pairwise
 
 from redline.data.units import units
 from redline.judge.winrate import TextQuality
@@ -36,7 +36,7 @@ def distinct_bigrams(texts: Sequence[str]) -> float:
 
     It falls with the amount of text: compare only sets of about the same size. 0 when no text has two words.
     """
-    bigrams = [pair for words in map(_words, texts) for pair in pairwise(words)]
+    bigrams = list(chain.from_iterable(pairwise(_words(text)) for text in texts))
     return len(set(bigrams)) / len(bigrams) if bigrams else 0.0
 
 
@@ -92,17 +92,22 @@ def _more_often(
 ) -> list[Phrase]:
     """The phrases whose share of the texts rose by at least ``UNLIKELY`` standard errors (two proportions,
     pooled) and that stand in at least ``LEAST`` texts more. The two sets may differ in size."""
-    counts = [
-        Counter(phrase for text in texts for phrase in set(phrases_of(text)) if phrase)
-        for texts in (before, after)
-    ]
+    counts_before, counts_after = _texts_with(before, phrases_of), _texts_with(after, phrases_of)
     rises = {}
-    for phrase, count in counts[1].items():
-        rise = _rise(counts[0][phrase], len(before), count, len(after))
-        if rise >= UNLIKELY and count >= counts[0][phrase] + LEAST:
+    for phrase, count in counts_after.items():
+        rise = _rise(counts_before[phrase], len(before), count, len(after))
+        if rise >= UNLIKELY and count >= counts_before[phrase] + LEAST:
             rises[phrase] = rise
     clearest = sorted(rises, key=lambda phrase: (-rises[phrase], phrase))
-    return [Phrase(phrase, counts[0][phrase], counts[1][phrase]) for phrase in clearest[:most]]
+    return [Phrase(phrase, counts_before[phrase], counts_after[phrase]) for phrase in clearest[:most]]
+
+
+def _texts_with(texts: Sequence[str], phrases_of: Callable[[str], Iterable[str]]) -> Counter[str]:
+    """In how many texts each phrase stands."""
+    counts: Counter[str] = Counter()
+    for text in texts:
+        counts.update(set(phrases_of(text)) - {""})
+    return counts
 
 
 def _rise(before: int, texts_before: int, after: int, texts_after: int) -> float:

@@ -183,9 +183,8 @@ class Side:
         if start not in self._words:
             end = text.find(" ", place)
             stretch = text[start : end if end >= 0 else len(text)]
-            self._words[start] = frozenset(
-                start + inner
-                for span_start, span_end in whole_spans(stretch, self._whole)
-                for inner in range(span_start + 1, span_end)
-            )
+            inner: set[int] = set()
+            for span_start, span_end in whole_spans(stretch, self._whole):
+                inner.update(range(start + span_start + 1, start + span_end))
+            self._words[start] = frozenset(inner)
         return place in self._words[start]

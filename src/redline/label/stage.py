@@ -275,9 +275,9 @@ def _same(edit: Edit) -> bool:
 def _normalised(text: Text) -> Text:
     if isinstance(text, str):
         return normalised(text)
-    return [
-        message | {"content": normalised(message["content"])}
-        if isinstance(message.get("content"), str)
-        else message
-        for message in text
-    ]
+    messages = []
+    for message in text:
+        if isinstance(message.get("content"), str):
+            message = message | {"content": normalised(message["content"])}
+        messages.append(message)
+    return messages

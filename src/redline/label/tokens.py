@@ -73,12 +73,17 @@ def _by_unit(rejected: Side, edited: Side, settings: Label) -> tuple[list[Span],
     cuts = filled(runs(script), lambda before, after: after.start - before.end <= settings.fill)
     changed, edited_changed = _both(cuts)
     return (
-        carried([spans[place] for start, end in changed for place in range(start, end)], rejected.offsets),
-        carried(
-            [edited_spans[place] for start, end in edited_changed for place in range(start, end)],
-            edited.offsets,
-        ),
+        carried(_picked(spans, changed), rejected.offsets),
+        carried(_picked(edited_spans, edited_changed), edited.offsets),
     )
+
+
+def _picked(spans: Sequence[Span], ranges: Sequence[Span]) -> list[Span]:
+    """The spans at the places that some ranges cover."""
+    picked: list[Span] = []
+    for start, end in ranges:
+        picked += spans[start:end]
+    return picked
 
 
 def _both(cuts: Sequence[Cut]) -> tuple[list[Span], list[Span]]:

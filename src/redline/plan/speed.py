@@ -9,6 +9,7 @@ much again for that of weights in training.
 import time
 from dataclasses import replace
 from functools import cache
+from itertools import chain
 from typing import Any
 
 import torch
@@ -115,15 +116,13 @@ class Work:
         model: Network = build(task)
         text = task.config.get_text_config()
         layers = layers_of(model.base_model)[1]
-        chosen = getattr(text, "num_experts_per_tok", None) or 1
-        matrices = sum(
-            parameter.numel()
-            if parameter.ndim == 2
-            else chosen * parameter[0].numel()  # of experts, those at work
-            for layer in layers
-            for parameter in layer.parameters()
-            if parameter.ndim in (2, 3)
-        )
+        experts_at_work = getattr(text, "num_experts_per_tok", None) or 1
+        matrices = 0
+        for parameter in chain.from_iterable(layer.parameters() for layer in layers):
+            if parameter.ndim == 2:
+                matrices += parameter.numel()
+            elif parameter.ndim == 3:  # one matrix an expert
+                matrices += experts_at_work * parameter[0].numel()
         self.layers, self.trained, self.on_cpu = task.depth, task.trained, task.on_cpu
         self.a_layer = 2.0 * matrices / self.layers
         self.attention = (

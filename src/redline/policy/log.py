@@ -35,17 +35,12 @@ class RunLog:
 
     def metrics(self, values: dict[str, float]) -> None:
         """Append a line: floats to six places, and null for what is not finite (JSON has no NaN)."""
-        self._append(
-            self.files.log,
-            [
-                {
-                    key: (round(value, 6) if math.isfinite(value) else None)
-                    if isinstance(value, float)
-                    else value
-                    for key, value in values.items()
-                }
-            ],
-        )
+        line: JsonObject = {}
+        for key, value in values.items():
+            line[key] = value
+            if isinstance(value, float):
+                line[key] = round(value, 6) if math.isfinite(value) else None
+        self._append(self.files.log, [line])
 
     def samples(self, records: list[JsonObject]) -> None:
         self._append(self.files.samples, records)

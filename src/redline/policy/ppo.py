@@ -280,14 +280,11 @@ class Ppo:
 
     def minibatches(self, step: int) -> list[list[int]]:
         """The minibatches of all epochs of an update, as rows of the whole batch."""
-        settings = self.settings
-        return [
-            rows
-            for epoch in range(settings.epochs)
-            for rows in minibatches(
-                settings.batch_size, settings.minibatch_size, self.seed + 7919 * step, epoch
-            )
-        ]
+        size, part = self.settings.batch_size, self.settings.minibatch_size
+        drawn: list[list[int]] = []
+        for epoch in range(self.settings.epochs):
+            drawn += minibatches(size, part, self.seed + 7919 * step, epoch)
+        return drawn
 
     def own_rows(self, batch: Batch, minibatch: Sequence[int]) -> list[int]:
         """This process's share of a minibatch, as rows of its own batch: those that have tokens."""

@@ -231,18 +231,17 @@ class Watch:
         places = own_share(len(prompts))
         with gathered(self.watched.model), self.watched.accelerator.autocast():
             answers = self._answers(update, places)
-        return [
-            Response.model_validate(
-                {
-                    "id": prompt.id,
-                    "prompt": prompt.prompt,
-                    "reward": answer.reward,
-                    "kl": answer.kl,
-                    "response": decode_response(tokenizer, answer.ids, prompt.prompt),
-                }
-            )
-            for prompt, answer in zip(prompts, all_shares(answers, len(prompts)), strict=True)
-        ]
+        responses = []
+        for prompt, answer in zip(prompts, all_shares(answers, len(prompts)), strict=True):
+            record = {
+                "id": prompt.id,
+                "prompt": prompt.prompt,
+                "reward": answer.reward,
+                "kl": answer.kl,
+                "response": decode_response(tokenizer, answer.ids, prompt.prompt),
+            }
+            responses.append(Response.model_validate(record))
+        return responses
 
     def _answers(self, update: int, places: range) -> list[_Answer]:
         """The answers to the prompts at some places; see ``_respond``."""

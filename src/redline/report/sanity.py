@@ -138,9 +138,10 @@ def _overused(run: RunFolder) -> Iterator[str]:
 
 def _same_taste(run: RunFolder, result: Line) -> Iterator[str]:
     """Whether the judge likes what the reward likes: then the win rate only says that PPO works."""
-    rewards = {
-        (line.get("id"), name): _sum(line) for name in SYSTEMS for line in run.stream(run.files.scores(name))
-    }
+    rewards = {}
+    for name in SYSTEMS:
+        for line in run.stream(run.files.scores(name)):
+            rewards[line.get("id"), name] = _sum(line)
     same = decided = 0
     for row in run.verdicts():
         preference = row.get("preference")

@@ -51,11 +51,11 @@ def dry_run(recipe: Recipe) -> float:
 
 def _pick(job: Job, folder: Path) -> dict[str, Source]:
     """The longest records of each source, in files of their own."""
-    picked: dict[str, Sequence[Any]] = {
-        source: _longest(list(read_jsonl(job.files.data(source), kind)))
-        for source, kind in KEYS.items()
-        if job.files.data(source).exists()
-    }
+    picked: dict[str, Sequence[Any]] = {}
+    for source, kind in KEYS.items():
+        path = job.files.data(source)
+        if path.exists():
+            picked[source] = _longest(list(read_jsonl(path, kind)))
     if "edits" not in picked:
         pairs = _longest(list(read_jsonl(job.files.data("pairs"), Pair)))
         picked["edits"] = [

@@ -70,12 +70,12 @@ class Job:
         response that an annotator left as it was."""
         if not isinstance(self.recipe.direct, DirectBco):
             return []
-        accepted = [
-            Feedback(id=edit.id, prompt=edit.prompt, response=edit.edited, liked=True)
-            for edit in (self.training_edits() if self.recipe.has_edits else ())
-            if problem(edit) == EQUAL
-        ]
-        return [*accepted, *(one for one in self._feedback() if not self._is_for_comparison(one))]
+        liked = []
+        for edit in self.training_edits() if self.recipe.has_edits else ():
+            if problem(edit) == EQUAL:
+                liked.append(Feedback(id=edit.id, prompt=edit.prompt, response=edit.edited, liked=True))
+        told = [feedback for feedback in self._feedback() if not self._is_for_comparison(feedback)]
+        return liked + told
 
     def _feedback(self) -> list[Feedback]:
         path = self.files.data("feedback")
