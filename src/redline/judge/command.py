@@ -39,15 +39,18 @@ def compare_command(
     cache = cache or out.parent / "verdicts.sqlite"
     if not out.name or out.is_dir():
         raise UserError(f"--out {out}: is a folder. Give a file, such as {out / 'winrate.json'}.")
-    sampled = {
-        name: out.with_suffix(f".{place}.jsonl")
-        for place, name in enumerate(systems, 1)
-        if not is_file_of_responses(name)
-    }
     reading = reading or Reading()
-    sources = {name: reading.source(name) for name in systems if name not in sampled}
+    sources: dict[str, Source] = {}  # systems that are files of responses
+    sampled: dict[str, Path] = {}  # systems that are models: where their responses go
+    for place, name in enumerate(systems, 1):
+        if is_file_of_responses(name):
+            sources[name] = reading.source(name)
+        else:
+            sampled[name] = out.with_suffix(f".{place}.jsonl")
     asked = reading.source(str(prompts)) if prompts else None
-    read = [path for source in sources.values() for path in read_files(source)]
+    read: list[Path] = []
+    for source in sources.values():
+        read += read_files(source)
     if sampled and asked:
         read += read_files(asked)
     _check_places(read, [out, verdicts_beside(out), cache, *sampled.values()])

@@ -58,19 +58,20 @@ def _reward(run: RunFolder) -> Iterator[str]:
     if metrics is None:
         return
     where = "test" if metrics.get("test") else "validation"
-    found = metrics[where]
+    held_out = metrics[where]
     edits = metrics.get(f"{where}_edits", 0)
-    pairs, accuracy = found.get("pairs", edits), found.get("pairwise_accuracy")
+    pairs, accuracy = held_out.get("pairs", edits), held_out.get("pairwise_accuracy")
+    auc = held_out.get("auc")
     advice = "Give more edits, train more layers (reward.adapt.train_layers) or longer (reward.epochs)."
     if accuracy is not None and pairs and accuracy - SURE * math.sqrt(0.25 / pairs) <= 0.5:
         yield (
             f"The reward model hardly beats chance: it prefers the better side of {accuracy:.0%} of "
             f"{pairs:,} held-out edits. {advice}"
         )
-    elif found.get("auc") is not None and found["auc"] < AUC:
+    elif auc is not None and auc < AUC:
         yield (
             f"The reward model hardly tells changed tokens from others: its AUC on {edits:,} held-out edits "
-            f"is {found['auc']:.2f}, chance is 0.5. {advice}"
+            f"is {auc:.2f}, chance is 0.5. {advice}"
         )
 
 
@@ -120,9 +121,12 @@ def _lengths(result: Line) -> Iterator[str]:
     if 1 / LENGTH <= ratio <= LENGTH:
         return
     controlled = result.get("length_controlled_win_rate")
-    equal = f" At equal length the win rate would be {controlled:.2f}." if _is_number(controlled) else ""
+    equal = ""
+    if _is_number(controlled):
+        equal = f" At equal length the win rate would be {controlled:.2f}."
+    change = "longer" if ratio > 1 else "shorter"
     yield (
-        f"The responses have become {'longer' if ratio > 1 else 'shorter'}: {before:.0f} characters before, "
+        f"The responses have become {change}: {before:.0f} characters before, "
         f"{after:.0f} after.{equal} Look at policy.length_normalise, eos_reward and no_eos_penalty."
     )
 
