@@ -58,30 +58,35 @@ class Example:
         A causal model has the same states for the same beginning, so both ways have equal losses and
         gradients.
         """
-        spans = [torch.arange(side.prompt_size, len(side.ids)) for side in self.sides]
+        better = torch.arange(self.better.prompt_size, len(self.better.ids))
+        worse = torch.arange(self.worse.prompt_size, len(self.worse.ids))
         if not joint:
             self.rows = [Row(side.ids, len(side.ids), len(side.ids)) for side in self.sides]
-            self.places = list(enumerate(spans))
+            self.places = [(0, better), (1, worse)]
             return
         fork, second = common_prefix(self.better.ids, self.worse.ids), len(self.better.ids)
         self.rows = [Row(torch.cat([self.better.ids, self.worse.ids[fork:]]), fork, second)]
-        self.places = [(0, spans[0]), (0, torch.where(spans[1] < fork, spans[1], spans[1] - fork + second))]
+        worse_in_row = torch.where(worse < fork, worse, worse - fork + second)
+        self.places = [(0, better), (0, worse_in_row)]
 
 
 def common_prefix(first: Tensor, second: Tensor) -> int:
     """How many tokens two sequences have in common before they first differ."""
     size = min(len(first), len(second))
     differ = (first[:size] != second[:size]).nonzero()
-    return int(differ[0]) if len(differ) else size
+    if len(differ):
+        return int(differ[0])
+    return size
 
 
 def checksum(edits: Iterable[Example]) -> int:
     """A number that tells one list of edits from another: of their tokens and labels, in order."""
-    found = 0
+    crc = 0
     for example in edits:
         for side in example.sides:
-            found = zlib.crc32(side.labels.numpy().tobytes(), zlib.crc32(side.ids.numpy().tobytes(), found))
-    return found
+            crc = zlib.crc32(side.ids.numpy().tobytes(), crc)
+            crc = zlib.crc32(side.labels.numpy().tobytes(), crc)
+    return crc
 
 
 def examples(
@@ -91,7 +96,7 @@ def examples(
     also those that change nothing, which teach it nothing."""
     from redline.data.tokenization import encode_prompt, encode_response, token_ids
 
-    found, left_out = [], 0
+    encoded, left_out = [], 0
     for record in records:
         prompt = encode_prompt(tokenizer, record.prompt)
         rejected, edited = token_ids(record, tokenizer)
@@ -108,18 +113,18 @@ def examples(
         if not rejected or not edited or (recipe.kind == "sequence" and rejected == edited):
             left_out += 1
             continue
-        sides = [
-            Side(
-                torch.tensor(prompt + list(ids)[:max_response]),
-                len(prompt),
-                torch.tensor(marks[:max_response]),
-            )
-            for ids, marks in ((edited, labels), (rejected, record.rejected_labels))
-        ]
-        found.append(Example(record.id, *sides))
+        better = _side(prompt, edited, labels, max_response)
+        worse = _side(prompt, rejected, record.rejected_labels, max_response)
+        encoded.append(Example(record.id, better, worse))
     if left_out:
         say(
-            f"{left_out} of {left_out + len(found)} edits are left out: a side is empty, or (for sequence "
+            f"{left_out} of {left_out + len(encoded)} edits are left out: a side is empty, or (for sequence "
             "models) both are the same"
         )
-    return found
+    return encoded
+
+
+def _side(prompt: list[int], response: list[int], labels: list[int], max_response: int) -> Side:
+    """A response of at most ``max_response`` tokens after its prompt."""
+    ids = torch.tensor(prompt + response[:max_response])
+    return Side(ids, len(prompt), torch.tensor(labels[:max_response]))

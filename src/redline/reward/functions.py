@@ -2,7 +2,7 @@
 
 import inspect
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Sized
 from numbers import Real
 from typing import TYPE_CHECKING, Protocol
 
@@ -67,7 +67,9 @@ def function_reward(
             text, spans = response_offsets(tokenizer, ids.tolist(), prompt)
             texts.append(text)
             offsets.append(spans)
-        options = {"tokens": _tokens(texts, offsets)} if wants_tokens else {}
+        options = {}
+        if wants_tokens:
+            options["tokens"] = _tokens(texts, offsets)
         try:
             returned = function(list(batch.prompts), texts, **options)
         except (UserError, MemoryError, torch.OutOfMemoryError):
@@ -75,24 +77,29 @@ def function_reward(
         except Exception as error:  # whatever the user's own function raises is the user's to mend
             raise UserError(_raised(function, error)) from error
         _check_count(returned, len(texts))
-        return [
-            _on_tokens(value, spans, index)
-            for index, (value, spans) in enumerate(zip(returned, offsets, strict=True))
-        ]
+        rewards = []
+        for index, (value, spans) in enumerate(zip(returned, offsets, strict=True)):
+            rewards.append(_on_tokens(value, spans, index))
+        return rewards
 
     return reward
 
 
 def _tokens(texts: Sequence[str], offsets: Sequence[list[Span]]) -> list[list[str]]:
     """The text of each token of each response."""
-    return [[text[start:end] for start, end in spans] for text, spans in zip(texts, offsets, strict=True)]
+    tokens = []
+    for text, spans in zip(texts, offsets, strict=True):
+        tokens.append([text[start:end] for start, end in spans])
+    return tokens
 
 
 def _check_count(returned: object, count: int) -> None:
-    length = len(returned) if hasattr(returned, "__len__") else None
-    if length == count:
-        return
-    what = repr(returned) if length is None else f"{length} rewards"
+    if isinstance(returned, Sized):
+        if len(returned) == count:
+            return
+        what = f"{len(returned)} rewards"
+    else:
+        what = repr(returned)
     raise UserError(
         f"the reward function returned {what} for {count} responses; it must return a list with one for "
         "each, in order."
@@ -102,7 +109,9 @@ def _check_count(returned: object, count: int) -> None:
 def _on_tokens(value: OfResponse, offsets: list[Span], index: int) -> Tensor:
     """What a function returned for a response -> its tokens' rewards ``[R]``."""
     size = len(offsets)
-    plain: object = value.tolist() if hasattr(value, "tolist") else value  # a tensor or an array
+    plain: object = value
+    if hasattr(value, "tolist"):  # a tensor or an array
+        plain = value.tolist()
     if isinstance(plain, Real):
         return _on_last(float(plain), size)
     if isinstance(plain, Sequence) and plain and all(isinstance(entry, Real) for entry in plain):
@@ -111,7 +120,8 @@ def _on_tokens(value: OfResponse, offsets: list[Span], index: int) -> Tensor:
     if not size:
         return torch.zeros(0)
     rewards = torch.tensor([reward for _, _, reward in spans])
-    return carry(rewards, [(start, end) for start, end, _ in spans], offsets)
+    source = [(start, end) for start, end, _ in spans]
+    return carry(rewards, source, offsets)
 
 
 def _spans(value: object, index: int) -> list[tuple[int, int, float]]:
@@ -126,7 +136,10 @@ def _spans(value: object, index: int) -> list[tuple[int, int, float]]:
 
 
 def _on_last(reward: float, size: int) -> Tensor:
-    return torch.tensor([0.0] * (size - 1) + [reward]) if size else torch.zeros(0)
+    rewards = torch.zeros(size)
+    if size:
+        rewards[-1] = reward
+    return rewards
 
 
 def _dense(rewards: list[float], size: int, index: int) -> Tensor:

@@ -38,14 +38,14 @@ def model_class(kind: str, config: "PretrainedConfig", name: str) -> Any:
 
     if kind == "token":
         auto: AutoClass = AutoModelForTokenClassification
-        known = MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING
+        classes = MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING
     else:
         auto = AutoModelForSequenceClassification
-        known = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
-    brought = getattr(config, "auto_map", None) or {}
-    if type(config) in known or auto.__name__ in brought:
+        classes = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
+    own_classes = getattr(config, "auto_map", None) or {}  # the checkpoint's own code
+    if type(config) in classes or auto.__name__ in own_classes:
         return auto
-    return _made(kind, config, name)
+    return _class_for(kind, config, name)
 
 
 def is_made(model: Network) -> bool:
@@ -53,7 +53,7 @@ def is_made(model: Network) -> bool:
     return type(model).__module__ == __name__
 
 
-def _made(kind: str, config: "PretrainedConfig", name: str) -> Any:
+def _class_for(kind: str, config: "PretrainedConfig", name: str) -> Any:
     """The class that Transformers would have for a family: the generic head over the family's base model."""
     from transformers import MODEL_MAPPING, PreTrainedModel
     from transformers.modeling_layers import GenericForSequenceClassification, GenericForTokenClassification
@@ -71,13 +71,15 @@ def _made(kind: str, config: "PretrainedConfig", name: str) -> Any:
         for parent in base.__mro__[1:]
         if issubclass(parent, PreTrainedModel) and parent.__name__.endswith("PreTrainedModel")
     )
-    generic: Any = GenericForTokenClassification if kind == "token" else GenericForSequenceClassification
+    generic: Any = GenericForSequenceClassification
+    if kind == "token":
+        generic = GenericForTokenClassification
     title = base.__name__.removesuffix("Model") + generic.__name__.removeprefix("Generic")
     prefix = _prefix(config, base) or family.base_model_prefix or "model"
     members = {"__module__": __name__, "base_model_prefix": prefix, "config_class": type(config)}
-    made: Any = type(title, (_Plain, generic, family), members)
-    made.from_config = classmethod(lambda cls, config, **options: cls._from_config(config, **options))
-    return made
+    head_class: Any = type(title, (_Plain, generic, family), members)
+    head_class.from_config = classmethod(lambda cls, config, **options: cls._from_config(config, **options))
+    return head_class
 
 
 class _Plain:
@@ -94,12 +96,17 @@ class _Plain:
         import torch
         from transformers.modeling_outputs import TokenClassifierOutput
 
-        mask = {} if attention_mask is None else {"attention_mask": attention_mask}
-        logits = self.score(self.base_model(input_ids=input_ids, **mask).last_hidden_state)
+        inputs = {"input_ids": input_ids}
+        if attention_mask is not None:
+            inputs["attention_mask"] = attention_mask
+        logits = self.score(self.base_model(**inputs).last_hidden_state)
         if "Sequence" in type(self).__name__:
+            if attention_mask is None:
+                attention_mask = torch.ones_like(input_ids)
+            rows = torch.arange(len(logits), device=logits.device)
             places = torch.arange(input_ids.shape[1], device=input_ids.device)
-            seen = torch.ones_like(input_ids) if attention_mask is None else attention_mask
-            logits = logits[torch.arange(len(logits), device=logits.device), (seen * places).argmax(1)]
+            last = (attention_mask * places).argmax(1)
+            logits = logits[rows, last]
         return TokenClassifierOutput(logits=logits)
 
 

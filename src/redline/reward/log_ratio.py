@@ -26,17 +26,18 @@ if TYPE_CHECKING:
 Scorer = Callable[[Rollout], list[Tensor]]
 
 
-def log_ratio_reward(how: LogRatio, tokenizer: "PreTrainedTokenizerBase") -> Scorer:
+def log_ratio_reward(settings: LogRatio, tokenizer: "PreTrainedTokenizerBase") -> Scorer:
     """``beta (log pi_A - log pi_B)`` of each response token ``[R_i]``, at temperature 1. Neither model is
     trained.
 
     ``tokenizer`` is the policy's. A model with another one reads the text; its tokens' log-probabilities move
     to the policy's tokens by characters."""
-    likelier = _logprobs_by(how.model, how.context, tokenizer)
-    other = _logprobs_by(how.over, "", tokenizer)
+    score = _logprobs_by(settings.model, settings.context, tokenizer)
+    score_over = _logprobs_by(settings.over, "", tokenizer)
 
     def reward(batch: Rollout) -> list[Tensor]:
-        return [how.beta * (a - b) for a, b in zip(likelier(batch), other(batch), strict=True)]
+        pairs = zip(score(batch), score_over(batch), strict=True)
+        return [settings.beta * (logprobs - over) for logprobs, over in pairs]
 
     return reward
 
@@ -69,19 +70,15 @@ def _logprobs_by(name: str, context: str, ours: "PreTrainedTokenizerBase") -> Sc
         read = replace(batch, prompt_ids=prompts_of(batch), logprobs=[], states=LowerStates())
         if same:
             return response_logprobs(lm, read, 1.0)
-        of_ours = [
-            response_offsets(ours, ids.tolist(), prompt)
-            for ids, prompt in zip(batch.response_ids, batch.prompts, strict=True)
-        ]
-        tokenized = [
-            encode_response(theirs, prompt, text)
-            for prompt, (text, _) in zip(batch.prompts, of_ours, strict=True)
-        ]
-        ids = [torch.tensor(one.ids, dtype=torch.long) for one in tokenized]
-        found = response_logprobs(lm, replace(read, response_ids=ids), 1.0)
-        return [
-            carry(row, one.offsets, offsets) if len(row) else torch.zeros(len(offsets))
-            for row, one, (_, offsets) in zip(found, tokenized, of_ours, strict=True)
-        ]
+        their_ids, their_offsets, our_offsets = [], [], []
+        for prompt, ids in zip(batch.prompts, batch.response_ids, strict=True):
+            text, offsets = response_offsets(ours, ids.tolist(), prompt)
+            response = encode_response(theirs, prompt, text)
+            their_ids.append(torch.tensor(response.ids, dtype=torch.long))
+            their_offsets.append(response.offsets)
+            our_offsets.append(offsets)
+        logprobs = response_logprobs(lm, replace(read, response_ids=their_ids), 1.0)
+        on_theirs = zip(logprobs, their_offsets, our_offsets, strict=True)
+        return [carry(row, source, target) for row, source, target in on_theirs]
 
     return score

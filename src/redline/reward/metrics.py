@@ -48,10 +48,8 @@ def calibration(probability: Tensor, outcome: Tensor, bins: int = 10) -> tuple[f
         inside = which == index
         count = int(inside.sum())
         if count:
-            mean, observed = (
-                probability[inside].double().mean().item(),
-                outcome[inside].double().mean().item(),
-            )
+            mean = probability[inside].double().mean().item()
+            observed = outcome[inside].double().mean().item()
             table.append({"probability": mean, "observed": observed, "count": count})
             error += count / len(probability) * abs(mean - observed)
     return error, table

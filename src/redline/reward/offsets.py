@@ -16,9 +16,8 @@ if TYPE_CHECKING:
 
 Span = tuple[int, int]
 CONTEXT = 16  # tokens that a decoder needs before one to give it the text that it has behind all of them
-BYTE = re.compile(
-    r"<0x[0-9A-F]{2}>"
-)  # SentencePiece's name for a byte: one that is wrong makes all of a run of them unreadable
+# SentencePiece's name for a byte: one that is wrong makes all of a run of them unreadable
+BYTE = re.compile(r"<0x[0-9A-F]{2}>")
 
 
 def response_offsets(
@@ -48,14 +47,14 @@ def token_offsets(tokenizer: "PreTrainedTokenizerBase", ids: Sequence[int]) -> t
         return not BYTE.fullmatch(str(tokenizer.convert_ids_to_tokens(token))) and decode([token]) != ""
 
     text, offsets, end = decode(ids), [], 0
-    first, before = (
-        0,
-        0,
-    )  # where the tokens that are decoded again begin, and how many characters of the text precede theirs
+    first = 0  # the first of the tokens that are decoded again
+    before = 0  # characters of the text in front of theirs
     for size in range(1, len(ids) + 1):
         part = decode(ids[first:size])
-        whole = before + len(part.rstrip("\ufffd")) if size < len(ids) else len(text)
-        start, end = end, max(end, whole)
+        readable = len(text)
+        if size < len(ids):
+            readable = before + len(part.rstrip("\ufffd"))
+        start, end = end, max(end, readable)
         offsets.append((start, end))
         if size - first > 3 * CONTEXT:
             last = ids[size - CONTEXT : size]
@@ -76,7 +75,7 @@ def carry(rewards: Tensor, source: Sequence[Span], target: Sequence[Span]) -> Te
     ending after its start, else to the last. Raises ValueError when there is something to carry and no token
     to carry it to.
     """
-    found = torch.zeros(len(target), dtype=rewards.dtype)
+    carried = torch.zeros(len(target), dtype=rewards.dtype)
     first = 0  # both lists ascend: targets before this one end before the source span starts
     for reward, (start, end) in zip(rewards, source, strict=True):
         while first < len(target) - 1 and target[first][1] <= start:
@@ -94,5 +93,5 @@ def carry(rewards: Tensor, source: Sequence[Span], target: Sequence[Span]) -> Te
             shares = [(first, 1)]
         total = sum(overlap for _, overlap in shares)
         for index, overlap in shares:
-            found[index] += reward * overlap / total
-    return found
+            carried[index] += reward * overlap / total
+    return carried

@@ -1,5 +1,6 @@
 """How good a reward model is on held-out edits, typed: what training returns, and metrics.json."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
@@ -41,9 +42,12 @@ class RewardQuality:
 
     def numbers(self) -> dict[str, float]:
         """The single numbers, for a line of a log."""
-        numbers = {name: value for name, value in self.as_json().items() if isinstance(value, int | float)}
-        for name, value in (self.f1 or {}).items():
-            numbers[f"f1_{name}"] = value
+        numbers: dict[str, float] = {}
+        for name, figure in self.as_json().items():
+            if isinstance(figure, int | float):
+                numbers[name] = figure
+        for name, share in (self.f1 or {}).items():
+            numbers[f"f1_{name}"] = share
         return numbers
 
 
@@ -68,15 +72,17 @@ class RewardMetrics:
         best, edits = self.validation, self.validation_edits
         if self.test is not None:
             best, edits = self.test, self.test_edits
-        token_auc = "" if best.auc is None else f"token AUC {best.auc:.3f}, "
-        accuracy = f"pairwise accuracy {best.pairwise_accuracy:.3f}"
-        return f"reward model: {token_auc}{accuracy} on {edits} held-out edits"
+        figures = f"pairwise accuracy {best.pairwise_accuracy:.3f}"
+        if best.auc is not None:
+            figures = f"token AUC {best.auc:.3f}, {figures}"
+        return f"reward model: {figures} on {edits} held-out edits"
 
     def as_json(self) -> Json:
         """The object of metrics.json."""
         plain = asdict(self)
         plain["validation"] = self.validation.as_json()
-        plain["test"] = None if self.test is None else self.test.as_json()
+        if self.test is not None:
+            plain["test"] = self.test.as_json()
         return plain
 
 
@@ -112,7 +118,9 @@ def measure(
         auc=token_auc,
         fault_auc=auc(rejected[faults == 0], rejected[faults == -1]),
     )
-    return _with_probabilities(quality, values, marks) if probabilities else quality
+    if probabilities:
+        return _with_probabilities(quality, values, marks)
+    return quality
 
 
 def _with_probabilities(quality: RewardQuality, values: Tensor, marks: Tensor) -> RewardQuality:
@@ -130,5 +138,7 @@ def _with_probabilities(quality: RewardQuality, values: Tensor, marks: Tensor) -
 
 def _mean_of_known(*figures: float) -> float:
     """The mean without NaN; NaN where nothing else is there."""
-    known = [figure for figure in figures if figure == figure]
-    return sum(known) / len(known) if known else float("nan")
+    known = [figure for figure in figures if not math.isnan(figure)]
+    if not known:
+        return math.nan
+    return sum(known) / len(known)

@@ -49,11 +49,8 @@ def model_reward(model: RewardModel, tokenizer: "PreTrainedTokenizerBase") -> Re
             states = _first(batch.states.at(model.split.cut), without_end)
         prompt_sizes = [len(prompt) for prompt in batch.prompt_ids]
         scored = model.rewards(_first(sequences, without_end), prompt_sizes, states)
-        on_last = model.kind == "sequence"
-        return [
-            _on_last(row, size) if on_last else _padded(row, size)
-            for row, size in zip(scored, batch.sizes, strict=True)
-        ]
+        place = _on_last if model.kind == "sequence" else _padded
+        return [place(row, size) for row, size in zip(scored, batch.sizes, strict=True)]
 
     return reward
 
@@ -71,7 +68,12 @@ def last(reward: Reward) -> Reward:
 
 def uniform(reward: Reward) -> Reward:
     """A response's total spread evenly over its tokens."""
-    return _map(reward, lambda row: torch.full_like(row, row.sum().item() / max(len(row), 1)))
+
+    def spread(row: Tensor) -> Tensor:
+        mean = row.sum().item() / max(len(row), 1)
+        return torch.full_like(row, mean)
+
+    return _map(reward, spread)
 
 
 def shuffled(reward: Reward) -> Reward:
@@ -91,8 +93,10 @@ def weighted_sum(rewards: Sequence[tuple[float, Reward]]) -> Reward:
     """The sum of rewards times their weights."""
 
     def total(batch: Rollout) -> list[Tensor]:
-        parts = [[weight * row for row in reward(batch)] for weight, reward in rewards]
-        return [torch.stack(rows).sum(0) for rows in zip(*parts, strict=True)]
+        terms = []
+        for weight, reward in rewards:
+            terms.append([weight * row for row in reward(batch)])
+        return [torch.stack(rows).sum(0) for rows in zip(*terms, strict=True)]
 
     return total
 
@@ -213,5 +217,6 @@ def _by_text(model: RewardModel, tokenizer: "PreTrainedTokenizerBase", batch: Ro
             rewards[index] = _on_last(row, len(offsets))
             continue
         shift = max(text.find(read), 0)  # a chat template may trim white space in front
-        rewards[index] = carry(row, [(start + shift, end + shift) for start, end in source], offsets)
+        shifted = [(start + shift, end + shift) for start, end in source]
+        rewards[index] = carry(row, shifted, offsets)
     return rewards

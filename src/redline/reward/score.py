@@ -21,15 +21,12 @@ def score_texts(model: RewardModel, texts: Iterable[tuple[dict[str, str], Text, 
     """Scores of ``(fields, prompt, response)`` triples, streamed; ``fields`` (at least ``id``) go into the
     record."""
     texts = iter(texts)
-    for batch in iter(lambda: list(islice(texts, BATCH)), []):
-        scored = model.score([prompt for _, prompt, _ in batch], [response for _, _, response in batch])
-        for (fields, _, _), (text, offsets, rewards) in zip(batch, scored, strict=True):
-            yield Scores(
-                **fields,
-                text=text,
-                offsets=offsets,
-                rewards=[round(reward, 4) for reward in rewards.tolist()],
-            )
+    while batch := list(islice(texts, BATCH)):
+        all_fields, prompts, responses = zip(*batch, strict=True)
+        scored = model.score(list(prompts), list(responses))
+        for fields, (text, offsets, rewards) in zip(all_fields, scored, strict=True):
+            rounded = [round(reward, 4) for reward in rewards.tolist()]
+            yield Scores(**fields, text=text, offsets=offsets, rewards=rounded)
 
 
 def score_file(source: Source, reward: str, out: Path) -> int:

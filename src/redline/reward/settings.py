@@ -91,9 +91,9 @@ class RewardTerm(Section):
     @model_validator(mode="after")
     def _is_one_kind(self) -> "RewardTerm":
         kinds = {"model": self.model, "function": self.function, "log_ratio": self.log_ratio}
-        given = [name for name, value in kinds.items() if value is not None]
-        if self.log_ratio is not None and len(given) > 1:
+        present = [name for name, value in kinds.items() if value is not None]
+        if self.log_ratio is not None and len(present) > 1:
             raise ValueError(
-                f"a term has one of `model`, `function` and `log_ratio`; this has {' and '.join(given)}"
+                f"a term has one of `model`, `function` and `log_ratio`; this has {' and '.join(present)}"
             )
         return self

@@ -32,7 +32,9 @@ class ScoredResponse:
 
     def __str__(self) -> str:
         """A line a token: its reward and its text."""
-        lines = [f"{reward:+.2f} {token!r}" for token, reward in zip(self.tokens, self.rewards, strict=True)]
+        lines = []
+        for token, reward in zip(self.tokens, self.rewards, strict=True):
+            lines.append(f"{reward:+.2f} {token!r}")
         return "\n".join(lines)
 
     def _repr_html_(self) -> str:
@@ -77,12 +79,8 @@ class TokenReward:
             raise UserError("score takes lists: score([prompt], [response]) for a single one.")
         if len(prompts) != len(responses):
             raise UserError(f"score was given {len(prompts)} prompts for {len(responses)} responses.")
-        return [
-            ScoredResponse(
-                text=text,
-                tokens=[text[start:end] for start, end in offsets],
-                offsets=offsets,
-                rewards=rewards.tolist(),
-            )
-            for text, offsets, rewards in self.model.score(list(prompts), list(responses))
-        ]
+        scored = []
+        for text, offsets, rewards in self.model.score(list(prompts), list(responses)):
+            tokens = [text[start:end] for start, end in offsets]
+            scored.append(ScoredResponse(text, tokens, offsets, rewards.tolist()))
+        return scored
