@@ -74,12 +74,14 @@ def written(content: dict[str, Any]) -> str:
     rewards = [line for line in lines if line.get("reward") in ("view", "whole")]
     refused = [line for line in lines if line["policy"] == "refused"]
     off = max(max(line["sampler_off"], line["view_off"]) for line in works)
+    rewards_off = max(line["reward_off"] for line in rewards)
     head = filled(
         f"{content['date']}, Transformers "
         f"{content['versions']['transformers']}, float32, {len(lines)} families: "
         f"{len(works)} train a policy ({len(views)} as a view of the upper layers, {len(works) - len(views)} "
         f"whole), {len(rewards)} a token reward model; {len(refused)} policies are refused in one line. The "
-        f"largest difference of a log-probability from plain Transformers is {off:.1e} nats."
+        f"largest difference of a log-probability from plain Transformers is {off:.1e} nats, that of a token "
+        f"reward, which lies between -1 and 1, {rewards_off:.1e}."
     )
     rows = [
         [f"`{line['family']}`", _cell(line, "policy"), _cell(line, "reward"), _off(line), _note(line)]

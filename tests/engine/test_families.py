@@ -28,7 +28,7 @@ from redline.reward.model import new_reward_model
 from redline.reward.settings import Reward
 from redline.sampling.check import check_sampling
 from redline.sampling.settings import Sampling
-from tiny_families import try_family
+from tiny_families import try_family, write_family
 from tiny_models import CONFIGS, GROUPED, SIZES, model_folder, random_model, sampled
 from tiny_tokenizers import byte_bpe
 
@@ -207,3 +207,10 @@ def test_a_family_is_right_or_refused_in_one_line(family, policy, reward, tmp_pa
         assert max(offs.values()) <= 0.02, offs
     else:
         assert "\n" not in result["policy_message"]
+
+
+def test_a_reward_model_that_takes_padding_for_text_is_refused(tmp_path):
+    """CPM-Ant reads both ways, and its padding on the right as part of the row, whatever the mask says."""
+    write_family("cpmant", tmp_path)
+    with pytest.raises(UserError, match="otherwise where others or padding follow"):
+        new_reward_model(Reward(adapt=Adapt(lora_rank=4)), Model(name=str(tmp_path), dtype="float32"))

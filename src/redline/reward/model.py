@@ -69,7 +69,8 @@ class RewardModel(nn.Module):
         self.model, self.tokenizer, self.kind = model, tokenizer, kind
         self.shares = False  # whether its lower states are another model's too (see load_reward_model)
         self.causal = _tried(model, _is_causal)
-        if self.causal and not _tried(model, _takes_padding):
+        keeps_rows_apart = _takes_padding if self.causal else _ignores_padding
+        if not _tried(model, keeps_rows_apart):
             raise UserError(
                 f"{type(model).__name__} reads the tokens of a row otherwise where others or padding follow: "
                 "choose another backbone for the reward model."
@@ -427,6 +428,25 @@ def _takes_padding(model: "PreTrainedModel") -> bool:
     longer = model.base_model(input_ids=ids).last_hidden_state[0, :size].float()
     tolerance = 5e-2 if torch.finfo(model.dtype).bits == 16 else 1e-3
     return bool((alone - longer).norm() <= tolerance * alone.norm())
+
+
+@torch.no_grad()
+def _ignores_padding(model: "PreTrainedModel") -> bool:
+    """Whether masked padding behind the row of a bidirectional model leaves the row's states as they are."""
+    padding = int(model.config.pad_token_id or 0)
+    row = torch.tensor([token for token in range(5, 5 + FEWEST) if token != padding])
+    padded = torch.cat([row, torch.full((FEWEST,), padding)])
+    mask = (torch.arange(len(padded)) < len(row)).long()
+    device = next(model.parameters()).device
+
+    def states(ids: Tensor, mask: Tensor) -> Tensor:
+        inputs = {"input_ids": ids[None].to(device), "attention_mask": mask[None].to(device)}
+        hidden: Tensor = model.base_model(**inputs).last_hidden_state[0, : len(row)]
+        return hidden.float()
+
+    alone = states(row, torch.ones_like(row))
+    tolerance = 5e-2 if torch.finfo(model.dtype).bits == 16 else 1e-3
+    return bool((alone - states(padded, mask)).norm() <= tolerance * alone.norm())
 
 
 @torch.no_grad()
