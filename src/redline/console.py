@@ -141,16 +141,21 @@ class Bar:
 def progress_bar(title: str, total: int | None = None, done: int = 0, show: bool = True) -> Iterator[Bar]:
     """A progress bar over ``total`` steps of which ``done`` are behind us; ``show=False`` on other processes
     than the main."""
-    columns = (
+    if total is None:  # a file that is read as it goes: nobody knows how long it is
+        count: list[ProgressColumn] = [TextColumn("{task.completed:,.0f}")]
+        remaining: list[ProgressColumn] = []
+    else:
+        count = [MofNCompleteColumn()]
+        remaining = [TextColumn("eta"), TimeRemainingColumn()]
+    columns = [
         TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=24),
-        MofNCompleteColumn(),
+        *count,
         _Rate(),
         TimeElapsedColumn(),
-        TextColumn("eta"),
-        TimeRemainingColumn(),
+        *remaining,
         TextColumn("{task.fields[note]}", markup=False),
-    )
+    ]
     hidden = not (show and console.is_terminal) or console.quiet
     with Progress(*columns, console=console, disable=hidden) as progress:
         yield Bar(progress, title, total, done)

@@ -2,7 +2,7 @@
 standard format."""
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,6 @@ from redline.data.tokenization import load_tokenizer
 from redline.embedded import quietly
 from redline.engine.adapt import adapt, depth_of, train_layers
 from redline.engine.batching import pack, pad
-from redline.engine.limits import limits, past
 from redline.engine.models import (
     check_one_part,
     for_training,
@@ -28,11 +27,12 @@ from redline.engine.saving import save
 from redline.engine.settings import ADAPTER, Model
 from redline.engine.switch import plain
 from redline.engine.trunk import Trunk
-from redline.engine.views import FEWEST, TRIED, Split, layers_of
+from redline.engine.views import Split, layers_of
 from redline.errors import UserError
 from redline.reward.heads import model_class
 from redline.reward.losses import token_rewards
 from redline.reward.settings import Reward
+from redline.reward.trials import ignores_padding, is_causal, takes_padding, tried
 from redline.types import AutoClass, Config, Network
 
 if TYPE_CHECKING:
@@ -43,10 +43,6 @@ LABELS = {
     "hard": ["negative", "neutral", "positive"],
     "pairwise": ["reward"],
 }
-
-
-# what a backbone raises that does not take what it is given
-CANNOT = (TypeError, AttributeError, IndexError, KeyError, ValueError, AssertionError, RuntimeError)
 
 
 class RewardModel(nn.Module):
@@ -68,9 +64,9 @@ class RewardModel(nn.Module):
         super().__init__()
         self.model, self.tokenizer, self.kind = model, tokenizer, kind
         self.shares = False  # whether its lower states are another model's too (see load_reward_model)
-        self.causal = _tried(model, _is_causal)
-        keeps_rows_apart = _takes_padding if self.causal else _ignores_padding
-        if not _tried(model, keeps_rows_apart):
+        self.causal = tried(model, is_causal)
+        keeps_rows_apart = takes_padding if self.causal else ignores_padding
+        if not tried(model, keeps_rows_apart):
             raise UserError(
                 f"{type(model).__name__} reads the tokens of a row otherwise where others or padding follow: "
                 "choose another backbone for the reward model."
@@ -92,7 +88,7 @@ class RewardModel(nn.Module):
             child.register_forward_pre_hook(
                 lambda layer, inputs: (inputs[0].to(next(layer.parameters()).dtype), *inputs[1:])
             )
-        if self.causal and not _tried(model, lambda _: self._is_linear()):
+        if self.causal and not tried(model, lambda _: self._is_linear()):
             raise UserError(
                 f"{type(model).__name__} does more to its last states than a linear head: choose another "
                 "backbone for the reward model."
@@ -397,68 +393,3 @@ def fingerprint_of(base: nn.Module, config: Config = None) -> str:
             digest.update(f"{path} {tuple(tensor.shape)} ".encode())
             digest.update(flat[:: max(flat.numel() // 64, 1)].float().cpu().numpy().tobytes())
     return digest.hexdigest()[:16]
-
-
-def _tried(model: "PreTrainedModel", trial: Callable[["PreTrainedModel"], bool]) -> bool:
-    """What a trial pass says. Raises UserError where the model takes no plain token ids, or not in rows."""
-    try:
-        return trial(model)
-    except torch.OutOfMemoryError:
-        raise
-    except CANNOT as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(
-            f"{type(model).__name__} does not run on rows of token ids alone ({type(error).__name__}: "
-            f"{reason}). Choose another backbone for the reward model."
-        ) from error
-
-
-@torch.no_grad()
-def _takes_padding(model: "PreTrainedModel") -> bool:
-    """Whether a row longer than the model's windows stays as it is where more tokens follow it."""
-    shown = [past(limit) for limit in limits(model.config) if past(limit) <= TRIED]
-    size, more = max([FEWEST, *shown]), FEWEST
-    places = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    if places is not None and 0 < places < size + more:
-        return True
-    vocabulary = model.config.get_text_config().vocab_size
-    ids = torch.randint(0, vocabulary, (2, size + more), generator=torch.Generator().manual_seed(0))
-    ids = ids.to(next(model.parameters()).device)
-    alone = model.base_model(input_ids=ids[:1, :size]).last_hidden_state[0].float()
-    longer = model.base_model(input_ids=ids).last_hidden_state[0, :size].float()
-    tolerance = 5e-2 if torch.finfo(model.dtype).bits == 16 else 1e-3
-    return bool((alone - longer).norm() <= tolerance * alone.norm())
-
-
-@torch.no_grad()
-def _ignores_padding(model: "PreTrainedModel") -> bool:
-    """Whether masked padding behind the row of a bidirectional model leaves the row's states as they are."""
-    padding = int(model.config.pad_token_id or 0)
-    row = torch.tensor([token for token in range(5, 5 + FEWEST) if token != padding])
-    padded = torch.cat([row, torch.full((FEWEST,), padding)])
-    mask = (torch.arange(len(padded)) < len(row)).long()
-    device = next(model.parameters()).device
-
-    def states(ids: Tensor, mask: Tensor) -> Tensor:
-        inputs = {"input_ids": ids[None].to(device), "attention_mask": mask[None].to(device)}
-        hidden: Tensor = model.base_model(**inputs).last_hidden_state[0, : len(row)]
-        return hidden.float()
-
-    alone = states(row, torch.ones_like(row))
-    tolerance = 5e-2 if torch.finfo(model.dtype).bits == 16 else 1e-3
-    return bool((alone - states(padded, mask)).norm() <= tolerance * alone.norm())
-
-
-@torch.no_grad()
-def _is_causal(model: "PreTrainedModel") -> bool:
-    """Whether a later token leaves the states of earlier ones as they are."""
-    base = model.base_model
-    ids = torch.arange(5, 11, device=next(model.parameters()).device)[None]
-    other = ids.clone()
-    other[0, -1] += 1
-    first = base(input_ids=ids).last_hidden_state[0, 0]
-    second = base(input_ids=torch.cat([other, ids, ids])).last_hidden_state[0, 0]
-    tolerance = (
-        1e-3 if torch.finfo(model.dtype).bits == 16 else 1e-5
-    )  # experts' sums may come in another order
-    return bool((first - second).norm() <= tolerance * first.norm())
