@@ -225,19 +225,24 @@ def select_text(page: Any, text: str) -> None:
             editor.setSelectionRange(at, at + text.length);
             return;
         }
-        const walker = document.createTreeWalker(editor, NodeFilter.SHOW_TEXT);
-        for (let node = walker.nextNode(); node; node = walker.nextNode()) {
-            const at = node.data.indexOf(text);
-            if (at < 0 || node.parentElement.closest('[contenteditable=false]')) continue;
-            getSelection().setBaseAndExtent(node, at, node, at + text.length);
-            // The editor hears of it with the next event, and until then keys go to where the cursor was.
-            const { view } = editor.cmTile.root, from = view.posAtDOM(node, at), start = performance.now();
-            const heard = ({ main }) => main.from === from && main.to === from + text.length;
-            while (!heard(view.state.selection)) {
-                if (performance.now() - start > 30000) throw new Error(`${text} was not selected`);
-                await new Promise((resume) => setTimeout(resume, 5));
+        const begun = performance.now(), pause = () => new Promise((resume) => setTimeout(resume, 5));
+        while (performance.now() - begun < 30000) {  // a line is there once it has been scrolled to and drawn
+            const walker = document.createTreeWalker(editor, NodeFilter.SHOW_TEXT);
+            for (let node = walker.nextNode(); node; node = walker.nextNode()) {
+                const at = node.data.indexOf(text);
+                if (at < 0 || node.parentElement.closest('[contenteditable=false]')) continue;
+                getSelection().setBaseAndExtent(node, at, node, at + text.length);
+                // The editor hears of it with the next event; until then keys go to where the cursor was.
+                const { view } = editor.cmTile.root, from = view.posAtDOM(node, at);
+                const start = performance.now();
+                const heard = ({ main }) => main.from === from && main.to === from + text.length;
+                while (!heard(view.state.selection)) {
+                    if (performance.now() - start > 30000) throw new Error(`${text} was not selected`);
+                    await pause();
+                }
+                return;
             }
-            return;
+            await pause();
         }
         throw new Error(`${text} is not in one piece of the text`);
     }""",

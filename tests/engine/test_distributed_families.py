@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from test_distributed import launch
 
 from tiny_families import edits, write_family
+from tiny_recipes import write_recipe
 
 FAMILIES = ("gemma3_text", "granite", "lfm2", "olmo2", "qwen3_moe")
 ADAPT = {"lora_rank": 4, "train_layers": 2}
@@ -68,8 +69,6 @@ def test_two_processes_do_what_one_does(trained, family, kind, where):
 
 def test_a_launch_that_starts_one_process_of_two_says_so(tmp_path, edits_file, tiny_model):
     """Without a configuration, ``accelerate launch --num_processes 2 --cpu`` starts one."""
-    from test_starts import write_recipe
-
     recipe = write_recipe(tmp_path, {"name": tiny_model})
     program = [str(Path(sys.executable).with_name("accelerate")), "launch", "--num_processes", "2", "--cpu"]
     done = subprocess.run(

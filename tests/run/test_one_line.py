@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_starts import logits, write_recipe
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 from transformers.utils import chat_template_utils
 
 from redline.data.tokenization import decode_response, encode_prompt
 from tiny_models import model_folder
+from tiny_recipes import logits, write_recipe
 from tiny_tokenizers import CHATML, byte_bpe
 
 FUNCTIONS = """

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 import torch
 from test_one_line import metaspace, policy
-from test_starts import logits, write_recipe
 from transformers import LlamaConfig, PreTrainedTokenizerFast
 
 from tiny_families import write_family
 from tiny_models import GROUPED, model_folder
+from tiny_recipes import logits, write_recipe
 from tiny_tokenizers import byte_bpe
 
 FUNCTIONS = """

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-import yaml
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from redline.engine.models import load_causal_lm
@@ -16,32 +15,8 @@ from redline.engine.settings import Model
 from redline.engine.trunk import Trunk
 from tiny_families import write_family
 from tiny_models import GROUPED, model_folder
+from tiny_recipes import ADAPT, logits, write_recipe
 from tiny_tokenizers import byte_bpe
-
-ADAPT = {"lora_rank": 4, "train_layers": 2}
-
-
-def write_recipe(folder: Path, model: dict[str, Any], **sections: Any) -> Path:
-    """A recipe of one reward model and two updates."""
-    recipe = {
-        "name": "tiny",
-        "model": {"dtype": "float32", **model},
-        "data": {"edits": {"path": str(folder / "edits.jsonl")}, "validation_share": 0.3},
-        "reward": {"adapt": ADAPT, "epochs": 1, "batch_size": 8, "eval_every": 1},
-        "policy": {
-            "adapt": ADAPT,
-            "updates": 2,
-            "batch_size": 4,
-            "minibatch_size": 4,
-            "sampling": {"max_new_tokens": 6},
-            "optimizer": {"lr": 0.02},
-        },
-        "watch": {"every": 0},
-        "compare": {"judge": "length"},
-    }
-    path = folder / "recipe.yaml"
-    path.write_text(yaml.safe_dump(recipe | sections))
-    return path
 
 
 @pytest.fixture
@@ -56,13 +31,6 @@ def train(redline, tmp_path, edits_file):
         return out
 
     return run
-
-
-def logits(folder: Path | str) -> torch.Tensor:
-    """Of a folder, by plain Transformers."""
-    lm = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    with torch.no_grad():
-        return lm(input_ids=torch.arange(5, 30)[None]).logits
 
 
 def is_plain(folder: Path) -> bool:
