@@ -226,13 +226,13 @@ def test_an_edit_of_nothing_but_invisible_characters_is_left_out_when_normalised
 @settings(deadline=None, max_examples=200)
 def test_offsets_computed_here_put_labels_where_those_of_the_tokenizer_do(embedded, text, whole):
     """Plain texts are tokenized without offsets, which are computed from the tokens' strings."""
-    (computed,), (given_by_tokenizer,) = (
+    (computed,), (of_tokenizer,) = (
         sides([Turn(text, 0, len(text))], embedded, whole, with_offsets) for with_offsets in (False, True)
     )
-    assert computed.ids == given_by_tokenizer.ids
+    assert computed.ids == of_tokenizer.ids
     assert [start for start, _ in computed.offsets] == [0, *(end for _, end in computed.offsets[:-1])]
     for place in range(len(computed.ids) + 1):
-        assert computed.may_end_before(place) == given_by_tokenizer.may_end_before(place), place
+        assert computed.may_end_before(place) == of_tokenizer.may_end_before(place), place
 
 
 def test_texts_are_tokenized_alike_whatever_is_among_them(embedded):

@@ -67,22 +67,23 @@ def sides(
     """
     known = vocabulary(tokenizer)
     texts = [turn.text[: turn.end] for turn in turns]
-    backend = tokenizer.backend_tokenizer
-    fast: list[int] = []
-    slow: list[int] = []
+    spelled: list[int] = []  # places of the texts that their tokens spell
+    others: list[int] = []
     for place, (text, turn) in enumerate(zip(texts, turns, strict=True)):
         if known.is_byte_level and text.isascii() and not turn.start and not with_offsets:
-            fast.append(place)
+            spelled.append(place)
         else:
-            slow.append(place)
+            others.append(place)
+    sides_by_place: dict[int, Side] = {}
     # The tokenizer's own call comes first, also for nothing: it turns off padding that was set before.
-    slowly = tokenizer([texts[place] for place in slow] or [""], add_special_tokens=False).encodings
-    quickly = backend.encode_batch_fast([texts[place] for place in fast], add_special_tokens=False)
-    made: dict[int, Side] = {}
-    for places, encodings, encode in ((slow, slowly, None), (fast, quickly, backend.encode)):
-        for place, encoding in zip(places, encodings, strict=False):
-            made[place] = Side(texts[place], turns[place].start, encoding, known, whole, encode)
-    return [made[place] for place in range(len(turns))]
+    encoded = tokenizer([texts[place] for place in others] or [""], add_special_tokens=False)
+    for place, encoding in zip(others, encoded.encodings, strict=False):
+        sides_by_place[place] = Side(texts[place], turns[place].start, encoding, known, whole)
+    backend = tokenizer.backend_tokenizer
+    encodings = backend.encode_batch_fast([texts[place] for place in spelled], add_special_tokens=False)
+    for place, encoding in zip(spelled, encodings, strict=True):
+        sides_by_place[place] = Side(texts[place], 0, encoding, known, whole, backend.encode)
+    return [sides_by_place[place] for place in range(len(turns))]
 
 
 class Side:
